@@ -1,0 +1,201 @@
+"""What crosses between the service and the numeric side: arrays, `Weights`, and two interfaces.
+
+No torch here: a process that serves through another engine must not load it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import ModelSpec
+
+Label = int | str
+
+
+class WeightsError(ValueError):
+    """Weights do not fit their model, or hold values that no healthy network has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """One immutable version of a network, in the only form in which weights travel.
+
+    Args:
+        spec: The network's shape.
+        classes: Label of each class place in use, in order; at most `spec.max_classes`.
+        arrays: Name to array; `expected_arrays` says which names, dtypes and shapes.
+        version: Its number; grows, never reused for another accepted version.
+        parent: The version that learning went on from, None for the first.
+        last_seq: Highest sample sequence number learned from; 0 for none.
+    """
+
+    spec: ModelSpec
+    classes: tuple[Label, ...]
+    arrays: Mapping[str, NDArray[np.generic]]
+    version: int
+    parent: int | None = None
+    last_seq: int = 0
+
+    def check(self) -> None:
+        """Refuse weights that must not serve.
+
+        Raises:
+            WeightsError: A name, dtype or shape differs from what the model needs, a value is not
+                finite, a scale is not positive, or a code is -128.
+        """
+        if len(self.classes) > self.spec.max_classes:
+            raise WeightsError(f"{len(self.classes)} classes, places for {self.spec.max_classes}")
+        expected = expected_arrays(self.spec)
+        if self.arrays.keys() != expected.keys():
+            difference = sorted(self.arrays.keys() ^ expected.keys())
+            raise WeightsError(f"arrays missing or not expected: {', '.join(difference)}")
+        for name, (dtype, shape) in expected.items():
+            array = self.arrays[name]
+            if array.dtype != dtype or array.shape != shape:
+                raise WeightsError(
+                    f"array {name!r} is {array.dtype} {[*array.shape]}, "
+                    f"the model needs {np.dtype(dtype)} {[*shape]}"
+                )
+            if array.dtype == np.int8:
+                if array.min() < -127:
+                    raise WeightsError(f"array {name!r} holds the code -128, which is never used")
+            elif not np.isfinite(array).all():
+                raise WeightsError(f"array {name!r} holds a value that is not finite")
+            if name.endswith((".scale", ".input_scale", "input.std")) and array.min() <= 0:
+                raise WeightsError(f"array {name!r} holds a scale that is not positive")
+
+
+CANARY_ROWS = 16
+
+
+def expected_arrays(spec: ModelSpec) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
+    """Name to dtype and shape of every array in a version's weights.
+
+    `input.mean`, `input.std`: per-feature standardisation. Per unit: int8 codes `[out, in]`, their
+    scales `[out, 1]`, the bias `[out]` and the scale of the unit's int8 input `[]`. `canary.*`: a
+    batch and the goodness that the learner computed for it, for any engine to check itself by.
+    """
+    arrays: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "input.mean": (np.float32, (spec.features,)),
+        "input.std": (np.float32, (spec.features,)),
+        "canary.input": (np.float32, (CANARY_ROWS, spec.features)),
+        "canary.goodness": (np.float32, (CANARY_ROWS, spec.max_classes)),
+    }
+    for unit, (inputs, outputs) in enumerate(spec.unit_sizes):
+        arrays[f"units.{unit}.weight.codes"] = (np.int8, (outputs, inputs))
+        arrays[f"units.{unit}.weight.scale"] = (np.float32, (outputs, 1))
+        arrays[f"units.{unit}.bias"] = (np.float32, (outputs,))
+        arrays[f"units.{unit}.input_scale"] = (np.float32, ())
+    return arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Answers for a batch.
+
+    Args:
+        class_index: int64 `[batch]`, among the classes in use; -1 where none is in use yet.
+        goodness: float32 `[batch, classes in use]`; the answer is its argmax.
+    """
+
+    class_index: NDArray[np.int64]
+    goodness: NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What one training step saw.
+
+    Args:
+        losses: Own loss of each unit before the update, mean over the batch.
+    """
+
+    losses: tuple[float, ...]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every loss is a number."""
+        return bool(np.isfinite(self.losses).all())
+
+
+class PredictEngine(ABC):
+    """Answers from one version of the weights, and never changes."""
+
+    @abstractmethod
+    def predict(self, x: NDArray[np.float32]) -> Prediction:
+        """Goodness and class of each sample; an answer does not depend on the rest of its batch.
+
+        Args:
+            x: float32 `[batch, *input_shape]` in the sensor's own units; not changed.
+
+        Raises:
+            ValueError: The shape is not the model's.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the engine holds; closing twice is harmless."""
+
+    def __enter__(self) -> PredictEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class TrainEngine(ABC):
+    """A network that learns."""
+
+    @abstractmethod
+    def train_step(
+        self,
+        x: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        *,
+        learning_rate: float,
+        look_ahead_weight: float,
+    ) -> StepReport:
+        """One update of every unit.
+
+        Args:
+            x: float32 `[batch, *input_shape]`; not changed.
+            labels: int64 `[batch]`, class places.
+            learning_rate: Step size of the optimizer.
+            look_ahead_weight: lambda of Eq. 3-4.
+
+        Raises:
+            ValueError: A shape is wrong or a label lies outside the class places.
+        """
+
+    @abstractmethod
+    def standardize_from(self, x: NDArray[np.float32]) -> None:
+        """Take the input mean and standard deviation from `x`, float32 `[batch, *input_shape]`."""
+
+    @abstractmethod
+    def export(
+        self, *, classes: tuple[Label, ...], version: int, parent: int | None, last_seq: int
+    ) -> Weights:
+        """The weights as they stand, codes and scales copied, canary included."""
+
+    @abstractmethod
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """All that the next step depends on."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Continue from `state`: the next step has the same bits as if nothing had happened.
+
+        Raises:
+            WeightsError: The state is of another network.
+        """

@@ -1,0 +1,112 @@
+"""Symmetric INT8: quantize, and multiply integers as integers.
+
+Quantize: `s = absmax / 127`, `q = clip(round(x / s), -127, 127)`, `x_hat = s q`. The code -128 is
+never used, so that negation is exact and the overflow bound below is tight. A tensor of zeros gets
+scale 1 and codes 0. Nearest rounding is to even, as IEEE 754 has it.
+
+Multiply: int8 x int8 -> int32, through `torch._int_mm`. On CUDA that kernel demands more than 16
+rows and an inner and outer size that are multiples of 8; both hold on the CPU here too, so that a
+run on a laptop cannot pass where the board fails. Smaller or odd shapes are padded with zero codes
+in this one place; zero codes add nothing, so the padded result is exact.
+
+Differs from the paper (FF-INT8, arXiv 2506.22771v1, section IV): it rounds the layer input
+stochastically; here activations and weights round to nearest and only errors round stochastically.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+CODE_MAX = 127
+# 127^2 K <= 2^31 - 1: the longest sum of code products that an int32 holds whatever the codes are.
+CONTRACTION_MAX = (2**31 - 1) // CODE_MAX**2
+_MIN_ROWS = 17
+_MULTIPLE = 8
+
+
+class QTensor(NamedTuple):
+    """A quantized tensor: `codes * scale` is what it stands for.
+
+    Args:
+        codes: int8 in [-127, 127] (in FP32 precision: the float values themselves).
+        scale: float32, of a shape that broadcasts against `codes`.
+    """
+
+    codes: Tensor
+    scale: Tensor
+
+    def dequantize(self) -> Tensor:
+        """float32 of the shape of `codes`."""
+        return self.codes * self.scale
+
+
+def absmax_scale(x: Tensor, dim: int | None = None) -> Tensor:
+    """Scale that maps the largest magnitude to code 127.
+
+    Args:
+        x: float32.
+        dim: Axis along which elements share a scale; None: the whole tensor shares one.
+
+    Returns:
+        float32, `[]` or the shape of `x` with `dim` of size 1; 1 where everything is zero.
+    """
+    if dim is None:
+        low, high = torch.aminmax(x)
+    else:
+        low, high = torch.aminmax(x, dim=dim, keepdim=True)
+    scale = torch.maximum(high, -low) / CODE_MAX
+    return torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale)
+
+
+def quantize(x: Tensor, scale: Tensor, noise: Tensor | None = None) -> QTensor:
+    """Codes of `x` under a given scale; what lies beyond 127 scales is clipped.
+
+    Args:
+        x: float32.
+        scale: float32 that broadcasts against `x`, positive.
+        noise: Uniform draws in [0, 1) of the shape of `x` for stochastic rounding; None: nearest.
+
+    Returns:
+        int8 codes of the shape of `x`, with `scale` as given.
+    """
+    steps = x / scale
+    steps = steps.round_() if noise is None else steps.add_(noise).floor_()
+    return QTensor(steps.clamp_(-CODE_MAX, CODE_MAX).to(torch.int8), scale)
+
+
+def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Exact integer product.
+
+    Args:
+        a: int8 `[M, K]`.
+        b: int8 `[K, N]`.
+
+    Returns:
+        int32 `[M, N]`.
+
+    Raises:
+        TypeError: An operand is not int8.
+        ValueError: Shapes do not match, or K is so long that an int32 sum could overflow.
+    """
+    if a.dtype != torch.int8 or b.dtype != torch.int8:
+        raise TypeError(f"int8_matmul multiplies int8 by int8, got {a.dtype} and {b.dtype}")
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+        raise ValueError(f"int8_matmul needs [M, K] @ [K, N], got {[*a.shape]} @ {[*b.shape]}")
+    (rows, inner), columns = a.shape, b.shape[1]
+    if inner > CONTRACTION_MAX:
+        raise ValueError(
+            f"contraction over {inner} codes can overflow int32; the limit is {CONTRACTION_MAX}: "
+            "split the batch"
+        )
+    more_rows = max(0, _MIN_ROWS - rows)
+    more_inner, more_columns = -inner % _MULTIPLE, -columns % _MULTIPLE
+    if more_rows or more_inner:
+        a = pad(a, (0, more_inner, 0, more_rows))
+    if more_inner or more_columns:
+        b = pad(b, (0, more_columns, 0, more_inner))
+    product = torch._int_mm(a, b)  # [M, K] @ [K, N] -> [M, N], int32
+    return product[:rows, :columns]
