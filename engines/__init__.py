@@ -1,4 +1,4 @@
-"""Numeric execution: Forward-Forward learning in INT8 and prediction; knows nothing of HTTP or SQLite."""
+"""Numeric execution: Forward-Forward learning in INT8, and prediction from what was learned."""
 
 from engines.base import (
     PredictEngine,

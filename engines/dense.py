@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from engines.int8 import QTensor
 from engines.optim import AdamMasters
@@ -19,6 +19,17 @@ from models.mlp import DenseUnit
 def dense_activity(precision: Precision, a: QTensor, w: QTensor, bias: Tensor) -> Tensor:
     """`relu(A W^T + b)`: float32 `[batch, out]`."""
     return precision.linear(a, w).add_(bias).relu_()
+
+
+def lower(unit: nn.Module, precision: Precision) -> DenseTrainUnit:
+    """The executor that trains a plain float unit.
+
+    Raises:
+        TypeError: No executor is known for this kind of unit.
+    """
+    if isinstance(unit, DenseUnit):
+        return DenseTrainUnit(unit, precision)
+    raise TypeError(f"no training executor for unit {type(unit).__name__}")
 
 
 class DenseTrainUnit:

@@ -55,5 +55,5 @@ def exact_look_ahead(
 
 
 def linear_schedule(first: float, last: float) -> Callable[[float], float]:
-    """lambda that moves from `first` to `last` as training progress goes from 0 to 1."""
+    """A lambda that moves from `first` to `last` as training progress goes from 0 to 1."""
     return lambda progress: first + (last - first) * progress

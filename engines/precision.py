@@ -37,7 +37,7 @@ class Precision(ABC):
 
     @abstractmethod
     def weight(self, master: Tensor) -> QTensor:
-        """Weights `[out, in]` from their float32 master, one scale per output channel `[out, 1]`."""
+        """Weights `[out, in]` from their float32 master, scale `[out, 1]`: one per output channel."""
 
     @abstractmethod
     def linear(self, a: QTensor, w: QTensor) -> Tensor:

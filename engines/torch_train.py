@@ -33,7 +33,7 @@ from engines.base import (
     Weights,
     WeightsError,
 )
-from engines.dense import DenseTrainUnit
+from engines.dense import lower
 from engines.int8 import QTensor
 from engines.look_ahead import exact_look_ahead
 from engines.objective import ClassGoodness
@@ -75,7 +75,7 @@ class TorchTrainEngine(TrainEngine):
         self._seed = seed
         self._precision = PRECISIONS[precision]()
         self._objective = ClassGoodness(spec.max_classes)
-        self._units = [DenseTrainUnit(u, self._precision) for u in build_mlp(spec, seed).units]
+        self._units = [lower(u, self._precision) for u in build_mlp(spec, seed).units]
         self._input_scales = [torch.ones(()) for _ in self._units]
         self._mean = torch.zeros(spec.features)
         self._std = torch.ones(spec.features)

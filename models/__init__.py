@@ -1,4 +1,4 @@
-"""Networks as ordered Forward-Forward units in plain float torch; precision is applied from outside."""
+"""Networks as ordered Forward-Forward units in plain float torch."""
 
 from models.spec import MODEL_NAMES, ModelSpec
 

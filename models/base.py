@@ -11,6 +11,7 @@ Nothing here knows about INT8, losses or training: engines walk the units from o
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -74,4 +75,4 @@ def scaled_normal(shape: tuple[int, int], fan_in: int, generator: torch.Generato
 
     Source: He et al. 2015, arXiv 1502.01852, eq. 10.
     """
-    return torch.randn(shape, generator=generator) * (2.0 / fan_in) ** 0.5
+    return torch.randn(shape, generator=generator) * math.sqrt(2.0 / fan_in)

@@ -1,8 +1,9 @@
-"""What a network is, in numbers alone: enough to check weights or a request without loading torch."""
+"""What a network is, in numbers alone: enough to check weights or a request without torch."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -55,7 +56,7 @@ class ModelSpec:
     def unit_sizes(self) -> list[tuple[int, int]]:
         """`(inputs, outputs)` of each unit, in order."""
         widths = (self.features, *self.hidden)
-        return list(zip(widths[:-1], widths[1:], strict=True))
+        return list(itertools.pairwise(widths))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
