@@ -1,6 +1,7 @@
 """Numeric execution: Forward-Forward learning in INT8, and prediction from what was learned."""
 
 from engines.base import (
+    Label,
     PredictEngine,
     Prediction,
     StepReport,
@@ -8,10 +9,13 @@ from engines.base import (
     Weights,
     WeightsError,
 )
-from engines.registry import EngineUnavailableError, open_predict_engine, open_train_engine
+from engines.registry import EngineUnavailableError, Opened, open_predict_engine, open_train_engine
+from engines.weights_file import weights_digest, weights_from_bytes, weights_to_bytes
 
 __all__ = [
     "EngineUnavailableError",
+    "Label",
+    "Opened",
     "PredictEngine",
     "Prediction",
     "StepReport",
@@ -20,4 +24,7 @@ __all__ = [
     "WeightsError",
     "open_predict_engine",
     "open_train_engine",
+    "weights_digest",
+    "weights_from_bytes",
+    "weights_to_bytes",
 ]

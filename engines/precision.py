@@ -37,7 +37,7 @@ class Precision(ABC):
 
     @abstractmethod
     def weight(self, master: Tensor) -> QTensor:
-        """Weights `[out, in]` from their float32 master, scale `[out, 1]`: one per output channel."""
+        """Weights `[out, in]` from their float32 master, one scale per output: `[out, 1]`."""
 
     @abstractmethod
     def linear(self, a: QTensor, w: QTensor) -> Tensor:

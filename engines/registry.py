@@ -34,21 +34,25 @@ class Opened:
     reason: str
 
 
-def _torch() -> Callable[[Weights], PredictEngine]:
+def _torch(threads: int) -> Callable[[Weights], PredictEngine]:
+    import torch
+
     from engines.torch_predict import TorchPredictEngine
 
+    torch.set_num_threads(threads)
     return TorchPredictEngine
 
 
 # In order of preference.
-_PREDICT_ENGINES: dict[str, Callable[[], Callable[[Weights], PredictEngine]]] = {"torch": _torch}
+_PREDICT_ENGINES: dict[str, Callable[[int], Callable[[Weights], PredictEngine]]] = {"torch": _torch}
 
 
-def open_predict_engine(name: str = AUTO) -> Opened:
+def open_predict_engine(name: str = AUTO, *, threads: int = 1) -> Opened:
     """The engine that predictions are answered by.
 
     Args:
         name: An engine's name, or `auto` for the first that opens.
+        threads: CPU threads of this process that it may compute with.
 
     Raises:
         EngineUnavailableError: None opened.
@@ -61,7 +65,7 @@ def open_predict_engine(name: str = AUTO) -> Opened:
         if name not in (AUTO, candidate):
             continue
         try:
-            factory = load()
+            factory = load(threads)
         except ImportError as error:
             refusals.append(f"{candidate}: {error}")
             continue
@@ -70,8 +74,20 @@ def open_predict_engine(name: str = AUTO) -> Opened:
     raise EngineUnavailableError("no engine opened: " + "; ".join(refusals))
 
 
-def open_train_engine(spec: ModelSpec, *, seed: int, precision: str = "int8") -> TrainEngine:
-    """The engine that learns: torch, the only one that does."""
+def open_train_engine(
+    spec: ModelSpec, *, seed: int, precision: str = "int8", threads: int = 1
+) -> TrainEngine:
+    """The engine that learns: torch, the only one that does.
+
+    Args:
+        spec: The network.
+        seed: Draws the first weights and keys the rounding noise.
+        precision: `int8` or `fp32`.
+        threads: CPU threads of this process that it may compute with.
+    """
+    import torch
+
     from engines.torch_train import TorchTrainEngine
 
+    torch.set_num_threads(threads)
     return TorchTrainEngine(spec, seed=seed, precision=precision)

@@ -1,0 +1,217 @@
+"""What happens inside the child process of one trial: load, rehearse, train, judge, report.
+
+The parent gets messages through a pipe: `Progress` now and then, `EpochDone` after each epoch, and
+last either `Finished` with the record or `Failed` with one line for the user.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.datasets import open_split
+from benchmarks.meter import EnergyMeter, MemoryMeter, machine
+from benchmarks.samples import DataError, Samples
+from benchmarks.trial import Trial, TrialError
+
+if TYPE_CHECKING:
+    from benchmarks.methods import Method
+
+EXIT_DIVERGED = 1
+EXIT_USAGE = 2
+_PROGRESS_SECONDS = 0.5
+_REHEARSED_STEPS = 3
+
+
+class Progress(NamedTuple):
+    """Steps done and to do, over all epochs."""
+
+    steps_done: int
+    steps: int
+
+
+class EpochDone(NamedTuple):
+    """One epoch trained and judged."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    train_seconds: float
+
+
+class Finished(NamedTuple):
+    """The record, all but the fields that the parent knows (`commit`)."""
+
+    record: dict[str, Any]
+
+
+class Failed(NamedTuple):
+    """Why there is no record, and the exit status that fits."""
+
+    message: str
+    exit_code: int
+
+
+Message = Progress | EpochDone | Finished | Failed
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+def serve_trial(trial: Trial, pipe: Connection) -> None:
+    """Entry point of the child: run `trial` and send what happens into `pipe`."""
+    try:
+        pipe.send(Finished(run_trial(trial, pipe.send)))
+    except (DataError, TrialError) as error:
+        pipe.send(Failed(str(error), EXIT_USAGE))
+    except DivergedError as error:
+        pipe.send(Failed(str(error), EXIT_DIVERGED))
+    finally:
+        pipe.close()
+
+
+def run_trial(trial: Trial, report: Callable[[Message], None]) -> dict[str, Any]:
+    """Train and judge one network in this process.
+
+    Args:
+        trial: What to do.
+        report: Gets `Progress` and `EpochDone`.
+
+    Returns:
+        The record, without `commit`.
+
+    Raises:
+        DataError: The data cannot be used.
+        TrialError: The network cannot be built for it.
+        DivergedError: The loss stopped being finite.
+    """
+    import torch
+
+    from benchmarks.methods import METHODS
+
+    if trial.threads is not None:
+        torch.set_num_threads(trial.threads)
+    split = open_split(trial.data, trial.test, seed=trial.seed, limit=trial.limit)
+    spec = trial.spec(split.train.x.shape[1:], len(split.train.classes))
+    batch = min(trial.batch, len(split.train))
+
+    memory, energy = MemoryMeter(), EnergyMeter()
+    first = split.train.take(np.arange(batch))
+    rehearsal = METHODS[trial.method](trial, spec, first)
+    for _ in range(_REHEARSED_STEPS):
+        rehearsal.step(first.x, first.labels)
+    rehearsal.accuracy(first)
+    del rehearsal
+    measured = memory.mark()
+    baseline_bytes = memory.high_water_bytes()
+
+    method = METHODS[trial.method](trial, spec, split.train)
+    fit = Fit(trial, split.train, batch, energy, report)
+    accuracies: list[float] = []
+    high_water: list[int | None] = []
+    for epoch in range(trial.epochs):
+        method.start_epoch(epoch)
+        measured = memory.mark() and measured
+        loss = fit.epoch(method, epoch)
+        high_water.append(memory.high_water_bytes())
+        accuracies.append(method.accuracy(split.test))
+        report(EpochDone(epoch, loss, accuracies[-1], fit.train_seconds))
+    known = [reading for reading in high_water if reading is not None]
+    peak = max(known) - baseline_bytes if measured and known and baseline_bytes else None
+    return {
+        "method": trial.method,
+        "model": trial.model,
+        "width": trial.width,
+        "data": Path(trial.data).name,
+        "seed": trial.seed,
+        "epochs": trial.epochs,
+        "batch": batch,
+        "parameters": method.parameters,
+        "accuracy": accuracies[-1],
+        "accuracy_by_epoch": accuracies,
+        "train_seconds": round(fit.train_seconds, 3),
+        "step_milliseconds": round(1e3 * statistics.median(fit.step_seconds), 4),
+        "peak_training_bytes": peak,
+        "energy_joules": energy.joules,
+        "machine": machine(),
+        "settings": {
+            "hidden": list(spec.hidden),
+            "learning_rate": trial.learning_rate,
+            "look_ahead": list(trial.look_ahead) if trial.method.startswith("ff-") else None,
+            "input_shape": list(spec.input_shape),
+            "classes": len(split.train.classes),
+            "train_samples": len(split.train),
+            "test_samples": len(split.test),
+            "test": "held-out fifth" if split.held_out else "own test set",
+        },
+    }
+
+
+class Fit:
+    """The training loop, and the clock over it.
+
+    Args:
+        trial: Seed and number of epochs.
+        train: Samples to learn from.
+        batch: Samples per step; at most their number.
+        energy: Counts while training runs.
+        report: Gets `Progress`.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        train: Samples,
+        batch: int,
+        energy: EnergyMeter,
+        report: Callable[[Message], None],
+    ) -> None:
+        self._trial = trial
+        self._train = train
+        self._batch = batch
+        self._energy = energy
+        self._report = report
+        self._steps_per_epoch = len(train) // batch
+        self.train_seconds = 0.0
+        self.step_seconds: list[float] = []
+
+    def epoch(self, method: Method, epoch: int) -> float:
+        """Every sample once, in an order that depends on seed and epoch alone.
+
+        Returns:
+            Mean loss over the epoch's steps.
+
+        Raises:
+            DivergedError: A step's loss is not finite.
+        """
+        order = np.random.default_rng([self._trial.seed, epoch]).permutation(len(self._train))
+        losses: list[float] = []
+        self._energy.start()
+        began = reported = time.perf_counter()
+        for step in range(self._steps_per_epoch):
+            rows = order[step * self._batch : (step + 1) * self._batch]
+            x, labels = self._train.x[rows], self._train.labels[rows]
+            start = time.perf_counter()
+            losses.append(method.step(x, labels))
+            now = time.perf_counter()
+            self.step_seconds.append(now - start)
+            if not np.isfinite(losses[-1]):
+                raise DivergedError(
+                    f"{self._trial.method} seed {self._trial.seed}: the loss is {losses[-1]} in "
+                    f"epoch {epoch + 1}, step {step + 1}; lower --learning-rate or --look-ahead"
+                )
+            if now - reported >= _PROGRESS_SECONDS:
+                reported = now
+                self._energy.poll()
+                done = epoch * self._steps_per_epoch + step + 1
+                self._report(Progress(done, self._trial.epochs * self._steps_per_epoch))
+        self._energy.poll()
+        self.train_seconds += time.perf_counter() - began
+        return float(np.mean(losses))

@@ -1,0 +1,208 @@
+"""The `ffedge` command: the one place where objects are built and wired together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daemon import __version__
+from daemon.config import Settings, load_settings
+from daemon.errors import ConfigError, FfedgeError, StoreError
+from daemon.logs import configure_logs
+
+log = logging.getLogger(__name__)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A daemon that learns on the device while it serves.",
+)
+ConfigOption = Annotated[Path, typer.Option(help="Configuration file (TOML).")]
+_GRACE_SECONDS = 10
+
+
+def main() -> None:
+    """Run the command line; a known error is one line on standard error and exit code 2."""
+    try:
+        app()
+    except FfedgeError as error:
+        sys.stderr.write(f"ffedge: {error}\n")
+        sys.exit(2)
+
+
+@app.command()
+def serve(config: ConfigOption = Path("ffedge.toml")) -> None:
+    """Take samples, learn them, answer predictions, until SIGTERM or Ctrl-C."""
+    settings = load_settings(config)
+    configure_logs(settings.log.level, settings.log.format)
+    log.info("ffedge starts", extra={"version": __version__, "settings": _shown(settings)})
+    with _listen(settings) as listener:
+        _serve(settings, config, listener)
+
+
+@app.command(hidden=True)
+def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
+    """The learner process; started by `serve`, never by hand."""
+    from daemon.learner import Learner, LearningError
+    from daemon.learner_process import LearnerProcess, lower_priority
+    from daemon.sample_reader import SampleReader
+    from daemon.versions import VersionStore
+    from engines import WeightsError, open_predict_engine, open_train_engine
+
+    settings = load_settings(config)
+    configure_logs(settings.log.level, settings.log.format)
+    # Ctrl-C at a terminal reaches us too; the server ends us by closing our input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Reports own the real standard output; whatever a library prints goes to the log.
+    reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    lower_priority(settings.learner.niceness)
+    spec, directory, learning = settings.model.spec(), settings.store.directory, settings.learner
+    process = LearnerProcess(
+        Learner(
+            spec,
+            open_train_engine(spec, seed=learning.seed, threads=learning.threads),
+            open_predict_engine(threads=learning.threads).open,
+            SampleReader(directory, spec),
+            learning,
+            holdout_samples=settings.gate.max_samples,
+            checkpoint=directory / "checkpoint.safetensors",
+        ),
+        VersionStore(directory / "versions", keep=settings.gate.keep_versions),
+        learning,
+        # Unbuffered: a thread waits in it, and a buffer's lock would stop the interpreter's exit.
+        open(sys.stdin.fileno(), "rb", buffering=0, closefd=False),  # noqa: SIM115
+        reports,
+    )
+    try:
+        process.run()
+    except (LearningError, WeightsError, OSError) as error:
+        log.error("learner gives up", extra={"why": str(error)})
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave the daemon running at the end.")] = False,
+    json: Annotated[bool, typer.Option(help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Stream 1,797 handwritten digits into a fresh daemon and watch it learn."""
+    try:
+        from daemon.demo import run_demo
+    except ImportError as error:
+        raise ConfigError(f"the demo needs {error.name}: pip install 'ffedge[demo]'") from error
+    sys.exit(run_demo(keep=keep, as_json=json))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bind before anything is started, so that a port in use is one clear error."""
+    host, port = settings.server.host, settings.server.port
+    try:
+        listener = socket.create_server((host, port), backlog=512)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port} ({error.strerror}): set server.host or "
+            "server.port, or FFEDGE_SERVER__PORT"
+        ) from error
+    if not listener.getsockname()[0].startswith("127."):
+        log.warning("listening beyond this machine without authentication", extra={"host": host})
+    return listener
+
+
+def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
+    import uvicorn
+    from prometheus_client import CollectorRegistry
+
+    from daemon.api import Service, create_app
+    from daemon.jobs import JobBook
+    from daemon.promotion import Promotion
+    from daemon.serving import Served, ServingSlot
+    from daemon.store import SampleStore
+    from daemon.supervisor import Supervisor
+    from daemon.telemetry import Telemetry
+    from daemon.versions import VersionStore
+    from engines import Weights, WeightsError, open_predict_engine, open_train_engine
+
+    spec, directory = settings.model.spec(), settings.store.directory
+    telemetry = Telemetry(CollectorRegistry())
+    store = SampleStore(
+        directory,
+        max_classes=spec.max_classes,
+        holdout_ratio=settings.store.holdout_ratio,
+        queue_samples=settings.store.queue_samples,
+        on_commit=telemetry.committed,
+    )
+    try:
+        telemetry.watch_store(store)
+        engine = open_predict_engine(settings.server.engine, threads=settings.server.threads)
+        log.info("engine chosen", extra={"engine": engine.name, "reason": engine.reason})
+        telemetry.build_info.labels(__version__, engine.name).set(1)
+
+        def untrained(number: int) -> Weights:
+            fresh = open_train_engine(spec, seed=settings.learner.seed)
+            return fresh.export(classes=(), version=number, parent=None, last_seq=0)
+
+        versions = VersionStore(directory / "versions", keep=settings.gate.keep_versions)
+        weights = versions.start(untrained)
+        if weights.spec != spec:
+            raise ConfigError(
+                f"{directory} holds versions of {weights.spec.to_json()}, [model] says "
+                f"{spec.to_json()}: choose another store.directory or restore [model]"
+            )
+        slot = ServingSlot(Served(weights, engine.open(weights)))
+        past = store.records("job", 100).result()
+        jobs = JobBook(past, lambda number, job: store.record("job", number, job))
+        supervisor = Supervisor(
+            [sys.executable, "-m", "daemon", "learner", "--config", str(config)],
+            Promotion(versions, slot, store, engine, settings.gate, telemetry),
+            versions,
+            jobs,
+            store,
+            telemetry,
+        )
+    except WeightsError as error:
+        store.close()
+        raise StoreError(str(error)) from error
+    except BaseException:
+        store.close()
+        raise
+    host, port = listener.getsockname()[:2]
+    service = Service(spec, store, slot, versions, jobs, supervisor, telemetry)
+    application = create_app(
+        service, on_start=lambda: log.info("listening", extra={"address": f"http://{host}:{port}"})
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
+    # uvicorn raises the signal again once it has stopped; by then it has been obeyed.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    server.run(sockets=[listener])
+    log.info("ffedge stopped")
+
+
+def _shown(settings: Settings) -> dict[str, object]:
+    return settings.model_dump(mode="json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Settings: one TOML file, overridden by `FFEDGE_<SECTION>__<KEY>` in the environment.
+
+Frozen and closed: an unknown key is an error, never ignored. Units are in the names.
+`deploy/ffedge.toml` lists every key with its default; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from daemon.errors import ConfigError
+from models import MODEL_NAMES, ModelSpec
+
+ENVIRONMENT_PREFIX = "FFEDGE_"
+Positive = Annotated[int, Field(ge=1)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class ModelSettings(_Section):
+    """The network."""
+
+    name: Literal["mlp"] = "mlp"
+    input_shape: tuple[Positive, ...]
+    max_classes: Annotated[int, Field(ge=2)]
+    hidden: tuple[Positive, ...] = (500, 500, 500)
+
+    def spec(self) -> ModelSpec:
+        """The same as a `ModelSpec`, which checks the sizes against each other."""
+        try:
+            return ModelSpec(self.name, self.input_shape, self.max_classes, self.hidden)
+        except ValueError as error:
+            raise ConfigError(f"[model]: {error}") from error
+
+
+class StoreSettings(_Section):
+    """Where samples, weights and checkpoints live."""
+
+    directory: Path = Path("./var")
+    queue_samples: Positive = 4096
+    holdout_ratio: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+
+
+class ServerSettings(_Section):
+    """The HTTP server."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8484
+    engine: Literal["auto", "torch"] = "auto"
+    threads: Positive = 1
+
+
+class LearnerSettings(_Section):
+    """How and when the learner learns."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    block_samples: Positive = 128
+    max_wait_seconds: Annotated[float, Field(gt=0)] = 5.0
+    steps_per_block: Positive = 32
+    train_steps: Positive = 200
+    batch_samples: Annotated[int, Field(ge=2)] = 64
+    new_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
+    replay_samples: Positive = 10_000
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    look_ahead_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
+    threads: Positive = 1
+    niceness: Annotated[int, Field(ge=0, le=19)] = 10
+
+
+class GateSettings(_Section):
+    """When a candidate may serve."""
+
+    margin: Ratio = 0.01
+    min_samples: Positive = 20
+    max_samples: Positive = 1000
+    keep_versions: Annotated[int, Field(ge=2)] = 5
+
+
+class LogSettings(_Section):
+    """Log lines, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "json"
+
+
+class Settings(BaseSettings):
+    """All settings; built by `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    model: ModelSettings
+    store: StoreSettings = StoreSettings()
+    server: ServerSettings = ServerSettings()
+    learner: LearnerSettings = LearnerSettings()
+    gate: GateSettings = GateSettings()
+    log: LogSettings = LogSettings()
+
+
+def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from a TOML file and the environment, the environment first.
+
+    Args:
+        path: The file.
+        environment: Checked for misspelt sections; None: the process's own.
+
+    Raises:
+        ConfigError: The file cannot be read or parsed, a key is unknown, missing or out of range.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"no configuration file {path}; copy deploy/ffedge.toml there, or name one by --config"
+        )
+
+    class FileSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+    _check_environment(os.environ if environment is None else environment)
+    try:
+        settings = FileSettings()  # type: ignore[call-arg]  # the sources give the arguments
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {'; '.join(map(_describe, error.errors()))}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    settings.model.spec()
+    return settings
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    """pydantic-settings passes over variables whose section it does not know; a typo must not."""
+    for name in environment:
+        if name.startswith(ENVIRONMENT_PREFIX):
+            section, _, key = name[len(ENVIRONMENT_PREFIX) :].lower().partition("__")
+            if not key or section not in Settings.model_fields:
+                known = ", ".join(Settings.model_fields)
+                raise ConfigError(
+                    f"environment variable {name} is not FFEDGE_<SECTION>__<KEY> with a section "
+                    f"of {known}"
+                )
+
+
+def _describe(error: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key!r}"
+    if error["type"] == "missing":
+        return f"key {key!r} is missing"
+    if key == "model.name":
+        return f"key {key!r} must be one of {', '.join(MODEL_NAMES)}"
+    return f"key {key!r}: {error['msg']}"

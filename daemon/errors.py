@@ -1,0 +1,155 @@
+"""Every error that a user or a client can meet.
+
+    FfedgeError
+    ├── ConfigError                        the daemon does not start; exit code 2
+    ├── StoreError                         the database cannot be used as promised
+    └── RequestError                       answered as {"error", "code", "field"?}
+        ├── BadJsonError            400    the body is not what its content type says
+        ├── UnknownIdError          404    nothing has this id
+        ├── IdConflictError         409    the id belongs to another sample
+        ├── NothingToLearnError     409    training was asked for before any sample came
+        ├── TooLargeError           413    the body exceeds its limit
+        ├── ContentTypeError        415    the content type is not one we read
+        ├── BadFieldError           422    a field is missing, unknown, or of the wrong type
+        ├── BadShapeError           422    the features do not have the model's shape
+        ├── NotFiniteError          422    a feature is not a number that float32 holds
+        ├── TooManyClassesError     422    the label would be one class too many
+        ├── AllRefusedError         422    no sample of a batch was accepted
+        ├── QueueFullError          503    ingest is behind; retry
+        ├── StorageError            503    the sample could not be made durable; retry
+        └── NotReadyError           503    a part that this request needs is not up; retry
+
+A message says what was found, what was wanted and what to do. It never repeats input.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class FfedgeError(Exception):
+    """Base of all errors that ffedge raises on purpose."""
+
+
+class ConfigError(FfedgeError):
+    """The configuration is wrong; the message names the key."""
+
+
+class StoreError(FfedgeError):
+    """The database cannot keep the promise that acknowledged means durable."""
+
+
+class RequestError(FfedgeError):
+    """A request that is answered with an error.
+
+    Args:
+        message: What was found, what was wanted, what to do.
+        field: Path of the offending field, where there is one.
+    """
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    retry_after_seconds: ClassVar[int | None] = None
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object that a client gets."""
+        body: dict[str, Any] = {"error": str(self), "code": self.code}
+        if self.field is not None:
+            body["field"] = self.field
+        return body
+
+
+class BadJsonError(RequestError):
+    """The body cannot be decoded."""
+
+    status, code = 400, "bad_json"
+
+
+class UnknownIdError(RequestError):
+    """Nothing has this id."""
+
+    status, code = 404, "unknown_id"
+
+
+class IdConflictError(RequestError):
+    """The id is taken by a sample with other content."""
+
+    status, code = 409, "id_conflict"
+
+
+class NothingToLearnError(RequestError):
+    """Training needs at least one sample."""
+
+    status, code = 409, "no_samples"
+
+
+class TooLargeError(RequestError):
+    """The body, or the batch in it, exceeds its limit."""
+
+    status, code = 413, "too_large"
+
+
+class ContentTypeError(RequestError):
+    """The content type or encoding is not one that this route reads."""
+
+    status, code = 415, "content_type"
+
+
+class BadFieldError(RequestError):
+    """A field is missing, unknown, or holds a value of the wrong type."""
+
+    status, code = 422, "bad_field"
+
+
+class BadShapeError(RequestError):
+    """The features do not have the model's shape."""
+
+    status, code = 422, "bad_shape"
+
+
+class NotFiniteError(RequestError):
+    """A feature is not finite as a float32."""
+
+    status, code = 422, "not_finite"
+
+
+class TooManyClassesError(RequestError):
+    """All class places are taken."""
+
+    status, code = 422, "unknown_label"
+
+
+class AllRefusedError(RequestError):
+    """Every sample of a batch was refused; `rejected` says why, one by one."""
+
+    status, code = 422, "all_refused"
+
+    def __init__(self, rejected: list[dict[str, Any]]) -> None:
+        super().__init__(f"all {len(rejected)} samples were refused; see 'rejected'")
+        self.rejected = rejected
+
+    def body(self) -> dict[str, Any]:
+        """See `RequestError.body`."""
+        return super().body() | {"rejected": self.rejected}
+
+
+class QueueFullError(RequestError):
+    """More samples wait to be written than the queue holds."""
+
+    status, code, retry_after_seconds = 503, "queue_full", 1
+
+
+class StorageError(RequestError):
+    """The transaction failed; nothing of it was kept."""
+
+    status, code, retry_after_seconds = 503, "storage", 5
+
+
+class NotReadyError(RequestError):
+    """A part that this request needs is not up."""
+
+    status, code, retry_after_seconds = 503, "not_ready", 2

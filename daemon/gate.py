@@ -1,0 +1,103 @@
+"""The judge between learning and serving: no worse model is served.
+
+A candidate is compared with the version that serves on the same hold-out samples, which neither
+ever learned from. It passes unless a check fails; every refusal has one reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from daemon.config import GateSettings
+from engines import PredictEngine, Weights
+
+# Goodness is a mean of squares near 1; the learner's and the server's engine may sum in another
+# order (float32, 1e-3 relative) but must not disagree on anything that could change an answer.
+CANARY_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Paired hold-out result.
+
+    Args:
+        n: Hold-out samples, the same for both.
+        incumbent_correct: Of them, right by the version that serves.
+        candidate_correct: Of them, right by the candidate.
+    """
+
+    n: int
+    incumbent_correct: int
+    candidate_correct: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict on one candidate, as it is kept and shown.
+
+    Args:
+        version: The candidate.
+        incumbent: The version it would replace.
+        accepted: Whether it may serve.
+        reason: Why not: `canary`, `too_few_samples` or `accuracy`; None when accepted.
+        scores: What it was judged by.
+        margin: How far below the incumbent's its accuracy may lie.
+    """
+
+    version: int
+    incumbent: int
+    accepted: bool
+    reason: str | None
+    scores: Scores
+    margin: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For the ledger and `GET /models`."""
+        n = max(1, self.scores.n)
+        return {
+            "decision": "accepted" if self.accepted else "refused",
+            "incumbent": str(self.incumbent),
+            "reason": self.reason,
+            **asdict(self.scores),
+            "incumbent_accuracy": self.scores.incumbent_correct / n,
+            "candidate_accuracy": self.scores.candidate_correct / n,
+            "margin": self.margin,
+        }
+
+
+def judge(
+    candidate: Weights,
+    incumbent: int,
+    engine: PredictEngine,
+    scores: Scores,
+    settings: GateSettings,
+) -> Decision:
+    """Decide whether a candidate may serve.
+
+    Args:
+        candidate: Read back from its file and checked.
+        incumbent: Version number that serves now.
+        engine: The serving engine, opened on the candidate.
+        scores: Paired hold-out result.
+        settings: Margin and least number of samples.
+    """
+    reason = None
+    if not canary_agrees(candidate, engine):
+        reason = "canary"
+    elif scores.n < settings.min_samples:
+        reason = "too_few_samples"
+    elif scores.candidate_correct < scores.incumbent_correct - settings.margin * scores.n:
+        reason = "accuracy"
+    return Decision(candidate.version, incumbent, reason is None, reason, scores, settings.margin)
+
+
+def canary_agrees(weights: Weights, engine: PredictEngine) -> bool:
+    """Whether an engine computes what the learner computed for the canary batch."""
+    batch = weights.arrays["canary.input"].astype(np.float32)
+    expected = weights.arrays["canary.goodness"][:, : len(weights.classes)].astype(np.float32)
+    got = engine.predict(batch.reshape(len(batch), *weights.spec.input_shape)).goodness
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    return bool(np.abs(got - expected).max(initial=0.0) <= CANARY_TOLERANCE * scale)

@@ -1,0 +1,154 @@
+"""Training jobs: what was learned when, why, and what became of it.
+
+At most one runs at a time. The learner starts them by itself; an operator may ask for one, which
+then waits until the learner takes it up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from daemon.gate import Decision
+
+_KEPT = 100
+
+
+@dataclasses.dataclass
+class Job:
+    """One run of the learner, up to a candidate and its verdict.
+
+    Args:
+        number: Grows with every job.
+        trigger: `samples`, `time` or `manual`.
+        reason: An operator's words; empty otherwise.
+        max_steps: Steps an operator asked for; None: the configured number.
+        state: `waiting`, `running`, `completed` or `failed`.
+        after_seq: Sequence number that learning went on from.
+        last_seq: Highest sequence number learned.
+        samples: New samples learned.
+        steps: Training steps.
+        seconds: From start to end, or to now.
+        losses: Own loss of each unit at the last step.
+        candidate: Version it proposed.
+        gate: The verdict.
+        error: Why it failed.
+    """
+
+    number: int
+    trigger: str
+    reason: str = ""
+    max_steps: int | None = None
+    state: str = "waiting"
+    after_seq: int = 0
+    last_seq: int = 0
+    samples: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    losses: list[float] = dataclasses.field(default_factory=list)
+    candidate: str | None = None
+    gate: dict[str, Any] | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as clients see it."""
+        fields = dataclasses.asdict(self)
+        return {"job": job_name(fields.pop("number")), **fields}
+
+
+def job_name(number: int) -> str:
+    """The id that clients use."""
+    return f"t-{number}"
+
+
+class JobBook:
+    """All jobs, newest last; safe to use from several threads.
+
+    Args:
+        past: Finished jobs of earlier runs as `to_json` gave them, newest first.
+        on_end: Called with each job's number and JSON when it ends.
+    """
+
+    def __init__(
+        self, past: list[dict[str, Any]], on_end: Callable[[int, dict[str, Any]], object]
+    ) -> None:
+        self._lock = threading.Lock()
+        self._past: deque[dict[str, Any]] = deque(reversed(past), maxlen=_KEPT)
+        self._last = max((int(job["job"][2:]) for job in past), default=0)
+        self._on_end = on_end
+        self._waiting: Job | None = None
+        self._running: Job | None = None
+        self._started = 0.0
+
+    def request(self, reason: str, max_steps: int | None) -> tuple[dict[str, Any], bool]:
+        """Ask for a manual job.
+
+        Returns:
+            The job, and whether it is new: one that runs or waits already answers every request.
+        """
+        with self._lock:
+            if job := self._running or self._waiting:
+                return job.to_json(), False
+            self._waiting = self._new("manual", reason, max_steps)
+            return self._waiting.to_json(), True
+
+    def waiting(self) -> Job | None:
+        """The manual job that the learner has not taken up."""
+        return self._waiting
+
+    def start(self, trigger: str, after_seq: int) -> None:
+        """The learner begins a job."""
+        with self._lock:
+            if trigger == "manual" and self._waiting is not None:
+                job, self._waiting = self._waiting, None
+            else:
+                job = self._new(trigger, "", None)
+            job.state, job.after_seq = "running", after_seq
+            self._running, self._started = job, time.monotonic()
+
+    def progress(self, samples: int, steps: int, last_seq: int, losses: list[float]) -> None:
+        """The running job has learned a block."""
+        with self._lock:
+            if job := self._running:
+                job.samples += samples
+                job.steps += steps
+                job.last_seq = last_seq
+                job.losses = losses
+                job.seconds = time.monotonic() - self._started
+
+    def complete(self, decision: Decision) -> None:
+        """The running job's candidate was judged."""
+        self._end("completed", candidate=str(decision.version), gate=decision.to_json())
+
+    def fail(self, error: str) -> None:
+        """The running job, if there is one, ended without a verdict."""
+        self._end("failed", error=error)
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """One job by its id."""
+        return next((job for job in self.list() if job["job"] == name), None)
+
+    def list(self) -> list[dict[str, Any]]:
+        """Newest first."""
+        with self._lock:
+            live = [job.to_json() for job in (self._waiting, self._running) if job]
+            return [*live, *reversed(self._past)]
+
+    def _new(self, trigger: str, reason: str, max_steps: int | None) -> Job:
+        self._last += 1
+        return Job(self._last, trigger, reason, max_steps)
+
+    def _end(self, state: str, **fields: Any) -> None:  # noqa: ANN401 - fields of Job
+        with self._lock:
+            job, self._running = self._running, None
+            if job is None:
+                return
+            job = dataclasses.replace(
+                job, state=state, seconds=time.monotonic() - self._started, **fields
+            )
+            self._past.append(job.to_json())
+        self._on_end(job.number, job.to_json())

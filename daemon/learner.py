@@ -1,0 +1,217 @@
+"""What the learner does with samples, as plain calls: learn a block, propose a candidate, resume.
+
+Samples are learned in order of arrival, in blocks. For one block:
+
+    1. predict all of it, score, and only then (progressive validation)
+    2. take `steps_per_block` steps; each mixes new samples with ones drawn from memory (replay)
+
+Which rows a step takes depends on the seed and the step's number alone, and the blocks on the order
+of the samples, so learning from the checkpoint again gives the same bits. A candidate is an export
+of the network as it stands: proposing one changes nothing in what is learned next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from daemon.config import LearnerSettings
+from daemon.durable import replace_file
+from daemon.gate import Scores
+from daemon.progressive import ProgressiveScore
+from daemon.sample_reader import SampleReader, StoredSample
+from engines import PredictEngine, TrainEngine, Weights, WeightsError
+from engines.tensor_file import TensorFileError, pack, unpack
+from models import ModelSpec
+
+log = logging.getLogger(__name__)
+
+
+class LearningError(RuntimeError):
+    """Learning cannot go on from here: a loss is no longer a number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockReport:
+    """What one block of learning did.
+
+    Args:
+        samples: New samples in it.
+        steps: Training steps taken.
+        losses: Own loss of each unit at the last step.
+        seconds: Time it took.
+    """
+
+    samples: int
+    steps: int
+    losses: tuple[float, ...]
+    seconds: float
+
+
+class Learner:
+    """One network that learns from the store.
+
+    Args:
+        spec: The network.
+        engine: Trains it; freshly built, `restore` may load a checkpoint into it.
+        open_predict: Opens the engine that scores.
+        reader: The samples.
+        settings: How to learn.
+        holdout_samples: Most hold-out samples to score a candidate on.
+        checkpoint: File to save to and resume from.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        engine: TrainEngine,
+        open_predict: Callable[[Weights], PredictEngine],
+        reader: SampleReader,
+        settings: LearnerSettings,
+        *,
+        holdout_samples: int,
+        checkpoint: Path,
+    ) -> None:
+        self._spec = spec
+        self._engine = engine
+        self._open_predict = open_predict
+        self._reader = reader
+        self._settings = settings
+        self._holdout_samples = holdout_samples
+        self._checkpoint = checkpoint
+        self._memory: list[StoredSample] = []
+        self.last_seq = 0
+        self.steps = 0
+        self.score = ProgressiveScore()
+
+    def backlog(self) -> int:
+        """Samples that wait to be learned."""
+        return self._reader.backlog(self.last_seq)
+
+    def learn_block(self) -> BlockReport:
+        """Predict, score, then learn the next block; what is left, if that is less.
+
+        Raises:
+            LearningError: A loss is not a number.
+        """
+        started = time.monotonic()
+        new = self._reader.training(self.last_seq, self._settings.block_samples)
+        if not new:
+            return BlockReport(0, 0, (), 0.0)
+        x, labels = self._reader.batch(new)
+        if self.score.total == 0:
+            self._engine.standardize_from(x)
+        with self._open_predict(self.export(version=0, parent=None)) as predictor:
+            self.score.add(predictor.predict(x).class_index == labels)
+        self._remember(new)
+        steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
+        losses = self._train(steps, new)
+        return BlockReport(len(new), steps, losses, time.monotonic() - started)
+
+    def rehearse(self, steps: int) -> BlockReport:
+        """Take steps on remembered samples alone.
+
+        Raises:
+            LearningError: A loss is not a number.
+        """
+        started = time.monotonic()
+        if not self._memory:
+            return BlockReport(0, 0, (), 0.0)
+        losses = self._train(steps, [])
+        return BlockReport(0, steps, losses, time.monotonic() - started)
+
+    def export(self, *, version: int, parent: int | None) -> Weights:
+        """The network as it stands, under a version number.
+
+        Raises:
+            WeightsError: It must not serve.
+        """
+        highest = max((sample.class_index for sample in self._memory), default=-1)
+        classes = self._reader.labels()[: highest + 1]
+        return self._engine.export(
+            classes=classes, version=version, parent=parent, last_seq=self.last_seq
+        )
+
+    def compare(self, candidate: Weights, incumbent: Weights) -> Scores:
+        """Both versions' right answers on the same hold-out samples."""
+        samples = self._reader.holdout(self._holdout_samples)
+        if not samples:
+            return Scores(0, 0, 0)
+        x, labels = self._reader.batch(samples)
+        correct = []
+        for weights in (incumbent, candidate):
+            with self._open_predict(weights) as predictor:
+                correct.append(int((predictor.predict(x).class_index == labels).sum()))
+        return Scores(len(samples), *correct)
+
+    def save(self) -> None:
+        """Write the checkpoint; a crash at any instant leaves the old one or this one.
+
+        Raises:
+            OSError: It cannot be written; the old one is still there.
+        """
+        fields = {
+            "model": self._spec.to_json(),
+            "last_seq": self.last_seq,
+            "steps": self.steps,
+            "total": self.score.total,
+            "correct": self.score.correct,
+        }
+        arrays = self._engine.state() | {"progressive.recent": self.score.recent}
+        replace_file(self._checkpoint, pack(arrays, fields))
+
+    def restore(self) -> bool:
+        """Continue from the checkpoint, if there is one that fits.
+
+        A damaged one, or one that is ahead of the samples, is set aside with a log line; learning
+        then begins again from the first sample, so nothing is lost but time.
+        """
+        try:
+            arrays, fields = unpack(self._checkpoint.read_bytes())
+            if ModelSpec.from_json(fields["model"]) != self._spec:
+                raise WeightsError("it is of another model")
+            if fields["last_seq"] and not self._reader.training_before(fields["last_seq"], 1):
+                raise WeightsError("it has learned from samples that the store does not have")
+            recent = arrays.pop("progressive.recent").astype(np.bool_)
+            self._engine.load_state(arrays)
+        except FileNotFoundError:
+            return False
+        except (TensorFileError, WeightsError, KeyError) as error:
+            log.error("checkpoint cannot be used", extra={"why": str(error)})
+            return False
+        self.last_seq, self.steps = fields["last_seq"], fields["steps"]
+        self.score = ProgressiveScore(fields["total"], fields["correct"], recent)
+        self._memory = self._reader.training_before(self.last_seq, self._settings.replay_samples)
+        return True
+
+    def _remember(self, new: list[StoredSample]) -> None:
+        self.last_seq = new[-1].seq
+        self._memory.extend(new)
+        del self._memory[: -self._settings.replay_samples]
+
+    def _train(self, steps: int, new: list[StoredSample]) -> tuple[float, ...]:
+        settings = self._settings
+        fresh = max(1, round(settings.batch_samples * settings.new_ratio)) if new else 0
+        losses: tuple[float, ...] = ()
+        for _ in range(steps):
+            draw = np.random.default_rng([settings.seed, self.steps])
+            rows = [new[i] for i in draw.integers(len(new), size=fresh)] if new else []
+            replay = draw.integers(len(self._memory), size=settings.batch_samples - fresh)
+            rows.extend(self._memory[i] for i in replay)
+            x, labels = self._reader.batch(rows)
+            report = self._engine.train_step(
+                x,
+                labels,
+                learning_rate=settings.learning_rate,
+                look_ahead_weight=settings.look_ahead_weight,
+            )
+            self.steps += 1
+            if not report.finite:
+                raise LearningError(f"step {self.steps}: losses {report.losses}")
+            losses = report.losses
+        return losses

@@ -1,0 +1,187 @@
+"""The learner as a process of its own: commands on standard input, reports on standard output.
+
+It is niced and first in line when memory runs out, and it ends when its input closes, so it never
+outlives the server, however that ended. Its crash costs no request: the server starts it again and
+it resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from daemon.config import LearnerSettings
+from daemon.durable import replace_file
+from daemon.learner import Learner, LearningError
+from daemon.messages import (
+    Begin,
+    JobFailed,
+    JobStarted,
+    Judged,
+    Progress,
+    Proposed,
+    Started,
+    ToLearner,
+    Train,
+    send,
+)
+from daemon.versions import VersionStore
+from engines import Weights, WeightsError, weights_digest, weights_to_bytes
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_IDLE_REPORT_SECONDS = 1.0
+# A job that still has a backlog proposes what it has at least this often.
+_PROPOSE_SECONDS = 2.0
+
+
+def lower_priority(niceness: int) -> None:
+    """Give way to the server: less CPU time, and killed first when memory runs out."""
+    os.nice(niceness)
+    with contextlib.suppress(OSError):  # not Linux, or not permitted: only the order is lost
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+class LearnerProcess:
+    """The loop around a `Learner`.
+
+    Args:
+        learner: Not yet restored.
+        versions: Where candidates are written and the incumbent is read; the manifest is not used.
+        settings: When to learn.
+        commands: The server's messages.
+        reports: Where ours go.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        versions: VersionStore,
+        settings: LearnerSettings,
+        commands: IO[bytes],
+        reports: IO[bytes],
+    ) -> None:
+        self._learner = learner
+        self._versions = versions
+        self._settings = settings
+        self._reports = reports
+        self._inbox: queue.Queue[ToLearner | None] = queue.Queue()
+        reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
+        reader.start()
+
+    def _read(self, commands: IO[bytes]) -> None:
+        for line in commands:
+            self._inbox.put(msgspec.json.decode(line, type=ToLearner))
+        self._inbox.put(None)
+
+    def run(self) -> None:
+        """Learn until the server closes our input."""
+        begin = self._inbox.get()
+        if not isinstance(begin, Begin):
+            return
+        self._incumbent = self._versions.verify(begin.active, begin.sha256)
+        self._next_version = begin.next_version
+        resumed = self._learner.restore()
+        send(self._reports, Started(resumed, self._learner.last_seq, self._learner.steps))
+        waiting_since: float | None = None
+        reported = 0.0
+        while True:
+            with contextlib.suppress(queue.Empty):
+                command = self._inbox.get(timeout=_POLL_SECONDS)
+                if command is None:
+                    return
+                if isinstance(command, Train):
+                    self._job("manual", command.max_steps or self._settings.train_steps)
+            backlog = self._learner.backlog()
+            now = time.monotonic()
+            waiting_since = (waiting_since or now) if backlog else None
+            if backlog >= self._settings.block_samples:
+                self._job("samples", 0)
+                waiting_since = None
+            elif waiting_since and now - waiting_since >= self._settings.max_wait_seconds:
+                self._job("time", 0)
+                waiting_since = None
+            elif now - reported >= _IDLE_REPORT_SECONDS:
+                self._report_progress(backlog=backlog)
+                reported = now
+
+    def _job(self, trigger: str, rehearsal_steps: int) -> None:
+        """Learn, propose, wait for the verdict, save."""
+        send(self._reports, JobStarted(trigger, self._learner.last_seq))
+        try:
+            self._learn(trigger, rehearsal_steps)
+            candidate = self._learner.export(
+                version=self._next_version, parent=self._incumbent.version
+            )
+            scores = self._learner.compare(candidate, self._incumbent)
+        except (LearningError, WeightsError) as error:
+            send(self._reports, JobFailed(str(error)))
+            raise
+        replace_file(self._versions.path(candidate.version), weights_to_bytes(candidate))
+        # Saved before the verdict: the weights learned are the same whatever it is.
+        self._learner.save()
+        send(self._reports, Proposed(candidate.version, weights_digest(candidate), scores))
+        self._await_verdict(candidate)
+
+    def _learn(self, trigger: str, rehearsal_steps: int) -> None:
+        started = saved = time.monotonic()
+        least = self._settings.block_samples if trigger == "samples" else 1
+        while (backlog := self._learner.backlog()) >= least:
+            block = self._learner.learn_block()
+            self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
+            log.debug("learned a block", extra={"samples": block.samples, "backlog": backlog})
+            now = time.monotonic()
+            if now - saved >= self._settings.checkpoint_seconds:
+                self._learner.save()
+                saved = now
+            if now - started >= _PROPOSE_SECONDS:
+                break
+        for _ in range(0, rehearsal_steps, self._settings.steps_per_block):
+            block = self._learner.rehearse(self._settings.steps_per_block)
+            self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
+
+    def _await_verdict(self, candidate: Weights) -> None:
+        later: list[ToLearner] = []
+        while True:
+            command = self._inbox.get()
+            if command is None:
+                raise SystemExit(0)
+            if isinstance(command, Judged) and command.version == candidate.version:
+                break
+            later.append(command)
+        for message in later:
+            self._inbox.put(message)
+        self._next_version = candidate.version + 1
+        if command.accepted:
+            self._incumbent = candidate
+
+    def _report_progress(
+        self,
+        samples: int = 0,
+        steps: int = 0,
+        seconds: float = 0.0,
+        losses: list[float] | None = None,
+        *,
+        backlog: int | None = None,
+    ) -> None:
+        learner = self._learner
+        progress = Progress(
+            samples=samples,
+            steps=steps,
+            seconds=seconds,
+            last_seq=learner.last_seq,
+            backlog=learner.backlog() if backlog is None else backlog,
+            progressive_accuracy=learner.score.accuracy,
+            recent_accuracy=learner.score.recent_accuracy,
+            losses=losses or [],
+        )
+        send(self._reports, progress)

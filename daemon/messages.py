@@ -1,0 +1,89 @@
+"""What the server and its learner say to each other: one JSON line a message, over two pipes."""
+
+from __future__ import annotations
+
+from typing import IO
+
+import msgspec
+
+from daemon.gate import Scores
+
+
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    """Server: start learning; candidates count on from `next_version`."""
+
+    active: int
+    sha256: str
+    next_version: int
+
+
+class Train(msgspec.Struct, frozen=True, tag="train"):
+    """Server: an operator asks for training now."""
+
+    max_steps: int | None
+
+
+class Judged(msgspec.Struct, frozen=True, tag="judged"):
+    """Server: the verdict on the candidate that was proposed last."""
+
+    version: int
+    accepted: bool
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """Learner: ready; `resumed` from a checkpoint or not."""
+
+    resumed: bool
+    last_seq: int
+    steps: int
+
+
+class JobStarted(msgspec.Struct, frozen=True, tag="job_started"):
+    """Learner: a job begins, by `samples` (enough came), `time` (some waited long) or `manual`."""
+
+    trigger: str
+    after_seq: int
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """Learner: still alive; where it stands after a block, or while idle.
+
+    `samples`, `steps` and `seconds` are those of the block; 0 while idle.
+    """
+
+    samples: int
+    steps: int
+    seconds: float
+    last_seq: int
+    backlog: int
+    progressive_accuracy: float | None
+    recent_accuracy: float | None
+    losses: list[float]
+
+
+class Proposed(msgspec.Struct, frozen=True, tag="proposed"):
+    """Learner: a candidate's file is in place; the job waits for the verdict."""
+
+    version: int
+    sha256: str
+    scores: Scores
+
+
+class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
+    """Learner: the job ended without a candidate."""
+
+    error: str
+
+
+ToLearner = Begin | Train | Judged
+FromLearner = Started | JobStarted | Progress | Proposed | JobFailed
+
+
+def send(pipe: IO[bytes], message: msgspec.Struct) -> None:
+    """Write one message and flush it.
+
+    Raises:
+        OSError: The other side is gone.
+    """
+    pipe.write(msgspec.json.encode(message) + b"\n")
+    pipe.flush()

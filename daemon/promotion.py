@@ -1,0 +1,93 @@
+"""From candidate to serving: verify, open, judge, record, swap. Runs off the request path."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from typing import Any
+
+from daemon.config import GateSettings
+from daemon.gate import Decision, Scores, judge
+from daemon.serving import Served, ServingSlot
+from daemon.store import SampleStore
+from daemon.telemetry import Telemetry
+from daemon.versions import VersionStore
+from engines import Opened, WeightsError
+
+log = logging.getLogger(__name__)
+
+LEDGER = "decision"
+
+
+class Promotion:
+    """Takes candidates one at a time.
+
+    Args:
+        versions: Owns the manifest.
+        slot: What answers now.
+        store: Keeps the ledger of decisions.
+        engine: Opens candidates for serving.
+        settings: The gate's.
+        telemetry: Counts decisions and swaps.
+    """
+
+    def __init__(
+        self,
+        versions: VersionStore,
+        slot: ServingSlot,
+        store: SampleStore,
+        engine: Opened,
+        settings: GateSettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._versions = versions
+        self._slot = slot
+        self._store = store
+        self._engine = engine
+        self._settings = settings
+        self._telemetry = telemetry
+        telemetry.model_version.set(slot.current.weights.version)
+
+    def consider(self, version: int, sha256: str, scores: Scores) -> Decision:
+        """Judge a candidate whose file is in place, and let it serve if it passes.
+
+        The manifest is durable before the swap: after a crash the daemon starts with the version
+        whose answers clients may have seen, or with one that was about to answer.
+
+        Returns:
+            The decision, which is also in the ledger.
+        """
+        incumbent = self._slot.current.weights.version
+        try:
+            weights = self._versions.verify(version, sha256)
+            engine = self._engine.open(weights)
+        except (WeightsError, OSError) as error:
+            log.error("candidate is damaged", extra={"version": version, "why": str(error)})
+            margin = self._settings.margin
+            decision = Decision(version, incumbent, False, "damaged", scores, margin)
+            self._versions.refuse(version)
+        else:
+            decision = judge(weights, incumbent, engine, scores, self._settings)
+            if decision.accepted:
+                self._versions.accept(weights)
+                seconds = self._slot.swap(Served(weights, engine))
+                self._telemetry.swap_seconds.observe(seconds)
+                self._telemetry.model_version.set(version)
+            else:
+                self._versions.refuse(version)
+        self._tell(decision)
+        return decision
+
+    def _tell(self, decision: Decision) -> None:
+        body = decision.to_json()
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        record: dict[str, Any] = {"version": str(decision.version), **body}
+        record["decided"] = now.replace("+00:00", "Z")
+        self._store.record(LEDGER, decision.version, record)
+        self._telemetry.gate_decisions.labels(body["decision"], decision.reason or "").inc()
+        if decision.scores.n:
+            active = "candidate_accuracy" if decision.accepted else "incumbent_accuracy"
+            self._telemetry.holdout_accuracy.labels("active").set(body[active])
+            self._telemetry.holdout_accuracy.labels("candidate").set(body["candidate_accuracy"])
+            self._telemetry.holdout_samples.set(decision.scores.n)
+        log.info("gate decision", extra=record)

@@ -1,0 +1,75 @@
+"""The version that answers: one immutable object behind one reference.
+
+A swap is one assignment. A request takes the reference once and keeps it, so it never sees two
+versions mixed, and the old engine goes when the last request that holds it ends.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines import PredictEngine, Weights
+
+
+@dataclass(frozen=True)
+class Served:
+    """One version, ready to answer.
+
+    Args:
+        weights: What it was opened from.
+        engine: Answers for it.
+    """
+
+    weights: Weights
+    engine: PredictEngine
+
+    def answer(self, x: NDArray[np.float32]) -> list[dict[str, Any]]:
+        """One JSON answer per sample.
+
+        Args:
+            x: float32 `[batch, *input_shape]`.
+
+        Returns:
+            `label` (null before anything was learned), `goodness` by class, and `margin`: best
+            minus second-best goodness, null with fewer than two classes.
+        """
+        prediction = self.engine.predict(x)
+        labels = self.weights.classes
+        answers: list[dict[str, Any]] = []
+        for index, goodness in zip(prediction.class_index, prediction.goodness, strict=True):
+            best = np.sort(goodness)[-2:]
+            answers.append(
+                {
+                    "label": labels[index] if index >= 0 else None,
+                    "goodness": [round(float(g), 6) for g in goodness],
+                    "margin": round(float(best[1] - best[0]), 6) if len(best) == 2 else None,
+                }
+            )
+        return answers
+
+
+class ServingSlot:
+    """Holds the version that answers now.
+
+    Args:
+        first: Serves until the first swap.
+    """
+
+    def __init__(self, first: Served) -> None:
+        self._served = first
+
+    @property
+    def current(self) -> Served:
+        """Take it once per request."""
+        return self._served
+
+    def swap(self, served: Served) -> float:
+        """Let another version answer from here on; the seconds that took."""
+        started = time.monotonic()
+        self._served = served
+        return time.monotonic() - started

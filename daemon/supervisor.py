@@ -1,0 +1,217 @@
+"""Runs the learner process: starts it, hears it, restarts it when it ends by itself.
+
+One thread reads its reports. The server goes on answering whatever happens here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from typing import IO, Any
+
+import msgspec
+
+from daemon.errors import NothingToLearnError, NotReadyError
+from daemon.jobs import Job, JobBook
+from daemon.messages import (
+    Begin,
+    FromLearner,
+    JobFailed,
+    JobStarted,
+    Judged,
+    Progress,
+    Proposed,
+    Started,
+    Train,
+    send,
+)
+from daemon.promotion import Promotion
+from daemon.store import SampleStore
+from daemon.telemetry import Telemetry
+from daemon.versions import VersionStore
+
+log = logging.getLogger(__name__)
+
+_FIRST_BACKOFF_SECONDS = 0.5
+_LAST_BACKOFF_SECONDS = 5.0
+_STOP_SECONDS = 5.0
+
+
+class Supervisor:
+    """The server's end of the learner.
+
+    Args:
+        command: Command line of the learner process.
+        promotion: Judges what it proposes.
+        versions: Says which version serves and which number comes next.
+        jobs: Keeps its jobs.
+        store: Says whether there is anything to learn.
+        telemetry: Shows its progress.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        promotion: Promotion,
+        versions: VersionStore,
+        jobs: JobBook,
+        store: SampleStore,
+        telemetry: Telemetry,
+    ) -> None:
+        self._command = list(command)
+        self._promotion = promotion
+        self._versions = versions
+        self._jobs = jobs
+        self._store = store
+        self._telemetry = telemetry
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sending = threading.Lock()
+        self._up = False
+        self._thread = threading.Thread(target=self._run, name="learner-supervisor")
+
+    @property
+    def up(self) -> bool:
+        """Whether the learner has reported since it was started."""
+        return self._up
+
+    @property
+    def pid(self) -> int | None:
+        """The learner's process id while it runs."""
+        process = self._process
+        return process.pid if process and process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the learner."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the learner and wait for it; it loses at most what its checkpoint lacks."""
+        self._stopping.set()
+        process = self._process
+        if process is not None and process.stdin is not None:
+            _close(process.stdin)
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._thread.join()
+
+    def request_training(self, reason: str, max_steps: int | None) -> tuple[dict[str, Any], bool]:
+        """Have the learner train now.
+
+        Returns:
+            The job, and whether it is new.
+
+        Raises:
+            NothingToLearnError: No sample is stored.
+            NotReadyError: The learner is not up.
+        """
+        counts = self._store.counts
+        if counts.samples == counts.holdout:
+            raise NothingToLearnError("there is no sample to learn from; post some first")
+        if not self._up:
+            raise NotReadyError("the learner is starting; try again")
+        job, new = self._jobs.request(reason, max_steps)
+        if new:
+            self._send_waiting()
+        return job, new
+
+    def _run(self) -> None:
+        backoff = _FIRST_BACKOFF_SECONDS
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            code = self._run_once()
+            self._up = False
+            self._telemetry.learner_up.set(0)
+            self._jobs.fail("the learner process ended")
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - started > 60:
+                backoff = _FIRST_BACKOFF_SECONDS
+            self._telemetry.learner_restarts.inc()
+            log.error("learner ended", extra={"exit_code": code, "restart_seconds": backoff})
+            self._stopping.wait(backoff)
+            backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
+
+    def _run_once(self) -> int:
+        # PYTHONSAFEPATH: a folder named `daemon` where we were started must not be imported.
+        with subprocess.Popen(  # noqa: S603 - our own command line
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONSAFEPATH": "1"},
+        ) as process:
+            self._process = process
+            if self._stopping.is_set():
+                process.kill()
+            log.info("learner started", extra={"pid": process.pid})
+            manifest = self._versions.manifest
+            active = next(e for e in manifest.versions if e.version == manifest.active)
+            self._send(Begin(active.version, active.sha256, manifest.last + 1))
+            assert process.stdout is not None  # noqa: S101 - PIPE was asked for
+            for line in process.stdout:
+                try:
+                    self._hear(msgspec.json.decode(line, type=FromLearner))
+                except (msgspec.MsgspecError, OSError) as error:
+                    log.error("learner's report failed", extra={"why": str(error)})
+                    process.kill()
+                    break
+        return process.returncode
+
+    def _hear(self, message: FromLearner) -> None:
+        match message:
+            case Started():
+                self._up = True
+                self._telemetry.learner_up.set(1)
+                log.info("learner ready", extra=msgspec.to_builtins(message))
+                self._send_waiting()
+            case JobStarted():
+                self._jobs.start(message.trigger, message.after_seq)
+            case Progress():
+                self._progress(message)
+            case Proposed():
+                decision = self._promotion.consider(message.version, message.sha256, message.scores)
+                self._jobs.complete(decision)
+                self._send(Judged(decision.version, decision.accepted))
+            case JobFailed():
+                log.error("training failed", extra={"why": message.error})
+                self._jobs.fail(message.error)
+
+    def _progress(self, message: Progress) -> None:
+        telemetry = self._telemetry
+        telemetry.learner_backlog.set(message.backlog)
+        telemetry.progressive(message.progressive_accuracy, message.recent_accuracy)
+        if message.steps:
+            self._jobs.progress(message.samples, message.steps, message.last_seq, message.losses)
+            telemetry.learned_samples.inc(message.samples)
+            telemetry.learn_steps.inc(message.steps)
+            telemetry.learn_seconds.inc(message.seconds)
+            for unit, loss in enumerate(message.losses):
+                telemetry.unit_loss.labels(str(unit)).set(loss)
+
+    def _send_waiting(self) -> None:
+        job: Job | None = self._jobs.waiting()
+        if job is not None:
+            self._send(Train(job.max_steps))
+
+    def _send(self, message: msgspec.Struct) -> None:
+        process = self._process
+        if process is None or process.stdin is None:
+            return
+        try:
+            with self._sending:
+                send(process.stdin, message)
+        except (OSError, ValueError):  # it has just ended; the reader sees that and restarts it
+            log.warning("learner is gone", extra={"unsent": type(message).__name__})
+
+
+def _close(pipe: IO[bytes]) -> None:
+    try:
+        pipe.close()
+    except OSError:  # what was buffered cannot reach a learner that is gone
+        log.debug("learner was gone already")

@@ -1,0 +1,162 @@
+"""Every metric that `GET /metrics` shows, on a registry given from outside.
+
+One prefix, base units, counters end in `_total`; no label takes values from a client without bound.
+A reading that does not exist is absent, never zero.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from daemon.store import SampleStore
+
+SOURCE_LIMIT = 32
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class Telemetry:
+    """The metrics, as attributes.
+
+    Args:
+        registry: Where they live; one per daemon.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._sources: set[str] = set()
+        self.build_info = Gauge(
+            "ffedge_build_info", "Always 1.", ["version", "engine"], registry=registry
+        )
+        self._received = Counter(
+            "ffedge_samples_received",
+            "Samples in requests, by what became of them.",
+            ["source", "result"],
+            registry=registry,
+        )
+        self.commit_seconds = Histogram(
+            "ffedge_commit_duration_seconds",
+            "Time to make one group of samples durable.",
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.commit_samples = Histogram(
+            "ffedge_commit_batch_samples",
+            "Samples in one group.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self.inference_requests = Counter(
+            "ffedge_inference_requests",
+            "Prediction requests, by HTTP status.",
+            ["code"],
+            registry=registry,
+        )
+        self.inference_seconds = Histogram(
+            "ffedge_inference_duration_seconds",
+            "Time from the whole body received to the answer ready.",
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.http_requests = Counter(
+            "ffedge_http_requests", "All requests.", ["route", "method", "code"], registry=registry
+        )
+        self.learner_up = Gauge(
+            "ffedge_learner_up", "Whether the learner process reports.", registry=registry
+        )
+        self.learner_restarts = Counter(
+            "ffedge_learner_restarts",
+            "Times the learner process ended by itself.",
+            registry=registry,
+        )
+        self.learner_backlog = Gauge(
+            "ffedge_learner_backlog_samples", "Samples not yet learned.", registry=registry
+        )
+        self.learned_samples = Counter(
+            "ffedge_learn_samples", "Samples learned since start.", registry=registry
+        )
+        self.learn_steps = Counter(
+            "ffedge_learn_steps", "Training steps since start.", registry=registry
+        )
+        self.learn_seconds = Counter(
+            "ffedge_learn_seconds", "Time spent in training since start.", registry=registry
+        )
+        self.unit_loss = Gauge(
+            "ffedge_unit_loss", "Own loss of each unit, last step.", ["unit"], registry=registry
+        )
+        self._progressive = Gauge(
+            "ffedge_progressive_accuracy_ratio",
+            "Right answers on samples not yet learned: over all, and over the newest 500.",
+            ["window"],
+            registry=registry,
+        )
+        self.holdout_accuracy = Gauge(
+            "ffedge_holdout_accuracy_ratio",
+            "Hold-out accuracy at the last gate decision.",
+            ["role"],
+            registry=registry,
+        )
+        self.holdout_samples = Gauge(
+            "ffedge_holdout_samples", "Hold-out samples at the last decision.", registry=registry
+        )
+        self.model_version = Gauge(
+            "ffedge_model_version", "The version that answers.", registry=registry
+        )
+        self.gate_decisions = Counter(
+            "ffedge_gate_decisions",
+            "Verdicts on candidates.",
+            ["decision", "reason"],
+            registry=registry,
+        )
+        self.swap_seconds = Histogram(
+            "ffedge_swap_duration_seconds",
+            "Time to let another version answer.",
+            buckets=(1e-6, 1e-5, 1e-4, 1e-3, 2e-3, 1e-2),
+            registry=registry,
+        )
+        for decision in ("accepted", "refused"):
+            self.gate_decisions.labels(decision, "")
+        self.learner_up.set(0)
+
+    def received(self, source: str, result: str, count: int = 1) -> None:
+        """Count samples by source; sources beyond the 32nd count as `other`."""
+        if source not in self._sources:
+            if len(self._sources) >= SOURCE_LIMIT:
+                source = "other"
+            else:
+                self._sources.add(source)
+        self._received.labels(source, result).inc(count)
+
+    def committed(self, samples: int, seconds: float) -> None:
+        """Count one durable group."""
+        self.commit_samples.observe(samples)
+        self.commit_seconds.observe(seconds)
+
+    def progressive(self, accuracy: float | None, recent: float | None) -> None:
+        """Set the progressive accuracies; None: none yet."""
+        for window, value in (("all", accuracy), ("recent", recent)):
+            if value is not None:
+                self._progressive.labels(window).set(value)
+
+    def watch_store(self, store: SampleStore) -> None:
+        """Read the store's sizes at each scrape."""
+        self.registry.register(_StoreCollector(store))
+
+
+class _StoreCollector(Collector):
+    def __init__(self, store: SampleStore) -> None:
+        self._store = store
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        counts = self._store.counts
+        readings = {
+            "ffedge_samples_stored": ("Samples in the store.", counts.samples),
+            "ffedge_samples_holdout": ("Of them, kept to score only.", counts.holdout),
+            "ffedge_sample_queue_depth": (
+                "Samples waiting to be written.",
+                self._store.queue_depth,
+            ),
+            "ffedge_sample_queue_limit": ("Most that may wait.", self._store.queue_limit),
+        }
+        return [GaugeMetricFamily(name, text, value) for name, (text, value) in readings.items()]

@@ -1,0 +1,163 @@
+"""Weight versions on disk: immutable files, and one manifest that says which of them serves.
+
+    versions/<n>.safetensors    written once, never changed
+    versions/manifest.json      replaced whole, atomically; the only thing that changes
+
+The learner writes a candidate's file; only the server touches the manifest. A version that the
+manifest does not name does not exist: a file left by a crash is written over by the next candidate
+of that number.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from daemon.durable import replace_file
+from engines import Weights, WeightsError, weights_digest, weights_from_bytes, weights_to_bytes
+
+log = logging.getLogger(__name__)
+
+
+class VersionEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One version that may serve."""
+
+    version: int
+    sha256: str
+    created: str
+    parent: int | None
+    last_seq: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which versions there are.
+
+    `last` is the highest number ever given to a candidate, refused ones included.
+    """
+
+    active: int
+    previous: int | None
+    last: int
+    versions: list[VersionEntry]
+
+
+class VersionStore:
+    """The folder of versions.
+
+    Args:
+        folder: Made if missing.
+        keep: How many versions stay, the active and the previous one always among them.
+    """
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+        folder.mkdir(parents=True, exist_ok=True)
+        self._manifest: Manifest | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """As last written; `start` comes first."""
+        if self._manifest is None:
+            raise RuntimeError("VersionStore.start has not run")
+        return self._manifest
+
+    def path(self, version: int) -> Path:
+        """Where a version's file is, or is to be written."""
+        return self._folder / f"{version}.safetensors"
+
+    def start(self, first: Callable[[int], Weights]) -> Weights:
+        """The weights to serve: the active version, else the newest other one that is whole.
+
+        Args:
+            first: Makes untrained weights with a given number when no version is left to serve.
+
+        Raises:
+            WeightsError: The manifest itself is unreadable.
+        """
+        path = self._folder / "manifest.json"
+        if not path.exists():
+            return self._start_untrained(first, 1)
+        try:
+            self._manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        except msgspec.MsgspecError as error:
+            raise WeightsError(
+                f"{path} is damaged ({error}); move the folder away to begin again"
+            ) from error
+        newest = sorted(self._manifest.versions, key=lambda e: e.version, reverse=True)
+        for entry in sorted(newest, key=lambda e: e.version != self.manifest.active):
+            try:
+                weights = self.load(entry)
+            except (WeightsError, OSError) as error:
+                log.error(
+                    "version cannot serve", extra={"version": entry.version, "why": str(error)}
+                )
+                continue
+            if entry.version != self._manifest.active:
+                self._activate(entry.version)
+            return weights
+        return self._start_untrained(first, self._manifest.last + 1)
+
+    def load(self, entry: VersionEntry) -> Weights:
+        """A version's weights, verified against the manifest.
+
+        Raises:
+            WeightsError: The file is damaged or another one.
+            OSError: The file cannot be read.
+        """
+        return self.verify(entry.version, entry.sha256)
+
+    def verify(self, version: int, sha256: str) -> Weights:
+        """The weights in a version's file, which must have this digest.
+
+        Raises:
+            WeightsError: The file is damaged or another one.
+            OSError: The file cannot be read.
+        """
+        weights = weights_from_bytes(self.path(version).read_bytes())
+        if weights.version != version or weights_digest(weights) != sha256:
+            raise WeightsError(f"the file of version {version} holds other weights")
+        return weights
+
+    def accept(self, weights: Weights) -> None:
+        """Make a version whose file is in place the active one, and prune old ones."""
+        entries = [*self.manifest.versions, _entry(weights)]
+        active, previous = weights.version, self.manifest.active
+        others = [e for e in entries if e.version not in (active, previous)]
+        surplus = others[: max(0, len(entries) - self._keep)]
+        kept = [e for e in entries if e not in surplus]
+        self._write(Manifest(active, previous, max(self.manifest.last, active), kept))
+        for entry in surplus:
+            self.path(entry.version).unlink(missing_ok=True)
+
+    def refuse(self, version: int) -> None:
+        """Use up a candidate's number and remove its file."""
+        old = self.manifest
+        self._write(Manifest(old.active, old.previous, max(old.last, version), old.versions))
+        self.path(version).unlink(missing_ok=True)
+
+    def _activate(self, version: int) -> None:
+        old = self.manifest
+        self._write(Manifest(version, None, old.last, old.versions))
+
+    def _start_untrained(self, first: Callable[[int], Weights], version: int) -> Weights:
+        weights = first(version)
+        replace_file(self.path(version), weights_to_bytes(weights))
+        self._write(Manifest(version, None, version, [_entry(weights)]))
+        return weights
+
+    def _write(self, manifest: Manifest) -> None:
+        content = msgspec.json.format(msgspec.json.encode(manifest))
+        replace_file(self._folder / "manifest.json", content)
+        self._manifest = manifest
+
+
+def _entry(weights: Weights) -> VersionEntry:
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    created = now.replace("+00:00", "Z")
+    digest = weights_digest(weights)
+    return VersionEntry(weights.version, digest, created, weights.parent, weights.last_seq)
