@@ -58,8 +58,10 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
 
     settings = load_settings(config)
     configure_logs(settings.log.level, settings.log.format)
-    # Ctrl-C at a terminal reaches us too; the server ends us by closing our input.
+    # Ctrl-C, and a service manager's SIGTERM, reach the whole group; the server ends us in its own
+    # time by closing our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Reports own the real standard output; whatever a library prints goes to the log.
     reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -124,7 +126,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     import uvicorn
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import CollectorRegistry, disable_created_metrics
 
     from daemon.api import Service, create_app
     from daemon.jobs import JobBook
@@ -137,6 +139,7 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     from engines import Weights, WeightsError, open_predict_engine, open_train_engine
 
     spec, directory = settings.model.spec(), settings.store.directory
+    disable_created_metrics()
     telemetry = Telemetry(CollectorRegistry())
     store = SampleStore(
         directory,
