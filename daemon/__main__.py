@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,9 @@ from daemon import __version__
 from daemon.config import Settings, load_settings
 from daemon.errors import ConfigError, FfedgeError, StoreError
 from daemon.logs import configure_logs
+
+if TYPE_CHECKING:
+    from daemon.api import Service
 
 log = logging.getLogger(__name__)
 app = typer.Typer(
@@ -42,7 +46,10 @@ def serve(config: ConfigOption = Path("ffedge.toml")) -> None:
     """Take samples, learn them, answer predictions, until SIGTERM or Ctrl-C."""
     settings = load_settings(config)
     configure_logs(settings.log.level, settings.log.format)
-    log.info("ffedge starts", extra={"version": __version__, "settings": _shown(settings)})
+    log.info(
+        "ffedge starts",
+        extra={"version": __version__, "settings": settings.model_dump(mode="json")},
+    )
     with _listen(settings) as listener:
         _serve(settings, config, listener)
 
@@ -124,11 +131,20 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
-    import uvicorn
+def build_service(settings: Settings, learner_command: list[str]) -> Service:
+    """The daemon's parts, wired; its store is open, its supervisor not yet started.
+
+    Args:
+        settings: All of them.
+        learner_command: Command line of the learner process.
+
+    Raises:
+        ConfigError: The store holds versions of another network.
+        StoreError: The store, or the manifest in it, cannot be used.
+    """
     from prometheus_client import CollectorRegistry, disable_created_metrics
 
-    from daemon.api import Service, create_app
+    from daemon.api import Service
     from daemon.jobs import JobBook
     from daemon.promotion import Promotion
     from daemon.serving import Served, ServingSlot
@@ -139,27 +155,31 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     from engines import Weights, WeightsError, open_predict_engine, open_train_engine
 
     spec, directory = settings.model.spec(), settings.store.directory
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     telemetry = Telemetry(CollectorRegistry())
-    store = SampleStore(
-        directory,
-        max_classes=spec.max_classes,
-        holdout_ratio=settings.store.holdout_ratio,
-        queue_samples=settings.store.queue_samples,
-        on_commit=telemetry.committed,
-    )
-    try:
+    engine = open_predict_engine(settings.server.engine, threads=settings.server.threads)
+    log.info("engine chosen", extra={"engine": engine.name, "reason": engine.reason})
+    telemetry.build_info.labels(__version__, engine.name).set(1)
+
+    def untrained(number: int) -> Weights:
+        fresh = open_train_engine(spec, seed=settings.learner.seed)
+        return fresh.export(classes=(), version=number, parent=None, last_seq=0)
+
+    with ExitStack() as undo:
+        store = SampleStore(
+            directory,
+            max_classes=spec.max_classes,
+            holdout_ratio=settings.store.holdout_ratio,
+            queue_samples=settings.store.queue_samples,
+            on_commit=telemetry.committed,
+        )
+        undo.callback(store.close)
         telemetry.watch_store(store)
-        engine = open_predict_engine(settings.server.engine, threads=settings.server.threads)
-        log.info("engine chosen", extra={"engine": engine.name, "reason": engine.reason})
-        telemetry.build_info.labels(__version__, engine.name).set(1)
-
-        def untrained(number: int) -> Weights:
-            fresh = open_train_engine(spec, seed=settings.learner.seed)
-            return fresh.export(classes=(), version=number, parent=None, last_seq=0)
-
-        versions = VersionStore(directory / "versions", keep=settings.gate.keep_versions)
-        weights = versions.start(untrained)
+        try:
+            versions = VersionStore(directory / "versions", keep=settings.gate.keep_versions)
+            weights = versions.start(untrained)
+        except (WeightsError, OSError) as error:
+            raise StoreError(str(error)) from error
         if weights.spec != spec:
             raise ConfigError(
                 f"{directory} holds versions of {weights.spec.to_json()}, [model] says "
@@ -168,28 +188,24 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
         slot = ServingSlot(Served(weights, engine.open(weights)))
         past = store.records("job", 100).result()
         jobs = JobBook(past, lambda number, job: store.record("job", number, job))
-        supervisor = Supervisor(
-            [sys.executable, "-m", "daemon", "learner", "--config", str(config)],
-            Promotion(versions, slot, store, engine, settings.gate, telemetry),
-            versions,
-            jobs,
-            store,
-            telemetry,
-        )
-    except WeightsError as error:
-        store.close()
-        raise StoreError(str(error)) from error
-    except BaseException:
-        store.close()
-        raise
+        promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)
+        supervisor = Supervisor(learner_command, promotion, versions, jobs, store, telemetry)
+        undo.pop_all()
+    return Service(spec, store, slot, versions, jobs, supervisor, telemetry)
+
+
+def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
+    import uvicorn
+
+    from daemon.api import create_app
+
+    command = [sys.executable, "-m", "daemon", "learner", "--config", str(config)]
+    service = build_service(settings, command)
     host, port = listener.getsockname()[:2]
-    service = Service(spec, store, slot, versions, jobs, supervisor, telemetry)
-    application = create_app(
-        service, on_start=lambda: log.info("listening", extra={"address": f"http://{host}:{port}"})
-    )
+    address = f"http://{host}:{port}"
     server = uvicorn.Server(
         uvicorn.Config(
-            application,
+            create_app(service, on_start=lambda: log.info("listening", extra={"address": address})),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -201,10 +217,6 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     server.run(sockets=[listener])
     log.info("ffedge stopped")
-
-
-def _shown(settings: Settings) -> dict[str, object]:
-    return settings.model_dump(mode="json")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,8 @@ def run_demo(*, keep: bool, as_json: bool) -> int:
     if keep:
         screen.note(f"the daemon goes on at {daemon.address}; its files are in {directory}")
         screen.note(f"stop it with: kill {daemon.pid}")
+    else:
+        shutil.rmtree(directory)
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     return 0 if result["predictions_failed"] == 0 and state.acknowledged == state.total else 1

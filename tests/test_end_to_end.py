@@ -1,0 +1,192 @@
+"""The whole daemon as a user runs it: real processes, sockets, files and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.running import RunningDaemon, wait_for
+
+FEATURES = 64
+CLIENTS = 8
+
+
+def striped(label: int, noise: random.Random) -> list[float]:
+    """A pattern that names its class, under noise."""
+    return [16.0 * (i % 4 == label) + noise.randrange(4) for i in range(FEATURES)]
+
+
+def post_striped(daemon: RunningDaemon, count: int, seed: int) -> None:
+    noise = random.Random(seed)
+    labels = [noise.randrange(4) for _ in range(count)]
+    samples = [{"x": striped(label, noise), "label": label} for label in labels]
+    for start in range(0, count, 100):
+        answer = daemon.client.post("/samples", json={"samples": samples[start : start + 100]})
+        assert answer.status_code == 201, answer.text
+
+
+def accuracy(daemon: RunningDaemon, seed: int) -> float:
+    noise = random.Random(seed)
+    labels = [noise.randrange(4) for _ in range(100)]
+    body = {"samples": [{"x": striped(label, noise)} for label in labels]}
+    predictions = daemon.client.post("/predict", json=body).json()["predictions"]
+    return sum(p["label"] == y for p, y in zip(predictions, labels, strict=True)) / len(labels)
+
+
+def test_the_demo_learns_digits_over_http() -> None:
+    command = [sys.executable, "-m", "daemon", "demo", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["samples"] == 1797
+    assert result["holdout_accuracy"] >= 0.95
+    assert result["progressive_accuracy"] > 0.7
+    assert result["swaps_accepted"] >= 3
+    assert result["predictions"] > 100
+    assert result["predictions_failed"] == 0
+
+
+def test_learns_serves_and_resumes_after_sigterm(tmp_path: Path) -> None:
+    daemon = RunningDaemon(tmp_path, FEATURES)
+    with daemon:
+        first = daemon.client.post("/predict", json={"x": [0.0] * FEATURES}).json()
+        assert first["label"] is None
+        assert first["model_version"] == "1"
+        post_striped(daemon, 400, seed=1)
+        wait_for(lambda: daemon.metric("ffedge_model_version") != 1, "a swap", 60)
+        wait_for(daemon.settled, "learning", 60)
+        assert accuracy(daemon, seed=2) > 0.9
+        learner = daemon.learner_pid()
+        before = daemon.client.get("/models").json()
+        jobs = daemon.client.get("/train").json()["jobs"]
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(15) == 0
+        assert not Path(f"/proc/{learner}").exists()
+    with daemon:
+        after = daemon.client.get("/models").json()
+        assert after["active"] == before["active"]
+        assert after["versions"] == before["versions"]
+        assert daemon.client.get("/train").json()["jobs"] == jobs
+        assert accuracy(daemon, seed=2) > 0.9
+        wait_for(daemon.learner_up, "the learner")
+        resumed = [line for line in daemon.log.read_text().splitlines() if "learner ready" in line]
+        assert json.loads(resumed[-1])["resumed"] is True
+        job = daemon.client.post("/train", json={"reason": "again", "max_steps": 16})
+        assert job.status_code == 202
+        assert daemon.client.get(job.headers["Location"]).json()["reason"] == "again"
+
+
+def test_predictions_go_on_while_the_learner_is_killed(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, FEATURES) as daemon:
+        wait_for(daemon.learner_up, "the learner")
+        failures: list[str] = []
+        answered = 0
+        stop = threading.Event()
+
+        def ask() -> None:
+            nonlocal answered
+            with httpx.Client(base_url=str(daemon.client.base_url), timeout=10) as client:
+                while not stop.wait(0.005):
+                    answer = client.post("/predict", json={"x": [1.0] * FEATURES})
+                    if answer.status_code != 200 or "model_version" not in answer.json():
+                        failures.append(answer.text)
+                    answered += 1
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            for seed in range(2):
+                kill_learner_in_training(daemon, seed)
+        finally:
+            stop.set()
+            asking.join()
+        assert failures == []
+        assert answered > 100
+        assert daemon.metric("ffedge_learner_restarts_total") == 2
+        assert accuracy(daemon, seed=9) > 0.9
+
+
+def kill_learner_in_training(daemon: RunningDaemon, seed: int) -> None:
+    learned = daemon.metric("ffedge_learn_samples_total") or 0
+    post_striped(daemon, 2000, seed)
+    wait_for(
+        lambda: (daemon.metric("ffedge_learn_samples_total") or 0) > learned, "training under way"
+    )
+    victim = daemon.learner_pid()
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: daemon.learner_pid() != victim, "another learner")
+    wait_for(daemon.learner_up, "the new learner", 60)
+    wait_for(daemon.settled, "learning", 60)
+
+
+def test_no_acknowledged_sample_is_lost_by_kill_9(
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The client's ledger, written only after a 201, against the database after each kill."""
+    cycles = request.config.getoption("--kill-cycles")
+    daemon = RunningDaemon(tmp_path, FEATURES)
+    acknowledged: dict[str, int] = {}
+    moment = random.Random(cycles)
+    for cycle in range(cycles):
+        with daemon:
+            address = str(daemon.client.base_url)
+            before = len(acknowledged)
+            with ThreadPoolExecutor(CLIENTS) as clients:
+                work = [
+                    clients.submit(_post_until_dead, address, f"{cycle}-{n}", acknowledged)
+                    for n in range(CLIENTS)
+                ]
+                wait_for(lambda before=before: len(acknowledged) > before + 20, "ingest")
+                time.sleep(moment.uniform(0.0, 0.3))  # the kill must fall at no special moment
+                daemon.kill_group()
+                for done in work:
+                    done.result(20)
+        _audit(daemon.store / "ffedge.sqlite", acknowledged)
+    with daemon:
+        assert daemon.metric("ffedge_samples_stored") >= len(acknowledged)
+    record_property("acknowledged", len(acknowledged))
+
+
+def _post_until_dead(address: str, name: str, acknowledged: dict[str, int]) -> None:
+    noise = random.Random(name)
+    with httpx.Client(base_url=address, timeout=5) as client:
+        for number in range(100_000):
+            label = noise.randrange(4)
+            x = striped(label, noise)
+            body = {"x": x, "label": label, "id": f"k-{name}-{number}"}
+            try:
+                answer = client.post("/samples", json=body)
+            except httpx.HTTPError:
+                return
+            assert answer.status_code == 201, answer.text
+            acknowledged[body["id"]] = zlib.crc32(bytes(int(v) for v in x) + bytes([label]))
+
+
+def _audit(database: Path, acknowledged: dict[str, int]) -> None:
+    connection = sqlite3.connect(database)
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    rows = connection.execute("SELECT id, features, name FROM samples NATURAL JOIN classes")
+    stored = [(id_, zlib.crc32(features + bytes([int(name)]))) for id_, features, name in rows]
+    connection.close()
+    assert len(stored) == len({id_ for id_, _ in stored}), "a sample is stored twice"
+    missing = acknowledged.keys() - dict(stored).keys()
+    assert not missing, f"{len(missing)} acknowledged samples are lost"
+    altered = [id_ for id_, crc in stored if acknowledged.get(id_, crc) != crc]
+    assert not altered, f"{len(altered)} acknowledged samples are altered"
