@@ -29,3 +29,8 @@ demo: .venv/ready
 # make bench DATA=<folder with MNIST's IDX files> for the table in benchmarks/RECORDS.md
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.train --model mlp --data $(DATA) --methods bp-fp32,ff-int8 --epochs 8 --seeds 0 --json var/bench.json
+
+# The slow tests at full size; their figures go to benchmarks/RECORDS.md.
+.PHONY: torture
+torture: .venv/ready
+	$(BIN)/pytest -q tests/test_end_to_end.py -k kill_9 --kill-cycles 20 --timeout 900

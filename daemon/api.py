@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from daemon import __version__
 from daemon.errors import (
     AllRefusedError,
+    BadFieldError,
     ContentTypeError,
     RequestError,
     TooLargeError,
@@ -100,6 +102,7 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     app = FastAPI(title="ffedge", version=__version__, lifespan=lifespan)
     app.add_middleware(_CountRequests, telemetry=service.telemetry)
     app.exception_handler(RequestError)(_answer_request_error)
+    app.exception_handler(RequestValidationError)(_answer_bad_parameter)
     app.exception_handler(HTTPException)(_answer_http_error)
     app.exception_handler(Exception)(_answer_bug)
 
@@ -294,6 +297,14 @@ async def _answer_request_error(_: Request, error: Exception) -> Response:
     retry = error.retry_after_seconds
     headers = None if retry is None else {"Retry-After": str(retry)}
     return _json(error.body(), status=error.status, headers=headers)
+
+
+async def _answer_bad_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"][1:])
+    wrong = BadFieldError(f"parameter '{name}': {first['msg']}", field=name)
+    return await _answer_request_error(request, wrong)
 
 
 async def _answer_http_error(_: Request, error: Exception) -> Response:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 from sklearn.datasets import load_digits
 
@@ -172,7 +172,7 @@ class Daemon:
                 if '"message": "listening"' in line:
                     self.address = json.loads(line)["address"]
             if self.address:
-                async with httpx.AsyncClient(base_url=self.address) as client:
+                async with httpx2.AsyncClient(base_url=self.address) as client:
                     ready = (await client.get("/health/ready")).json()
                 if ready["learner"]:
                     return
@@ -205,8 +205,8 @@ async def _stream(daemon: Daemon, screen: Screen) -> tuple[DemoState, float]:
     random.Random(0).shuffle(digits)  # noqa: S311 - the order of a demonstration
     state = DemoState(total=len(digits))
     started = time.monotonic()
-    timeout = httpx.Timeout(10.0)
-    async with httpx.AsyncClient(base_url=daemon.address, timeout=timeout) as client:
+    timeout = httpx2.Timeout(10.0)
+    async with httpx2.AsyncClient(base_url=daemon.address, timeout=timeout) as client:
         watching = asyncio.create_task(_watch(client, state, screen, started))
         asking = [
             asyncio.create_task(_ask(client, state, digits, number)) for number in range(CLIENTS)
@@ -223,7 +223,7 @@ async def _stream(daemon: Daemon, screen: Screen) -> tuple[DemoState, float]:
 
 
 async def _sense(
-    client: httpx.AsyncClient, state: DemoState, digits: list[tuple[list[float], int]], sensor: int
+    client: httpx2.AsyncClient, state: DemoState, digits: list[tuple[list[float], int]], sensor: int
 ) -> None:
     """Post samples one by one; a retry carries the same id, so none is stored twice."""
     for number, (x, label) in enumerate(digits):
@@ -241,7 +241,7 @@ async def _sense(
 
 
 async def _ask(
-    client: httpx.AsyncClient,
+    client: httpx2.AsyncClient,
     state: DemoState,
     digits: list[tuple[list[float], int]],
     number: int,
@@ -253,13 +253,13 @@ async def _ask(
             answer = await client.post("/predict", json={"x": x})
             state.versions.add(answer.raise_for_status().json()["model_version"])
             state.predictions += 1
-        except (httpx.HTTPError, KeyError, ValueError):
+        except (httpx2.HTTPError, KeyError, ValueError):
             state.predictions_failed += 1
         await asyncio.sleep(_CLIENT_PAUSE_SECONDS)
 
 
 async def _watch(
-    client: httpx.AsyncClient, state: DemoState, screen: Screen, started: float
+    client: httpx2.AsyncClient, state: DemoState, screen: Screen, started: float
 ) -> None:
     while True:
         await _read_metrics(client, state)
@@ -270,7 +270,7 @@ async def _watch(
         await asyncio.sleep(0.25)
 
 
-async def _read_metrics(client: httpx.AsyncClient, state: DemoState) -> None:
+async def _read_metrics(client: httpx2.AsyncClient, state: DemoState) -> None:
     text = (await client.get("/metrics")).text
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -279,7 +279,7 @@ async def _read_metrics(client: httpx.AsyncClient, state: DemoState) -> None:
             state.metrics[name] = sample.value
 
 
-async def _finish(client: httpx.AsyncClient) -> None:
+async def _finish(client: httpx2.AsyncClient) -> None:
     """Ask for one last job, and wait until it has been judged and nothing is left to learn."""
     asked = await _poll(lambda: _asked(client))
     await _poll(lambda: _done(client, asked))
@@ -294,12 +294,12 @@ async def _poll(probe: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the pro
     raise FfedgeError(f"the learner did not finish within {_FINISH_SECONDS:.0f} s")
 
 
-async def _asked(client: httpx.AsyncClient) -> str | None:
+async def _asked(client: httpx2.AsyncClient) -> str | None:
     answer = await client.post("/train", json={"reason": "end of the demonstration"})
     return answer.json()["job"] if answer.status_code == 202 else None
 
 
-async def _done(client: httpx.AsyncClient, job: str) -> bool | None:
+async def _done(client: httpx2.AsyncClient, job: str) -> bool | None:
     state = (await client.get(f"/train/{job}")).json()["state"]
     return True if state in ("completed", "failed") else None
 

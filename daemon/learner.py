@@ -175,7 +175,7 @@ class Learner:
             arrays, fields = unpack(self._checkpoint.read_bytes())
             if ModelSpec.from_json(fields["model"]) != self._spec:
                 raise WeightsError("it is of another model")
-            if fields["last_seq"] and not self._reader.training_before(fields["last_seq"], 1):
+            if fields["last_seq"] > self._reader.last_seq():
                 raise WeightsError("it has learned from samples that the store does not have")
             recent = arrays.pop("progressive.recent").astype(np.bool_)
             self._engine.load_state(arrays)

@@ -41,6 +41,3 @@ def configure_logs(level: str, style: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(style))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # httpx and uvicorn's access log write a line per request; metrics count them.
-    for noisy in ("httpx", "uvicorn.access"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

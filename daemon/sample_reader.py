@@ -68,6 +68,11 @@ class SampleReader:
         (count,) = self._connection.execute(query, (after_seq,)).fetchone()
         return int(count)
 
+    def last_seq(self) -> int:
+        """Sequence number of the newest sample; 0 when there is none."""
+        (seq,) = self._connection.execute("SELECT ifnull(max(seq), 0) FROM samples").fetchone()
+        return int(seq)
+
     def labels(self) -> tuple[Label, ...]:
         """Label of each class place in use."""
         rows = self._connection.execute(

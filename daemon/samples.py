@@ -110,7 +110,7 @@ def decode_json(body: bytes, kind: type[_T]) -> _T:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise _bad_field(error, kind) from None
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadJsonError("the body is not valid JSON (NaN and Infinity are not JSON)") from None
 
 

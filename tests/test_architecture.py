@@ -1,0 +1,63 @@
+"""What runs where: checked in clean processes, because an import linter reads statements only."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_packages_are_ours() -> None:
+    """Another distribution installs a top-level `daemon` too."""
+    import daemon
+    import engines
+    import models
+
+    for package in (daemon, engines, models):
+        assert Path(str(package.__file__)).parent.parent == ROOT
+
+
+@pytest.mark.parametrize("statement", ["import daemon.api", "import engines", "import models"])
+def test_torch_is_loaded_only_by_the_engine_that_needs_it(statement: str) -> None:
+    assert "torch" not in loaded_by(statement)
+
+
+def test_the_learner_carries_no_web_server() -> None:
+    modules = loaded_by("import daemon.learner_process")
+    assert modules.isdisjoint({"fastapi", "starlette", "uvicorn"})
+
+
+def test_importing_the_command_line_is_light() -> None:
+    modules = loaded_by("import daemon.__main__")
+    assert modules.isdisjoint({"torch", "fastapi", "uvicorn", "sklearn", "httpx2"})
+
+
+def test_files_keep_to_a_size() -> None:
+    for folder in ("daemon", "engines", "models", "benchmarks", "tests"):
+        for path in (ROOT / folder).glob("*.py"):
+            lines = len(path.read_text().splitlines())
+            assert lines <= 400, f"{path.name} has {lines} lines: split it, or say why here"
+
+
+def test_a_wrong_configuration_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    config = tmp_path / "ffedge.toml"
+    config.write_text("[model]\ninput_shape = [4]\nmax_classes = 2\nhiden = [8]\n")
+    command = [sys.executable, "-m", "daemon", "serve", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown key 'model.hiden'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    config.unlink()
+    missing = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
+    assert "no configuration file" in missing.stderr

@@ -1,0 +1,93 @@
+"""What the documents say exists, exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from starlette.routing import Route
+
+from daemon.__main__ import build_service
+from daemon.api import create_app
+from daemon.config import load_settings
+from daemon.errors import RequestError
+from daemon.telemetry import Telemetry
+
+ROOT = Path(__file__).parents[1]
+API = (ROOT / "docs" / "api.md").read_text()
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def test_every_route_is_documented(tmp_path: Path) -> None:
+    config = tmp_path / "ffedge.toml"
+    config.write_text(
+        f'[model]\ninput_shape = [4]\nmax_classes = 2\n[store]\ndirectory = "{tmp_path}"\n'
+    )
+    service = build_service(load_settings(config), [sys.executable, "-c", ""])
+    service.store.close()
+    app = create_app(service)
+    own = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+    routes = {r.path: r.methods for r in app.routes if isinstance(r, Route) and r.path not in own}
+    assert len(routes) >= 7
+    for path, methods in routes.items():
+        for method in (methods or set()) - {"HEAD"}:
+            assert f"`{method} {path}`" in API, f"{method} {path} is not in docs/api.md"
+
+
+def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
+    telemetry = Telemetry(CollectorRegistry())
+    existing = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in telemetry.registry.collect()
+    }
+    documented = set(re.findall(r"`(ffedge_\w+)`", API))
+    of_the_store = {name for name in documented if re.match(r"ffedge_samples?_[shq]", name)}
+    assert existing == documented - of_the_store
+
+
+def test_every_error_code_is_documented() -> None:
+    for leaf in RequestError.__subclasses__():
+        row = next(line for line in API.splitlines() if line.startswith(f"| {leaf.status} |"))
+        assert f"`{leaf.code}`" in row, f"{leaf.code} is not in docs/api.md under {leaf.status}"
+
+
+def test_readme_begins_with_the_two_commands_that_the_makefile_has() -> None:
+    commands = re.findall(r"^\$ (make \w+)", README, re.MULTILINE)
+    assert commands[:2] == ["make demo", "make test"]
+    for command in commands:
+        assert re.search(rf"^{command.split()[1]}:", MAKEFILE, re.MULTILINE), command
+
+
+def test_every_file_that_a_document_links_to_exists() -> None:
+    for document in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "docs" / "api.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    files = {
+        path.name
+        for folder in ("daemon", "engines", "models")
+        for path in (ROOT / folder).iterdir()
+    }
+    for name in re.findall(r"`(?:\w+/)?(\w+\.py)`", text):
+        if not name.startswith("test_"):
+            assert name in files, name
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["serve", "--help"], ["demo", "--help"], ["version"]]
+)
+def test_every_command_has_help(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout.strip()
