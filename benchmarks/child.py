@@ -6,6 +6,7 @@ last either `Finished` with the record or `Failed` with one line for the user.
 
 from __future__ import annotations
 
+import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -67,6 +68,9 @@ class DivergedError(RuntimeError):
 
 def serve_trial(trial: Trial, pipe: Connection) -> None:
     """Entry point of the child: run `trial` and send what happens into `pipe`."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the parent, which ends this process
     try:
         pipe.send(Finished(run_trial(trial, pipe.send)))
     except (DataError, TrialError) as error:

@@ -279,7 +279,8 @@ def _csv_rows(stream: IO[str]) -> Iterator[tuple[int, list[str]]]:
     for row in reader:
         if not row:
             continue
-        if reader.line_num == 1 and all(name.strip() and not _is_number(name) for name in row[:-1]):
+        names = row[:-1] if reader.line_num == 1 else []
+        if names and all(name.strip() and not _is_number(name) for name in names):
             continue
         yield reader.line_num, row
 

@@ -11,8 +11,12 @@ Each trial runs in a fresh child process, so that methods share no allocator:
 
 The figure counts weights, optimizer state, activations, gradients and temporaries; it leaves out
 program, data set and judging. Pages that the C library keeps after a free count, as they do on a
-device. The kernel's own count may lag by some hundred kilobytes on many-core machines. Where the
-mark cannot be set back (not Linux, or a sandbox) the figure is None, never zero.
+device; that part moves by a tenth and more between runs, and methods with many short-lived buffers
+pay more of it. With `MALLOC_MMAP_THRESHOLD_=65536` in the environment glibc keeps nothing: the
+figure is then what was alive at once, and the times of that run mean nothing. The record's
+`machine` lists such variables. The kernel's own count may lag by some hundred kilobytes on
+many-core machines. Where the mark cannot be set back (not Linux, or a sandbox) the figure is None,
+never zero.
 
 **Energy.** RAPL package counters of `/sys/class/powercap`, the whole processor and not the process
 alone; None where they are absent or unreadable, as they are for ordinary users on most systems.
@@ -126,7 +130,8 @@ def machine(proc: Path = Path("/proc")) -> dict[str, Any]:
 
     Returns:
         `cpu`, `board` (None where the firmware names none), `cores`, `memory_bytes`, `system`,
-        `python`, `torch` and `threads` (torch's, as set now).
+        `python`, `torch`, `threads` (torch's, as set now) and `malloc` (variables that steer the C
+        library's allocator).
     """
     import torch
 
@@ -145,6 +150,7 @@ def machine(proc: Path = Path("/proc")) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "malloc": {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")},
     }
 
 

@@ -193,10 +193,11 @@ def _run_child(trial: Trial, show: Callable[[Trial, child.Message], None]) -> di
     except EOFError:
         process.join()
         status = process.exitcode or 0
-        how = f"signal {-status}" if status < 0 else f"status {status}"
+        how = f"status {status}; its traceback is above"
+        if status < 0:
+            how = f"signal {-status}; 9 is most often a lack of memory: lower --batch or --width"
         raise StoppedError(
-            f"{trial.method} seed {trial.seed}: its process ended with {how} and no record; "
-            "signal 9 is most often a lack of memory: lower --batch or --width",
+            f"{trial.method} seed {trial.seed}: its process left no record and ended with {how}",
             EXIT_FAILED,
         ) from None
     except BaseException:

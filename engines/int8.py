@@ -57,7 +57,8 @@ def absmax_scale(x: Tensor, dim: int | None = None) -> Tensor:
     if dim is None:
         low, high = torch.aminmax(x)
     else:
-        low, high = torch.aminmax(x, dim=dim, keepdim=True)
+        # Two calls: along an axis torch's aminmax is not vectorised, and 10 times slower than both.
+        low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
     scale = torch.maximum(high, -low) / CODE_MAX
     return torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale)
 
