@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -91,6 +91,12 @@ class GateSettings(_Section):
     max_samples: Positive = 1000
     keep_versions: Annotated[int, Field(ge=2)] = 5
 
+    @model_validator(mode="after")
+    def _some_candidate_can_pass(self) -> GateSettings:
+        if self.min_samples > self.max_samples:
+            raise ValueError("min_samples exceeds max_samples, so no candidate could ever pass")
+        return self
+
 
 class LogSettings(_Section):
     """Log lines, on standard error."""
@@ -155,8 +161,9 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
 def _check_environment(environment: Mapping[str, str]) -> None:
     """pydantic-settings passes over variables whose section it does not know; a typo must not."""
     for name in environment:
-        if name.startswith(ENVIRONMENT_PREFIX):
-            section, _, key = name[len(ENVIRONMENT_PREFIX) :].lower().partition("__")
+        upper = name.upper()  # pydantic-settings reads them in any case
+        if upper.startswith(ENVIRONMENT_PREFIX):
+            section, _, key = upper[len(ENVIRONMENT_PREFIX) :].lower().partition("__")
             if not key or section not in Settings.model_fields:
                 known = ", ".join(Settings.model_fields)
                 raise ConfigError(

@@ -89,9 +89,15 @@ def judge(
         reason = "canary"
     elif scores.n < settings.min_samples:
         reason = "too_few_samples"
-    elif scores.candidate_correct < scores.incumbent_correct - settings.margin * scores.n:
+    elif not within_margin(scores, settings.margin):
         reason = "accuracy"
     return Decision(candidate.version, incumbent, reason is None, reason, scores, settings.margin)
+
+
+def within_margin(scores: Scores, margin: float) -> bool:
+    """Whether the candidate's accuracy lies at most `margin` below the incumbent's."""
+    lost = scores.incumbent_correct - scores.candidate_correct
+    return lost <= margin * scores.n + 1e-6  # a count is never meant to fail by float rounding
 
 
 def canary_agrees(weights: Weights, engine: PredictEngine) -> bool:

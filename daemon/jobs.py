@@ -136,7 +136,7 @@ class JobBook:
         """Newest first."""
         with self._lock:
             live = [job.to_json() for job in (self._waiting, self._running) if job]
-            return [*live, *reversed(self._past)]
+            return sorted([*live, *self._past], key=lambda job: -int(job["job"][2:]))
 
     def _new(self, trigger: str, reason: str, max_steps: int | None) -> Job:
         self._last += 1

@@ -60,6 +60,8 @@ class Promotion:
         incumbent = self._slot.current.weights.version
         try:
             weights = self._versions.verify(version, sha256)
+            if weights.spec != self._slot.current.weights.spec:
+                raise WeightsError("they are of another network")
             engine = self._engine.open(weights)
         except (WeightsError, OSError) as error:
             log.error("candidate is damaged", extra={"version": version, "why": str(error)})

@@ -6,6 +6,7 @@ every value is a whole number of 0..255 (images, at a quarter of the space), els
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -29,7 +30,7 @@ STREAM_LIMIT_LINES = 10_000
 STREAM_LIMIT_BYTES = 8 << 20
 OWN_ID_PREFIX = "s-"  # the store names samples that came without an id
 
-_Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+_Id = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._:-]{1,64}\Z")]
 _Source = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 _Label = (
     Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
@@ -120,10 +121,13 @@ def _bad_field(error: msgspec.ValidationError, kind: type[Any]) -> BadFieldError
     if "unknown field" in text:  # the name is the client's, so it is not repeated
         known = ", ".join(kind.__struct_fields__)
         return BadFieldError(f"unknown field; known fields: {known}", field=field)
+    if missing := re.fullmatch(r"Object missing required field `(\w+)`", text):
+        field = missing[1] if field is None else f"{field}.{missing[1]}"
+        return BadFieldError(f"field '{field}' is missing", field=field)
     if "regex" in text:
         text = "an id is 1 to 64 characters of A-Z a-z 0-9 . _ : -"
     where = f"field '{field}': " if field else ""
-    return BadFieldError(where + text.replace("Object missing", "missing"), field=field)
+    return BadFieldError(where + text, field=field)
 
 
 def decode_features(raw: msgspec.Raw, spec: ModelSpec) -> NDArray[np.float32]:
@@ -144,6 +148,8 @@ def decode_features(raw: msgspec.Raw, spec: ModelSpec) -> NDArray[np.float32]:
     text = bytes(raw)
     depth = text[: len(text) - len(text.lstrip(b"[ \t\r\n"))].count(b"[")
     wanted = f"the model needs {spec.features} numbers, flat or of shape {[*spec.input_shape]}"
+    if depth == 0:
+        raise BadFieldError(f"field 'x' is not a list of numbers; {wanted}", field="x")
     if depth not in (1, len(spec.input_shape)):
         raise BadShapeError(f"field 'x' is nested {depth} deep; {wanted}", field="x")
     try:

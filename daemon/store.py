@@ -205,10 +205,13 @@ class SampleStore:
 
     def _submit(self, samples: int, work: _Work) -> Future[Any]:
         future: Future[Any] = Future()
+        # A client that hangs up cancels what it waits for; the writer must not trip over that.
+        future.set_running_or_notify_cancel()
         with self._lock:
             if self._closed:
                 raise StorageError("the daemon is stopping")
-            if self._waiting + samples > self._limit and samples:
+            # A request larger than the whole queue is let in when nothing else waits.
+            if samples and self._waiting and self._waiting + samples > self._limit:
                 raise QueueFullError(
                     f"{self._waiting} samples wait to be written, at most {self._limit} may"
                 )

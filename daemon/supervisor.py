@@ -93,8 +93,9 @@ class Supervisor:
         """End the learner and wait for it; it loses at most what its checkpoint lacks."""
         self._stopping.set()
         process = self._process
-        if process is not None and process.stdin is not None:
-            _close(process.stdin)
+        if process is not None:
+            if process.stdin is not None:
+                _close(process.stdin)
             try:
                 process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -138,30 +139,48 @@ class Supervisor:
             self._stopping.wait(backoff)
             backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
 
-    def _run_once(self) -> int:
-        # PYTHONSAFEPATH: a folder named `daemon` where we were started must not be imported.
-        with subprocess.Popen(  # noqa: S603 - our own command line
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONSAFEPATH": "1"},
-        ) as process:
-            self._process = process
-            if self._stopping.is_set():
-                process.kill()
-            log.info("learner started", extra={"pid": process.pid})
-            manifest = self._versions.manifest
-            active = next(e for e in manifest.versions if e.version == manifest.active)
-            self._send(Begin(active.version, active.sha256, manifest.last + 1))
-            assert process.stdout is not None  # noqa: S101 - PIPE was asked for
-            for line in process.stdout:
-                try:
-                    self._hear(msgspec.json.decode(line, type=FromLearner))
-                except (msgspec.MsgspecError, OSError) as error:
-                    log.error("learner's report failed", extra={"why": str(error)})
-                    process.kill()
-                    break
-        return process.returncode
+    def _run_once(self) -> int | None:
+        """Start a learner and hear it until it ends; its exit code, None if it never ran."""
+        try:
+            # PYTHONSAFEPATH: a folder named `daemon` where we were started must not be imported.
+            process = subprocess.Popen(  # noqa: S603 - our own command line
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | {"PYTHONSAFEPATH": "1"},
+            )
+        except OSError as error:
+            log.error("learner cannot be started", extra={"why": str(error)})
+            return None
+        self._process = process
+        try:
+            if not self._stopping.is_set():
+                log.info("learner started", extra={"pid": process.pid})
+                self._hear_all(process)
+        except Exception:
+            # Whatever one learner says, and whatever breaks in judging it, the next one is heard.
+            log.exception("hearing the learner failed")
+            process.kill()
+        return self._end(process)
+
+    def _hear_all(self, process: subprocess.Popen[bytes]) -> None:
+        manifest = self._versions.manifest
+        active = next(e for e in manifest.versions if e.version == manifest.active)
+        self._send(Begin(active.version, active.sha256, manifest.last + 1))
+        assert process.stdout is not None  # noqa: S101 - PIPE was asked for
+        for line in process.stdout:
+            self._hear(msgspec.json.decode(line, type=FromLearner))
+
+    def _end(self, process: subprocess.Popen[bytes]) -> int:
+        """Close the pipes, so that it ends by itself, and make sure that it does."""
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                _close(pipe)
+        try:
+            return process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
 
     def _hear(self, message: FromLearner) -> None:
         match message:

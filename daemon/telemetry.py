@@ -70,9 +70,7 @@ class Telemetry:
             "Times the learner process ended by itself.",
             registry=registry,
         )
-        self.learner_backlog = Gauge(
-            "ffedge_learner_backlog_samples", "Samples not yet learned.", registry=registry
-        )
+        self.learner_backlog = Reading("ffedge_learner_backlog_samples", "Samples not yet learned.")
         self.learned_samples = Counter(
             "ffedge_learn_samples", "Samples learned since start.", registry=registry
         )
@@ -97,8 +95,8 @@ class Telemetry:
             ["role"],
             registry=registry,
         )
-        self.holdout_samples = Gauge(
-            "ffedge_holdout_samples", "Hold-out samples at the last decision.", registry=registry
+        self.holdout_samples = Reading(
+            "ffedge_holdout_samples", "Hold-out samples at the last decision."
         )
         self.model_version = Gauge(
             "ffedge_model_version", "The version that answers.", registry=registry
@@ -117,6 +115,8 @@ class Telemetry:
         )
         for decision in ("accepted", "refused"):
             self.gate_decisions.labels(decision, "")
+        for reading in (self.learner_backlog, self.holdout_samples):
+            registry.register(reading)
         self.learner_up.set(0)
 
     def received(self, source: str, result: str, count: int = 1) -> None:
@@ -142,6 +142,27 @@ class Telemetry:
     def watch_store(self, store: SampleStore) -> None:
         """Read the store's sizes at each scrape."""
         self.registry.register(_StoreCollector(store))
+
+
+class Reading(Collector):
+    """A gauge that is absent until it has been read for the first time.
+
+    Args:
+        name: Its name.
+        text: What it says.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
+        self._value: float | None = None
+
+    def set(self, value: float) -> None:
+        """Take a reading."""
+        self._value = value
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        """See `Collector.collect`."""
+        return [GaugeMetricFamily(self._name, self._text, self._value)]
 
 
 class _StoreCollector(Collector):

@@ -132,13 +132,19 @@ class VersionStore:
         kept = [e for e in entries if e not in surplus]
         self._write(Manifest(active, previous, max(self.manifest.last, active), kept))
         for entry in surplus:
-            self.path(entry.version).unlink(missing_ok=True)
+            self._remove(entry.version)
 
     def refuse(self, version: int) -> None:
         """Use up a candidate's number and remove its file."""
         old = self.manifest
         self._write(Manifest(old.active, old.previous, max(old.last, version), old.versions))
-        self.path(version).unlink(missing_ok=True)
+        self._remove(version)
+
+    def _remove(self, version: int) -> None:
+        try:
+            self.path(version).unlink(missing_ok=True)
+        except OSError as error:  # it costs space, nothing else
+            log.warning("old version stays", extra={"version": version, "why": str(error)})
 
     def _activate(self, version: int) -> None:
         old = self.manifest

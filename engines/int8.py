@@ -75,7 +75,13 @@ def quantize(x: Tensor, scale: Tensor, noise: Tensor | None = None) -> QTensor:
         int8 codes of the shape of `x`, with `scale` as given.
     """
     steps = x / scale
-    steps = steps.round_() if noise is None else steps.add_(noise).floor_()
+    if noise is None:
+        steps.round_()
+    else:
+        # Up with probability frac(x / s). floor(x / s + u) would say the same, but that sum rounds:
+        # 126 + (1 - 2^-24) is 127 in float32.
+        lower = steps.floor()
+        steps = lower.add_(noise < steps.sub_(lower))
     return QTensor(steps.clamp_(-CODE_MAX, CODE_MAX).to(torch.int8), scale)
 
 

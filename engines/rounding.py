@@ -1,12 +1,12 @@
 """Rounding noise that depends on nothing but its key.
 
-Stochastic rounding, `q = floor(x + u)` with `u` uniform in [0, 1), is unbiased: E[q] = x. Drawing
-`u` from a stateful generator would make the codes depend on tiling, thread count and on what was
-drawn before; hashing the element's own index with a key makes them depend on the key alone, so a
-resumed learner rounds exactly as one that was never stopped.
+Stochastic rounding, up where `u < frac(x)` with `u` uniform in [0, 1), is unbiased: E[q] = x.
+Drawing `u` from a stateful generator would make the codes depend on tiling, thread count and on
+what was drawn before; hashing the element's own index with a key makes them depend on the key
+alone, so a resumed learner rounds exactly as one that was never stopped.
 
 `u = (h >> 8) * 2^-24` uses 24 bits because a whole 32-bit word times 2^-32 can round up to 1.0 in
-float32, and floor(x + 1.0) would step past x's upper neighbour.
+float32, which is no draw of [0, 1).
 
 The mixer is lowbias32 (Wellons, "Prospecting for Hash Functions", 2018). int32 stands in for
 uint32: products wrap the same way, and right shifts are masked to be logical.

@@ -25,9 +25,12 @@ class TensorFileError(ValueError):
 
 def pack(arrays: Arrays, fields: dict[str, Any]) -> bytes:
     """The file's content; equal arguments give equal bytes."""
-    content = json.dumps(fields, sort_keys=True)
+    # One metadata entry: safetensors writes several in an order of its own each time.
+    metadata = {
+        "ffedge": json.dumps({"fields": fields, "sha256": digest(arrays, fields)}, sort_keys=True)
+    }
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    return save(contiguous, {"ffedge": content, "sha256": digest(arrays, fields)})
+    return save(contiguous, metadata)
 
 
 def unpack(content: bytes) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
@@ -39,10 +42,9 @@ def unpack(content: bytes) -> tuple[dict[str, NDArray[np.generic]], dict[str, An
     try:
         arrays: dict[str, NDArray[np.generic]] = load(content)
         size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
-        fields = json.loads(metadata["ffedge"])
-        claimed = metadata["sha256"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        metadata = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["ffedge"])
+        fields, claimed = metadata["fields"], metadata["sha256"]
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise TensorFileError(f"not a tensor file, or a damaged one: {error}") from error
     if not isinstance(fields, dict) or digest(arrays, fields) != claimed:
         raise TensorFileError("the SHA-256 does not match: the file was altered or damaged")

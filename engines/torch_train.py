@@ -46,6 +46,7 @@ from models.mlp import build_mlp
 
 # How fast the serving scale of a unit's input follows the absmax of the batches.
 _SCALE_MOMENTUM = 0.05
+_CONSTANT = 1e-6
 
 
 class _Trace(NamedTuple):
@@ -84,13 +85,14 @@ class TorchTrainEngine(TrainEngine):
     @torch.no_grad()
     def standardize_from(self, x: NDArray[np.float32]) -> None:
         """See `TrainEngine.standardize_from`: per feature for vectors, per channel otherwise."""
-        rows = as_rows(x, self._spec).view(len(x), *self._spec.input_shape)
+        rows = as_rows(x, self._spec).view(len(x), *self._spec.input_shape).double()
         axes = [0] if rows.ndim == 2 else [0, *range(2, rows.ndim)]
         mean = rows.mean(dim=axes, keepdim=True)
         std = (rows - mean).square().mean(dim=axes, keepdim=True).sqrt()
-        std = torch.where(std > 0, std, 1.0)
-        self._mean = mean.expand(1, *self._spec.input_shape).reshape(-1).clone()
-        self._std = std.expand(1, *self._spec.input_shape).reshape(-1).clone()
+        # A constant feature carries nothing; what is left of its deviation is rounding.
+        std = torch.where(std > _CONSTANT * mean.abs(), std, 1.0)
+        self._mean = mean.expand(1, *self._spec.input_shape).reshape(-1).float()
+        self._std = std.expand(1, *self._spec.input_shape).reshape(-1).float()
 
     @torch.no_grad()
     def train_step(
@@ -102,16 +104,24 @@ class TorchTrainEngine(TrainEngine):
         look_ahead_weight: float,
     ) -> StepReport:
         """See `TrainEngine.train_step`."""
-        if len(labels) != len(x) or labels.min() < 0 or labels.max() >= self._spec.max_classes:
-            raise ValueError(
-                f"{len(x)} samples need as many labels, each in 0..{self._spec.max_classes - 1}; "
-                f"got {len(labels)} in {labels.min()}..{labels.max()}"
-            )
         rows = standardize(as_rows(x, self._spec), self._mean, self._std)
+        self._check_labels(labels, len(rows))
         traces, losses = self._forward(rows, torch.from_numpy(labels))
         self._sweep(traces, learning_rate, look_ahead_weight)
         self._step += 1
         return StepReport(tuple(losses))
+
+    def _check_labels(self, labels: NDArray[np.int64], samples: int) -> None:
+        if samples == 0 or labels.shape != (samples,):
+            raise ValueError(
+                f"labels have shape {[*labels.shape]}, wanted one per sample, of at least 1: "
+                f"[{samples}]"
+            )
+        if labels.min() < 0 or labels.max() >= self._spec.max_classes:
+            raise ValueError(
+                f"labels lie in {labels.min()}..{labels.max()}, "
+                f"wanted 0..{self._spec.max_classes - 1}"
+            )
 
     def _forward(self, x: Tensor, labels: Tensor) -> tuple[list[_Trace], list[float]]:
         traces: list[_Trace] = []
@@ -191,9 +201,12 @@ class TorchTrainEngine(TrainEngine):
 
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """See `TrainEngine.load_state`."""
-        for name, tensor in self._tensors().items():
-            if name not in state or state[name].shape != tensor.shape:
-                raise WeightsError(f"training state does not fit the model: {name!r}")
+        own = self._tensors() | {"step": torch.tensor(self._step)}
+        if unknown := sorted(state.keys() ^ own.keys()):
+            raise WeightsError(f"training state is of another model: {', '.join(unknown)}")
+        for name, tensor in own.items():
+            if state[name].shape != tensor.shape:
+                raise WeightsError(f"training state is of another model: {name!r}")
         given = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
         self._mean.copy_(given["input.mean"])
         self._std.copy_(given["input.std"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import operator
 from typing import Any
 
 MODEL_NAMES = ("mlp",)
@@ -72,9 +73,9 @@ class ModelSpec:
         try:
             return cls(
                 name=fields["name"],
-                input_shape=tuple(fields["input_shape"]),
-                max_classes=int(fields["max_classes"]),
-                hidden=tuple(fields["hidden"]),
+                input_shape=tuple(map(operator.index, fields["input_shape"])),
+                max_classes=operator.index(fields["max_classes"]),
+                hidden=tuple(map(operator.index, fields["hidden"])),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"model description is incomplete: {error}") from error

@@ -118,7 +118,7 @@ BAD = [
     (b'{"x": [1,2,3], "label": 1}', 422, "bad_shape"),
     (b'{"x": [[1,2],[3,4,5,6]], "label": 1}', 422, "bad_shape"),
     (b'{"x": [[[[1]]]], "label": 1}', 422, "bad_shape"),
-    (b'{"x": "secret", "label": 1}', 422, "bad_shape"),
+    (b'{"x": "secret", "label": 1}', 422, "bad_field"),
     (b'{"x": ["secret",1,2,3,4,5], "label": 1}', 422, "bad_field"),
     (b'{"x": [true,1,2,3,4,5], "label": 1}', 422, "bad_field"),
     (b'{"x": [1,2,3,4,5,6]}', 422, "bad_field"),
