@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import engines
 from benchmarks.samples import Samples
 from benchmarks.trial import Trial
-from engines.torch_predict import standardize
+from engines.standardize import fit_standardization, standardize
 from models import ModelSpec
 
 # Rows asked about at once, so that judging needs little memory beside training.
@@ -78,7 +78,7 @@ class BackpropFp32(Method):
 
     def __init__(self, trial: Trial, spec: ModelSpec, train: Samples) -> None:
         self._trial = trial
-        self._mean, self._std = input_statistics(train.x)
+        self._mean, self._std = fit_standardization(torch.from_numpy(train.x))
         layers: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(trial.seed)
@@ -167,27 +167,6 @@ METHODS: dict[str, Callable[[Trial, ModelSpec, Samples], Method]] = {
     "bp-fp32": BackpropFp32,
     "ff-int8": ForwardForwardInt8,
 }
-
-
-def input_statistics(x: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per feature: of the feature, or of its channel for images.
-
-    The same numbers as `TrainEngine.standardize_from` takes, which keeps the two methods' inputs
-    equal.
-
-    Args:
-        x: float32 `[n, *shape]`.
-
-    Returns:
-        Mean and standard deviation, float32 `[features]` each; a deviation of 0 is given as 1.
-    """
-    samples = torch.from_numpy(x)
-    axes = [0] if samples.ndim == 2 else [0, *range(2, samples.ndim)]
-    mean = samples.mean(dim=axes, keepdim=True)
-    std = (samples - mean).square().mean(dim=axes, keepdim=True).sqrt()
-    std = torch.where(std > 0, std, 1.0)
-    shape = (1, *x.shape[1:])
-    return mean.expand(shape).reshape(-1).clone(), std.expand(shape).reshape(-1).clone()
 
 
 def _share_right(predict: Callable[[NDArray[np.float32]], NDArray[np.int64]], s: Samples) -> float:

@@ -15,6 +15,7 @@ import typer
 
 from daemon import __version__
 from daemon.config import Settings, load_settings
+from daemon.durable import remove_leftovers
 from daemon.errors import ConfigError, FfedgeError, StoreError
 from daemon.logs import configure_logs
 
@@ -174,6 +175,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             on_commit=telemetry.committed,
         )
         undo.callback(store.close)
+        remove_leftovers(directory)
         telemetry.watch_store(store)
         try:
             versions = VersionStore(directory / "versions", keep=settings.gate.keep_versions)

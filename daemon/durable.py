@@ -13,7 +13,8 @@ def replace_file(path: Path, content: bytes) -> None:
     old name can come back after a power cut.
 
     Raises:
-        OSError: A step failed; `path` still has its old content.
+        OSError: A step failed. `path` still has its old content, unless the very last sync failed:
+            then it has the new, and a power cut may bring back the old.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -26,6 +27,12 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of writers that were killed in the middle."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

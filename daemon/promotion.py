@@ -76,6 +76,7 @@ class Promotion:
                 self._telemetry.swap_seconds.observe(seconds)
                 self._telemetry.model_version.set(version)
             else:
+                engine.close()
                 self._versions.refuse(version)
         self._tell(decision)
         return decision

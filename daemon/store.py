@@ -252,10 +252,11 @@ class SampleStore:
             return
         self._counts = self._counted
         self._finish(samples)
-        if samples:
-            self._on_commit(samples, time.monotonic() - started)
+        seconds = time.monotonic() - started
         for (_, _, future), result in zip(group, results, strict=True):
             future.set_result(result)
+        if samples:
+            self._on_commit(samples, seconds)
 
     def _finish(self, samples: int) -> None:
         with self._lock:

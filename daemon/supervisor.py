@@ -71,6 +71,8 @@ class Supervisor:
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._sending = threading.Lock()
+        self._asking = threading.Lock()
+        self._asked: int | None = None  # the job that this learner was asked for
         self._up = False
         self._thread = threading.Thread(target=self._run, name="learner-supervisor")
 
@@ -152,7 +154,7 @@ class Supervisor:
         except OSError as error:
             log.error("learner cannot be started", extra={"why": str(error)})
             return None
-        self._process = process
+        self._process, self._asked = process, None
         try:
             if not self._stopping.is_set():
                 log.info("learner started", extra={"pid": process.pid})
@@ -214,9 +216,11 @@ class Supervisor:
                 telemetry.unit_loss.labels(str(unit)).set(loss)
 
     def _send_waiting(self) -> None:
-        job: Job | None = self._jobs.waiting()
-        if job is not None:
-            self._send(Train(job.max_steps))
+        with self._asking:  # a request and a learner that comes up may both get here
+            job: Job | None = self._jobs.waiting()
+            if job is not None and self._asked != job.number:
+                self._asked = job.number
+                self._send(Train(job.max_steps))
 
     def _send(self, message: msgspec.Struct) -> None:
         process = self._process

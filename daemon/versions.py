@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from daemon.durable import replace_file
+from daemon.durable import remove_leftovers, replace_file
 from engines import Weights, WeightsError, weights_digest, weights_from_bytes, weights_to_bytes
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class VersionStore:
         Raises:
             WeightsError: The manifest itself is unreadable.
         """
+        remove_leftovers(self._folder)
         path = self._folder / "manifest.json"
         if not path.exists():
             return self._start_untrained(first, 1)
@@ -89,6 +90,7 @@ class VersionStore:
                 f"{path} is damaged ({error}); move the folder away to begin again"
             ) from error
         newest = sorted(self._manifest.versions, key=lambda e: e.version, reverse=True)
+        damaged: list[VersionEntry] = []
         for entry in sorted(newest, key=lambda e: e.version != self.manifest.active):
             try:
                 weights = self.load(entry)
@@ -96,9 +98,13 @@ class VersionStore:
                 log.error(
                     "version cannot serve", extra={"version": entry.version, "why": str(error)}
                 )
+                damaged.append(entry)
                 continue
-            if entry.version != self._manifest.active:
-                self._activate(entry.version)
+            if damaged:
+                whole = [e for e in self._manifest.versions if e not in damaged]
+                self._write(Manifest(entry.version, None, self._manifest.last, whole))
+                for lost in damaged:
+                    self._remove(lost.version)
             return weights
         return self._start_untrained(first, self._manifest.last + 1)
 
@@ -145,10 +151,6 @@ class VersionStore:
             self.path(version).unlink(missing_ok=True)
         except OSError as error:  # it costs space, nothing else
             log.warning("old version stays", extra={"version": version, "why": str(error)})
-
-    def _activate(self, version: int) -> None:
-        old = self.manifest
-        self._write(Manifest(version, None, old.last, old.versions))
 
     def _start_untrained(self, first: Callable[[int], Weights], version: int) -> Weights:
         weights = first(version)

@@ -135,12 +135,12 @@ class PredictEngine(ABC):
             x: float32 `[batch, *input_shape]` in the sensor's own units; not changed.
 
         Raises:
-            ValueError: The shape is not the model's.
+            ValueError: The shape is not the model's, or a value is not finite.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what the engine holds; closing twice is harmless."""
+        """Give back what the engine holds; nothing is predicted after. Twice is harmless."""
 
     def __enter__(self) -> PredictEngine:
         return self
@@ -166,7 +166,7 @@ class TrainEngine(ABC):
         learning_rate: float,
         look_ahead_weight: float,
     ) -> StepReport:
-        """One update of every unit.
+        """One update of every unit; none when a loss is not finite.
 
         Args:
             x: float32 `[batch, *input_shape]`; not changed.
@@ -175,7 +175,8 @@ class TrainEngine(ABC):
             look_ahead_weight: lambda of Eq. 3-4.
 
         Raises:
-            ValueError: A shape is wrong or a label lies outside the class places.
+            ValueError: A shape or dtype is wrong, a value is not finite, or a label lies outside
+                the class places.
         """
 
     @abstractmethod
@@ -195,6 +196,8 @@ class TrainEngine(ABC):
     @abstractmethod
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Continue from `state`: the next step has the same bits as if nothing had happened.
+
+        Seed and precision are the constructor's, and must be those that `state` was made with.
 
         Raises:
             WeightsError: The state is of another network.

@@ -8,6 +8,9 @@ alone, so a resumed learner rounds exactly as one that was never stopped.
 `u = (h >> 8) * 2^-24` uses 24 bits because a whole 32-bit word times 2^-32 can round up to 1.0 in
 float32, which is no draw of [0, 1).
 
+Two keys whose words differ in low bits alone would give the same draws in another order; for two
+tensors of n elements that happens once in 2^32 / n pairs, and harms nothing.
+
 The mixer is lowbias32 (Wellons, "Prospecting for Hash Functions", 2018). int32 stands in for
 uint32: products wrap the same way, and right shifts are masked to be logical.
 """

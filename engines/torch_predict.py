@@ -21,36 +21,23 @@ from engines.dense import dense_activity
 from engines.int8 import QTensor
 from engines.objective import ClassGoodness
 from engines.precision import Int8
+from engines.standardize import standardize
 from models import ModelSpec
 from models.base import length_normalize
 
-INPUT_CLIP = 4.0
-
-
-def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """`(x - mean) / std` clipped to 4 standard deviations.
-
-    The clip keeps one outlier, or a feature that is almost always constant, from stretching the one
-    INT8 scale that all features share.
-
-    Args:
-        x: float32 `[batch, features]`.
-        mean: float32 `[features]`.
-        std: float32 `[features]`, positive.
-    """
-    return ((x - mean) / std).clamp_(-INPUT_CLIP, INPUT_CLIP)
-
 
 def as_rows(x: NDArray[np.float32], spec: ModelSpec) -> Tensor:
-    """A batch `[batch, *input_shape]` as float32 `[batch, features]`.
+    """A batch `[batch, *input_shape]` as float32 `[batch, features]`, copied.
 
     Raises:
-        ValueError: The shape is not the model's.
+        ValueError: The shape is not the model's, or a value is not finite.
     """
     if x.shape[1:] != spec.input_shape:
         raise ValueError(
             f"input has shape {[*x.shape[1:]]} per sample, the model needs {[*spec.input_shape]}"
         )
+    if not np.isfinite(x).all():
+        raise ValueError("input holds a value that is not finite")
     return torch.from_numpy(np.array(x, dtype=np.float32).reshape(len(x), spec.features))
 
 
@@ -58,7 +45,7 @@ class TorchPredictEngine(PredictEngine):
     """See `PredictEngine`.
 
     Args:
-        weights: Checked; the arrays are not copied.
+        weights: Checked; the arrays are copied.
 
     Raises:
         WeightsError: The weights must not serve.

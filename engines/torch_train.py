@@ -39,14 +39,14 @@ from engines.look_ahead import exact_look_ahead
 from engines.objective import ClassGoodness
 from engines.precision import PRECISIONS
 from engines.rounding import NoiseKey, uniform
-from engines.torch_predict import TorchPredictEngine, as_rows, standardize
+from engines.standardize import fit_standardization, standardize
+from engines.torch_predict import TorchPredictEngine, as_rows
 from models import ModelSpec
 from models.base import length_normalize
 from models.mlp import build_mlp
 
 # How fast the serving scale of a unit's input follows the absmax of the batches.
 _SCALE_MOMENTUM = 0.05
-_CONSTANT = 1e-6
 
 
 class _Trace(NamedTuple):
@@ -84,15 +84,9 @@ class TorchTrainEngine(TrainEngine):
 
     @torch.no_grad()
     def standardize_from(self, x: NDArray[np.float32]) -> None:
-        """See `TrainEngine.standardize_from`: per feature for vectors, per channel otherwise."""
-        rows = as_rows(x, self._spec).view(len(x), *self._spec.input_shape).double()
-        axes = [0] if rows.ndim == 2 else [0, *range(2, rows.ndim)]
-        mean = rows.mean(dim=axes, keepdim=True)
-        std = (rows - mean).square().mean(dim=axes, keepdim=True).sqrt()
-        # A constant feature carries nothing; what is left of its deviation is rounding.
-        std = torch.where(std > _CONSTANT * mean.abs(), std, 1.0)
-        self._mean = mean.expand(1, *self._spec.input_shape).reshape(-1).float()
-        self._std = std.expand(1, *self._spec.input_shape).reshape(-1).float()
+        """See `TrainEngine.standardize_from`."""
+        rows = as_rows(x, self._spec).view(len(x), *self._spec.input_shape)
+        self._mean, self._std = fit_standardization(rows)
 
     @torch.no_grad()
     def train_step(
@@ -107,15 +101,16 @@ class TorchTrainEngine(TrainEngine):
         rows = standardize(as_rows(x, self._spec), self._mean, self._std)
         self._check_labels(labels, len(rows))
         traces, losses = self._forward(rows, torch.from_numpy(labels))
-        self._sweep(traces, learning_rate, look_ahead_weight)
-        self._step += 1
-        return StepReport(tuple(losses))
+        report = StepReport(tuple(losses))
+        if report.finite:
+            self._sweep(traces, learning_rate, look_ahead_weight)
+            self._step += 1
+        return report
 
     def _check_labels(self, labels: NDArray[np.int64], samples: int) -> None:
-        if samples == 0 or labels.shape != (samples,):
+        if samples == 0 or labels.shape != (samples,) or labels.dtype != np.int64:
             raise ValueError(
-                f"labels have shape {[*labels.shape]}, wanted one per sample, of at least 1: "
-                f"[{samples}]"
+                f"labels are {labels.dtype} {[*labels.shape]}, wanted int64 [{samples}], at least 1"
             )
         if labels.min() < 0 or labels.max() >= self._spec.max_classes:
             raise ValueError(
@@ -186,7 +181,9 @@ class TorchTrainEngine(TrainEngine):
         with TorchPredictEngine(Weights(self._spec, every_class, copied, version)) as engine:
             canary = copied["canary.input"].reshape(CANARY_ROWS, *self._spec.input_shape)
             copied["canary.goodness"] = engine.predict(canary).goodness
-        return Weights(self._spec, classes, copied, version, parent, last_seq)
+        weights = Weights(self._spec, classes, copied, version, parent, last_seq)
+        weights.check()
+        return weights
 
     def _canary_input(self) -> Tensor:
         """Made up within two standard deviations: weights files travel, samples should not."""
@@ -205,7 +202,7 @@ class TorchTrainEngine(TrainEngine):
         if unknown := sorted(state.keys() ^ own.keys()):
             raise WeightsError(f"training state is of another model: {', '.join(unknown)}")
         for name, tensor in own.items():
-            if state[name].shape != tensor.shape:
+            if (state[name].shape, state[name].dtype) != (tensor.shape, tensor.numpy().dtype):
                 raise WeightsError(f"training state is of another model: {name!r}")
         given = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
         self._mean.copy_(given["input.mean"])

@@ -41,6 +41,8 @@ def weights_from_bytes(content: bytes) -> Weights:
         )
     except TensorFileError as error:
         raise WeightsError(str(error)) from error
+    except WeightsError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"the file describes no weights: {error!r}") from error
     weights.check()

@@ -70,6 +70,9 @@ class ModelSpec:
         Raises:
             ValueError: A field is missing, extra, or out of range.
         """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(fields, dict) or fields.keys() - known:
+            raise ValueError(f"model description must hold just {', '.join(sorted(known))}")
         try:
             return cls(
                 name=fields["name"],

@@ -1,7 +1,17 @@
 """Settings that every test shares."""
 
+import pytest
 from hypothesis import settings
 
 # No deadline: on a shared machine it would test the machine, not the code.
 settings.register_profile("ffedge", deadline=None, max_examples=50)
 settings.load_profile("ffedge")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kill-cycles",
+        type=int,
+        default=4,
+        help="times the daemon is killed under load; make torture uses 20",
+    )

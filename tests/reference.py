@@ -53,8 +53,8 @@ def key_word(seed: int, step: int, tensor: int) -> int:
     """Seed and step as 64 bits, low half first, each part mixed into one word."""
     word = np.uint32(seed & 0xFFFFFFFF)
     for part in (seed >> 32, step, step >> 32, tensor):
-        part = lowbias32((part + 0x9E3779B9) & 0xFFFFFFFF)
-        word = lowbias32(word ^ part)[0]
+        mixed = lowbias32((part + 0x9E3779B9) & 0xFFFFFFFF)
+        word = lowbias32(word ^ mixed)[0]
     return int(word)
 
 
@@ -75,10 +75,11 @@ def absmax_scale(x, axis=None):
 
 
 def quantize(x, scale, noise=None):
-    """int64 codes in [-127, 127]; nearest even, or `floor(x / s + noise)`."""
+    """int64 codes in [-127, 127]; nearest even, or up where `noise < frac(x / s)`."""
     steps = np.divide(x, scale, dtype=np.float32)
-    steps = np.rint(steps) if noise is None else np.floor(np.add(steps, noise, dtype=np.float32))
-    return np.clip(steps, -127, 127).astype(np.int64)
+    lower = np.floor(steps)
+    rounded = np.rint(steps) if noise is None else lower + (noise < steps - lower)
+    return np.clip(rounded, -127, 127).astype(np.int64)
 
 
 def int_matmul(a, b):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import httpx
+import httpx2
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class RunningDaemon:
             lines = [json.loads(line) for line in new if '"message": "listening"' in line]
             return lines[0]["address"] if lines else None
 
-        self.client = httpx.Client(base_url=wait_for(address, "the daemon to listen"), timeout=10)
+        self.client = httpx2.Client(base_url=wait_for(address, "the daemon to listen"), timeout=10)
         return self
 
     def __enter__(self) -> RunningDaemon:

@@ -62,20 +62,6 @@ def test_width_scales_hidden_and_may_not_go_below_the_classes():
         trial(width=0.25).spec((64,), 10)
 
 
-@pytest.mark.parametrize("shape", [(6,), (2, 5), (3, 4, 2)])
-def test_both_methods_see_the_same_input(shape):
-    import engines
-    from benchmarks.methods import input_statistics
-
-    x = np.random.default_rng(0).normal(3, 2, (40, *shape)).astype(np.float32)
-    x[:, 0] = 1.0  # never varies
-    engine = engines.open_train_engine(trial().spec(shape, 4), seed=0)
-    engine.standardize_from(x)
-    mean, std = input_statistics(x)
-    np.testing.assert_array_equal(mean.numpy(), engine.state()["input.mean"])
-    np.testing.assert_array_equal(std.numpy(), engine.state()["input.std"])
-
-
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_methods_learn_count_and_repeat(name):
     from benchmarks.methods import METHODS

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.running import RunningDaemon, wait_for
@@ -99,7 +99,7 @@ def test_predictions_go_on_while_the_learner_is_killed(tmp_path: Path) -> None:
 
         def ask() -> None:
             nonlocal answered
-            with httpx.Client(base_url=str(daemon.client.base_url), timeout=10) as client:
+            with httpx2.Client(base_url=str(daemon.client.base_url), timeout=10) as client:
                 while not stop.wait(0.005):
                     answer = client.post("/predict", json={"x": [1.0] * FEATURES})
                     if answer.status_code != 200 or "model_version" not in answer.json():
@@ -166,14 +166,14 @@ def test_no_acknowledged_sample_is_lost_by_kill_9(
 
 def _post_until_dead(address: str, name: str, acknowledged: dict[str, int]) -> None:
     noise = random.Random(name)
-    with httpx.Client(base_url=address, timeout=5) as client:
+    with httpx2.Client(base_url=address, timeout=5) as client:
         for number in range(100_000):
             label = noise.randrange(4)
             x = striped(label, noise)
             body = {"x": x, "label": label, "id": f"k-{name}-{number}"}
             try:
                 answer = client.post("/samples", json=body)
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 return
             assert answer.status_code == 201, answer.text
             acknowledged[body["id"]] = zlib.crc32(bytes(int(v) for v in x) + bytes([label]))

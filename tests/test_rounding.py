@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.int8 import quantize
 from engines.rounding import NoiseKey, mix32, uniform
+from tests import reference
 
 DRAWS = 10**6
 

@@ -1,0 +1,44 @@
+"""Engines under contract, and small networks for them to learn and serve."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engines import Weights, open_predict_engine, open_train_engine
+from models import ModelSpec
+
+SPEC = ModelSpec("mlp", (6,), 4, (24, 20, 17))
+CLASSES = ("zero", "one", "two", "three")
+STEP = {"learning_rate": 5e-3, "look_ahead_weight": 0.5}
+
+# Another engine is one more line: every contract then holds for it too.
+TRAIN_ENGINES = {
+    "torch-int8": lambda spec, seed=1: open_train_engine(spec, seed=seed),
+    "torch-fp32": lambda spec, seed=1: open_train_engine(spec, seed=seed, precision="fp32"),
+}
+PREDICT_ENGINES = {"torch": lambda weights: open_predict_engine("torch").open(weights)}
+
+
+def samples(rows: int, seed: int = 0):
+    """Four clouds, a sensor's offset and unit on each feature."""
+    rng = np.random.default_rng(seed)
+    centres = 3 * np.random.default_rng(99).normal(size=(4, 6))
+    labels = rng.integers(0, 4, rows)
+    x = (centres[labels] + rng.normal(size=(rows, 6))) * [1, 10, 0.1, 1, 5, 2] + 7
+    return x.astype(np.float32), labels
+
+
+def learned(engine, steps: int = 4):
+    engine.standardize_from(samples(64)[0])
+    for step in range(steps):
+        engine.train_step(*samples(24, seed=step), **STEP)
+    return engine
+
+
+def exported(classes=CLASSES, steps: int = 4) -> Weights:
+    learner = learned(open_train_engine(SPEC, seed=1), steps)
+    return learner.export(classes=classes, version=3, parent=2, last_seq=77)
+
+
+def bits(arrays) -> dict[str, tuple]:
+    return {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()}

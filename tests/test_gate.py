@@ -1,0 +1,225 @@
+"""No worse model is served: the verdicts one by one, then the whole way from file to slot."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from daemon import versions as versions_module
+from daemon.config import GateSettings
+from daemon.gate import Decision, Scores, canary_agrees, judge
+from daemon.promotion import LEDGER
+from engines import Prediction, Weights, open_predict_engine, weights_digest
+from models import ModelSpec
+from tests.daemon_fixtures import (
+    WAIT_SECONDS,
+    daemon_parts,
+    network,
+    put,
+    with_element,
+)
+
+OPEN = open_predict_engine("torch").open
+GOOD = Scores(n=100, incumbent_correct=80, candidate_correct=90)
+
+
+def verdict(scores: Scores, weights: Weights | None = None, **settings) -> Decision:
+    weights = weights or network(2)
+    return judge(weights, 1, OPEN(weights), scores, GateSettings(**settings))
+
+
+@pytest.mark.parametrize(
+    ("n", "incumbent", "candidate", "margin", "reason"),
+    [
+        (100, 80, 90, 0.01, None),
+        (100, 80, 80, 0.0, None),
+        (100, 80, 79, 0.0, "accuracy"),
+        # Exactly at the margin passes, one sample below does not.
+        (100, 80, 79, 0.01, None),
+        (100, 80, 78, 0.01, "accuracy"),
+        (1000, 900, 890, 0.01, None),
+        (1000, 900, 889, 0.01, "accuracy"),
+        (100, 29, 0, 0.29, None),  # 0.29 * 100 < 29 in floating point
+        (100, 30, 0, 0.29, "accuracy"),
+        (50, 40, 40, 0.01, None),
+        (50, 40, 39, 0.01, "accuracy"),  # half a sample is less than one
+        (20, 0, 0, 0.01, None),
+        (19, 0, 19, 0.01, "too_few_samples"),
+        (0, 0, 0, 0.01, "too_few_samples"),
+        (100, 100, 0, 1.0, None),
+    ],
+)
+def test_the_verdict_on_accuracy(n, incumbent, candidate, margin, reason):
+    decision = verdict(Scores(n, incumbent, candidate), margin=margin, min_samples=20)
+    assert decision.reason == reason
+    assert decision.accepted == (reason is None)
+    assert (decision.version, decision.incumbent, decision.margin) == (2, 1, margin)
+
+
+class Elsewhere:
+    """An engine that computes something else than the learner did."""
+
+    def __init__(self, weights: Weights, change) -> None:
+        self._engine, self._change = OPEN(weights), change
+
+    def predict(self, x):
+        honest = self._engine.predict(x)
+        return Prediction(honest.class_index, self._change(honest.goodness))
+
+
+def test_the_canary_passes_on_the_engine_that_serves():
+    assert canary_agrees(network(2), OPEN(network(2)))
+    untrained = dataclasses.replace(network(1), classes=())
+    assert canary_agrees(untrained, OPEN(untrained))
+
+
+@pytest.mark.parametrize(
+    ("change", "agrees"),
+    [
+        (lambda g: g * np.float32(1 + 1e-5), True),  # another order of summing
+        (lambda g: g * np.float32(1.01), False),
+        (lambda g: g[:, ::-1], False),
+        (lambda g: g * np.float32(np.nan), False),
+        (lambda g: g + np.float32(np.inf), False),
+    ],
+)
+def test_the_canary_finds_an_engine_that_answers_otherwise(change, agrees):
+    engine = Elsewhere(network(2), change)
+    assert canary_agrees(network(2), engine) is agrees
+    decision = judge(network(2), 1, engine, GOOD, GateSettings())
+    assert decision.reason == (None if agrees else "canary")
+
+
+def test_the_canary_is_the_first_reason():
+    altered = with_element(network(2), "canary.goodness", 1e3)
+    assert verdict(Scores(0, 0, 0), altered).reason == "canary"
+
+
+def test_a_decision_as_it_is_kept():
+    body = verdict(Scores(40, 30, 20), margin=0.05).to_json()
+    assert body == {
+        "decision": "refused",
+        "incumbent": "1",
+        "reason": "accuracy",
+        "n": 40,
+        "incumbent_correct": 30,
+        "candidate_correct": 20,
+        "incumbent_accuracy": 0.75,
+        "candidate_accuracy": 0.5,
+        "margin": 0.05,
+    }
+    accepted = verdict(GOOD).to_json()
+    assert (accepted["decision"], accepted["reason"]) == ("accepted", None)
+    assert verdict(Scores(0, 0, 0)).to_json()["candidate_accuracy"] == 0
+
+
+@pytest.fixture
+def parts(tmp_path):
+    with daemon_parts(tmp_path) as parts:
+        yield parts
+
+
+def propose(parts, weights: Weights, scores: Scores = GOOD) -> Decision:
+    put(parts.versions, weights)
+    return parts.promotion.consider(weights.version, weights_digest(weights), scores)
+
+
+def ledger(parts) -> list[dict]:
+    return parts.store.records(LEDGER, 10).result(WAIT_SECONDS)
+
+
+def test_an_accepted_candidate_serves(parts):
+    x = np.ones((3, 6), dtype=np.float32)
+    before = parts.slot.current
+    answer = before.answer(x)
+    assert propose(parts, network(2)).accepted
+    assert (parts.serving, parts.versions.manifest.active) == (2, 2)
+    assert parts.slot.current.answer(x) != answer
+    assert before.answer(x) == answer  # a request that took the old one goes on with it
+    (record,) = ledger(parts)
+    assert (record["version"], record["decision"]) == ("2", "accepted")
+    assert parts.reading("ffedge_model_version") == 2
+    assert parts.reading("ffedge_gate_decisions_total", decision="accepted", reason="") == 1
+    assert parts.reading("ffedge_holdout_accuracy_ratio", role="active") == 0.9
+    assert parts.reading("ffedge_swap_duration_seconds_count") == 1
+
+
+def test_a_refused_candidate_leaves_the_slot_alone(parts):
+    before = parts.slot.current
+    decision = propose(parts, network(2), Scores(100, 80, 70))
+    assert decision.reason == "accuracy"
+    assert parts.slot.current is before
+    manifest = parts.versions.manifest
+    assert (manifest.active, manifest.last) == (1, 2)
+    assert not parts.versions.path(2).exists()
+    assert ledger(parts)[0]["reason"] == "accuracy"
+    assert parts.reading("ffedge_gate_decisions_total", decision="refused", reason="accuracy") == 1
+    assert parts.reading("ffedge_holdout_accuracy_ratio", role="active") == 0.8
+
+
+OTHER = ModelSpec("mlp", (7,), 3, (8, 8))
+CANDIDATES = {
+    "missing": lambda path: path.unlink(),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "other weights": lambda path: path.write_bytes(b"x" * 1000),
+}
+
+
+@pytest.mark.parametrize("damage", CANDIDATES.values(), ids=CANDIDATES)
+def test_a_damaged_candidate_is_refused_and_its_number_used_up(parts, damage):
+    before = parts.slot.current
+    weights = put(parts.versions, network(2))
+    damage(parts.versions.path(2))
+    decision = parts.promotion.consider(2, weights_digest(weights), GOOD)
+    assert (decision.accepted, decision.reason) == (False, "damaged")
+    assert parts.slot.current is before
+    assert parts.versions.manifest.last == 2
+    assert not parts.versions.path(2).exists()
+    assert ledger(parts)[0]["reason"] == "damaged"
+    assert propose(parts, network(3)).accepted
+
+
+@pytest.mark.parametrize("name", ["units.0.bias", "canary.input"])
+def test_a_candidate_that_is_not_finite_is_refused(parts, name):
+    decision = propose(parts, with_element(network(2), name, np.nan))
+    assert (decision.accepted, decision.reason, parts.serving) == (False, "damaged", 1)
+
+
+def test_a_candidate_for_another_network_never_serves(parts):
+    """It would answer no request: the learner read another configuration than the server."""
+    decision = propose(parts, network(2, spec=OTHER))
+    assert not decision.accepted
+    assert parts.serving == 1
+    assert parts.slot.current.answer(np.ones((1, 6), dtype=np.float32))
+
+
+def disk_full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("scores", [GOOD, Scores(100, 80, 70)], ids=["accepted", "refused"])
+def test_a_manifest_that_cannot_be_written_leaves_the_slot_alone(parts, monkeypatch, scores):
+    before = parts.slot.current
+    monkeypatch.setattr(versions_module, "replace_file", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        propose(parts, network(2), scores)
+    assert parts.slot.current is before
+    assert parts.versions.manifest.active == 1
+    assert ledger(parts) == []
+    monkeypatch.undo()
+    assert propose(parts, network(2)).accepted
+
+
+def test_the_manifest_is_durable_before_the_swap(parts, monkeypatch):
+    serving_at_write = []
+    real = versions_module.replace_file
+
+    def note(path, content) -> None:
+        real(path, content)
+        serving_at_write.append(parts.serving)
+
+    monkeypatch.setattr(versions_module, "replace_file", note)
+    assert propose(parts, network(2)).accepted
+    assert (serving_at_write, parts.serving) == ([1], 2)

@@ -1,0 +1,101 @@
+"""The learner sees what was committed, in order, and never trains on what scores."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from daemon.sample_reader import SampleReader
+from daemon.store import in_holdout
+from tests.daemon_fixtures import SPEC, WAIT_SECONDS, open_store, query, sample
+
+COUNT = 200
+HOLDOUT = [seq for seq in range(1, COUNT + 1) if in_holdout(seq, 0.1)]
+TRAINING = [seq for seq in range(1, COUNT + 1) if seq not in HOLDOUT]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    with closing(open_store(folder)) as store:
+        store.add([sample(i, "abc"[i % 3]) for i in range(1, COUNT + 1)]).result(WAIT_SECONDS)
+        with closing(SampleReader(folder, SPEC)) as reader:
+            yield reader
+
+
+def seqs(samples) -> list[int]:
+    return [sample.seq for sample in samples]
+
+
+def test_training_goes_on_in_order_without_the_holdout(reader):
+    assert len(HOLDOUT) > 10
+    assert seqs(reader.training(0, 1000)) == TRAINING
+    assert seqs(reader.training(50, 10)) == [s for s in TRAINING if s > 50][:10]
+    assert reader.training(COUNT, 10) == []
+
+
+def test_training_before_is_the_newest_up_to_and_with_a_sample(reader):
+    assert seqs(reader.training_before(TRAINING[60], 10)) == TRAINING[51:61]
+    assert reader.training_before(0, 10) == []
+
+
+def test_holdout_is_the_newest_in_order(reader):
+    assert seqs(reader.holdout(1000)) == HOLDOUT
+    assert seqs(reader.holdout(5)) == HOLDOUT[-5:]
+
+
+@pytest.mark.parametrize("after", [0, 1, 77, COUNT])
+def test_backlog_counts_what_training_would_give(reader, after):
+    assert reader.backlog(after) == len(reader.training(after, 1000))
+
+
+def test_a_batch_has_features_and_class_places(reader):
+    samples = reader.training(0, 7)
+    x, places = reader.batch(samples)
+    assert (x.shape, x.dtype, places.dtype) == ((7, 6), np.float32, np.int64)
+    np.testing.assert_array_equal(x[:, 0], [s.seq for s in samples])
+    # The first sample has label b, so place 0 is b, 1 is c and 2 is a.
+    np.testing.assert_array_equal(places, [(s.seq - 1) % 3 for s in samples])
+    assert reader.labels() == ("b", "c", "a")
+
+
+def test_it_cannot_write(reader):
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader._connection.execute("DELETE FROM samples")
+
+
+def test_only_what_is_committed_is_seen(tmp_path):
+    with closing(open_store(tmp_path, holdout_ratio=0.0)) as store:
+        inserted, proceed = threading.Event(), threading.Event()
+
+        def insert_and_hold(connection) -> None:
+            store._insert(connection, [sample(1, "new")])
+            inserted.set()
+            assert proceed.wait(WAIT_SECONDS)
+
+        store.add([sample(0)]).result(WAIT_SECONDS)
+        with closing(SampleReader(tmp_path, SPEC)) as reader:
+            held = store._submit(1, insert_and_hold)
+            assert inserted.wait(WAIT_SECONDS)
+            try:
+                assert (reader.backlog(0), reader.labels()) == (1, ("a",))
+            finally:
+                proceed.set()
+            held.result(WAIT_SECONDS)
+            assert (reader.backlog(0), reader.labels()) == (2, ("a", "new"))
+
+
+def test_reads_let_go_so_that_the_log_can_be_checkpointed(tmp_path):
+    with closing(open_store(tmp_path)) as store, closing(SampleReader(tmp_path, SPEC)) as reader:
+        store.add([sample(i) for i in range(20)]).result(WAIT_SECONDS)
+        reader.training(0, 1)
+        reader.training_before(20, 1)
+        reader.holdout(1)
+        reader.labels()
+        store.add([sample(i) for i in range(20)]).result(WAIT_SECONDS)
+        busy, in_log, checkpointed = query(tmp_path, "PRAGMA wal_checkpoint(TRUNCATE)")[0]
+        assert (busy, in_log, checkpointed) == (0, 0, 0)

@@ -1,0 +1,104 @@
+"""Weights that must not serve are refused, and the refusal names what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from engines import Weights, WeightsError, open_predict_engine, open_train_engine
+from engines.base import expected_arrays
+from models import ModelSpec
+
+SPEC = ModelSpec("mlp", (6,), 3, (9, 8))
+
+
+@pytest.fixture(scope="module")
+def healthy() -> Weights:
+    learner = open_train_engine(SPEC, seed=1)
+    return learner.export(classes=("a", "b", "c"), version=1, parent=None, last_seq=0)
+
+
+def with_array(weights: Weights, name: str, array) -> Weights:
+    return dataclasses.replace(weights, arrays={**weights.arrays, name: array})
+
+
+def with_element(weights: Weights, name: str, value) -> Weights:
+    array = weights.arrays[name].copy()
+    array[(-1,) * array.ndim] = value
+    return with_array(weights, name, array)
+
+
+def refused(weights: Weights, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        weights.check()
+    # An engine asks before it serves.
+    with pytest.raises(WeightsError, match=message):
+        open_predict_engine("torch").open(weights)
+
+
+def test_healthy_weights_pass(healthy):
+    healthy.check()
+    with_element(healthy, "units.0.weight.codes", -127).check()
+    dataclasses.replace(healthy, classes=()).check()
+
+
+@pytest.mark.parametrize("name", expected_arrays(SPEC))
+def test_a_missing_array_is_named(healthy, name):
+    arrays = {key: array for key, array in healthy.arrays.items() if key != name}
+    refused(dataclasses.replace(healthy, arrays=arrays), f"missing or not expected: {name}$")
+
+
+def test_an_array_too_many_is_named(healthy):
+    refused(with_array(healthy, "units.2.bias", np.zeros(3)), "not expected: units.2.bias$")
+
+
+@pytest.mark.parametrize("name", expected_arrays(SPEC))
+def test_another_dtype_is_named(healthy, name):
+    wider = healthy.arrays[name].astype(np.float64)
+    dtype = healthy.arrays[name].dtype
+    refused(with_array(healthy, name, wider), f"'{name}' is float64 .* the model needs {dtype}")
+
+
+@pytest.mark.parametrize("name", expected_arrays(SPEC))
+def test_another_shape_is_named(healthy, name):
+    array = healthy.arrays[name]
+    shape = re.escape(str([1, *array.shape]))
+    refused(with_array(healthy, name, array[None]), f"'{name}' is {array.dtype} {shape}, the model")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "name", [name for name, (dtype, _) in expected_arrays(SPEC).items() if dtype is np.float32]
+)
+def test_a_value_that_is_not_finite_is_refused(healthy, name, value):
+    refused(with_element(healthy, name, value), f"'{name}' holds a value that is not finite")
+
+
+@pytest.mark.parametrize("unit", [0, 1])
+def test_the_code_minus_128_is_refused(healthy, unit):
+    name = f"units.{unit}.weight.codes"
+    refused(with_element(healthy, name, -128), f"'{name}' holds the code -128")
+
+
+@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize(
+    "name", ["input.std", "units.0.weight.scale", "units.1.weight.scale", "units.1.input_scale"]
+)
+def test_a_scale_that_is_not_positive_is_refused(healthy, name, value):
+    refused(with_element(healthy, name, value), f"'{name}' holds a scale that is not positive")
+
+
+def test_more_classes_than_places_are_refused(healthy):
+    refused(dataclasses.replace(healthy, classes=tuple("abcd")), "4 classes, places for 3")
+
+
+def test_a_network_that_has_diverged_is_not_exported():
+    learner = open_train_engine(SPEC, seed=1)
+    x = np.eye(4, 6, dtype=np.float32)
+    step = {"learning_rate": 1e38, "look_ahead_weight": 0.5}
+    learner.train_step(x, np.array([0, 1, 2, 0]), **step)
+    with pytest.raises(WeightsError, match="not finite"):
+        learner.export(classes=("a",), version=1, parent=None, last_seq=0)
