@@ -15,6 +15,7 @@ stochastically; here activations and weights round to nearest and only errors ro
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -63,18 +64,21 @@ def absmax_scale(x: Tensor, dim: int | None = None) -> Tensor:
     return torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale)
 
 
-def quantize(x: Tensor, scale: Tensor, noise: Tensor | None = None) -> QTensor:
+def quantize(
+    x: Tensor, scale: Tensor, noise: Tensor | None = None, scratch: Scratch | None = None
+) -> QTensor:
     """Codes of `x` under a given scale; what lies beyond 127 scales is clipped.
 
     Args:
         x: float32.
         scale: float32 that broadcasts against `x`, positive.
         noise: Uniform draws in [0, 1) of the shape of `x` for stochastic rounding; None: nearest.
+        scratch: float32 memory to work in; None: memory of its own.
 
     Returns:
         int8 codes of the shape of `x`, with `scale` as given.
     """
-    steps = x / scale
+    steps = x / scale if scratch is None else torch.div(x, scale, out=scratch.take(*x.shape))
     if noise is None:
         steps.round_()
     else:
@@ -85,12 +89,33 @@ def quantize(x: Tensor, scale: Tensor, noise: Tensor | None = None) -> QTensor:
     return QTensor(steps.clamp_(-CODE_MAX, CODE_MAX).to(torch.int8), scale)
 
 
-def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
+class Scratch:
+    """Memory for one large temporary, used again at every step.
+
+    A fresh 4 MB tensor costs a thousand page faults, more than the arithmetic on it.
+
+    Args:
+        dtype: Of the tensors it gives.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._memory = torch.empty(0, dtype=dtype)
+
+    def take(self, *shape: int) -> Tensor:
+        """An uninitialised tensor, good until the next call."""
+        size = math.prod(shape)
+        if self._memory.numel() < size:
+            self._memory = torch.empty(size, dtype=self._memory.dtype)
+        return self._memory[:size].view(shape)
+
+
+def int8_matmul(a: Tensor, b: Tensor, scratch: Scratch | None = None) -> Tensor:
     """Exact integer product.
 
     Args:
         a: int8 `[M, K]`.
         b: int8 `[K, N]`.
+        scratch: int32 memory for the result; None: memory of its own.
 
     Returns:
         int32 `[M, N]`.
@@ -115,5 +140,9 @@ def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
         a = pad(a, (0, more_inner, 0, more_rows))
     if more_inner or more_columns:
         b = pad(b, (0, more_columns, 0, more_inner))
-    product = torch._int_mm(a, b)  # [M, K] @ [K, N] -> [M, N], int32
+    # [M, K] @ [K, N] -> [M, N], int32
+    if scratch is None:
+        product = torch._int_mm(a, b)
+    else:
+        product = torch._int_mm(a, b, out=scratch.take(a.shape[0], b.shape[1]))
     return product[:rows, :columns]

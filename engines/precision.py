@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from engines.int8 import QTensor, absmax_scale, int8_matmul, quantize
+from engines.int8 import QTensor, Scratch, absmax_scale, int8_matmul, quantize
 from engines.rounding import NoiseKey, uniform
 
 
@@ -45,7 +45,10 @@ class Precision(ABC):
 
     @abstractmethod
     def grad_weight(self, error: Tensor, a: QTensor, key: NoiseKey) -> Tensor:
-        """`E^T A`: float32 `[out, in]` from float32 `error` `[batch, out]`."""
+        """`E^T A`: float32 `[out, in]` from float32 `error` `[batch, out]`.
+
+        The result is good until this precision's next call: the optimizer uses it at once.
+        """
 
     @abstractmethod
     def grad_input(self, error: Tensor, w: QTensor, key: NoiseKey) -> Tensor:
@@ -57,13 +60,19 @@ class Int8(Precision):
 
     name = "int8"
 
+    def __init__(self) -> None:
+        # For what is as large as the weights, in training alone: prediction, which may run in
+        # several threads, uses none of it.
+        self._integers = Scratch(torch.int32)
+        self._floats = Scratch(torch.float32)
+
     def activation(self, x: Tensor, scale: Tensor | None = None) -> QTensor:
         """See `Precision.activation`."""
         return quantize(x, absmax_scale(x) if scale is None else scale)
 
     def weight(self, master: Tensor) -> QTensor:
         """See `Precision.weight`."""
-        return quantize(master, absmax_scale(master, dim=1))
+        return quantize(master, absmax_scale(master, dim=1), scratch=self._floats)
 
     def linear(self, a: QTensor, w: QTensor) -> Tensor:
         """See `Precision.linear`."""
@@ -73,8 +82,10 @@ class Int8(Precision):
     def grad_weight(self, error: Tensor, a: QTensor, key: NoiseKey) -> Tensor:
         """See `Precision.grad_weight`."""
         e = quantize(error, absmax_scale(error, dim=0), uniform(error.shape, key))
-        accumulator = int8_matmul(e.codes.t(), a.codes)  # [out, batch] @ [batch, in], int32
-        return accumulator * (e.scale.t() * a.scale)
+        # [out, batch] @ [batch, in], int32
+        accumulator = int8_matmul(e.codes.t(), a.codes, self._integers)
+        scale = e.scale.t() * a.scale
+        return torch.mul(accumulator, scale, out=self._floats.take(*accumulator.shape))
 
     def grad_input(self, error: Tensor, w: QTensor, key: NoiseKey) -> Tensor:
         """See `Precision.grad_input`."""

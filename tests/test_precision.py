@@ -58,8 +58,8 @@ def check_product(compute, codes_left, codes_right, scale) -> None:
     """`compute()` multiplies exactly these codes, to exactly these integers, times `scale`."""
     seen = []
 
-    def spy(a, b):
-        seen.append((a.numpy().copy(), b.numpy().copy(), int8_matmul(a, b)))
+    def spy(a, b, scratch=None):
+        seen.append((a.numpy().copy(), b.numpy().copy(), int8_matmul(a, b, scratch)))
         return seen[-1][2]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -71,6 +71,16 @@ def check_product(compute, codes_left, codes_right, scale) -> None:
     np.testing.assert_array_equal(b, codes_right)
     np.testing.assert_array_equal(accumulator.numpy(), wanted)
     np.testing.assert_allclose(found, wanted * scale, rtol=EPILOGUE_RTOL, atol=0)
+
+
+def test_a_weight_sized_result_is_memory_used_again_and_a_batch_sized_one_is_not():
+    """Prediction, which several threads may run, must share no memory between calls."""
+    layer, int8 = Layer(32, 16, 8, seed=1), Int8()
+    assert int8.grad_weight(layer.error, layer.qa, KEY).data_ptr() == (
+        int8.grad_weight(layer.error, layer.qa, KEY).data_ptr()
+    )
+    first, second = int8.linear(layer.qa, layer.qw), int8.linear(layer.qa, layer.qw)
+    assert first.data_ptr() != second.data_ptr()
 
 
 # --- against integers -------------------------------------------------------------------------
@@ -146,7 +156,9 @@ def test_rounding_noise_of_gradients_averages_out():
         ("grad_input", layer.qw, layer.e.astype(np.float64) @ (layer.q_w * layer.s_w)),
     ):
         product = getattr(Int8(), name)
-        samples = [product(layer.error, other, NoiseKey(0, k, 0)).numpy() for k in range(keys)]
+        samples = [
+            product(layer.error, other, NoiseKey(0, k, 0)).numpy().copy() for k in range(keys)
+        ]
         one = reference.relative_error(samples[0], dequantized)
         mean = reference.relative_error(np.mean(samples, axis=0), dequantized)
         # Independent and unbiased: 1/sqrt(100) = 1/10 of a single error; twice that is allowed.
@@ -208,11 +220,14 @@ def twins(digits):
             forward.append(linear(self, a, w).clone())
             return forward[-1].clone()
 
+        def keep(_, found, __, gradients=gradients):
+            gradients.append({name: tensor.clone() for name, tensor in found.items()})
+
         twin = open_train_engine(spec, seed=3, precision=kind.name)
         twin.load_state(learner.state())
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kind, "linear", record)
-            patch.setattr(AdamMasters, "step", lambda _, g, __, kept=gradients: kept.append(g))
+            patch.setattr(AdamMasters, "step", keep)
             step = {"learning_rate": 1e-3, "look_ahead_weight": 0.5}
             twin.train_step(images[1300:1428], labels[1300:1428], **step)
         seen[kind.name] = {"forward": forward, "gradients": gradients}
