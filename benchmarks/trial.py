@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from engines.look_ahead import linear_schedule
 from models import MODEL_NAMES, ModelSpec
 
 METHOD_NAMES = ("bp-fp32", "ff-int8")
@@ -103,5 +104,4 @@ class Trial:
 
     def look_ahead_at(self, epoch: int) -> float:
         """Look-ahead weight lambda in `epoch`, counted from 0."""
-        first, last = self.look_ahead
-        return first + (last - first) * epoch / max(1, self.epochs - 1)
+        return linear_schedule(*self.look_ahead)(epoch / max(1, self.epochs - 1))

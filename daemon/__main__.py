@@ -15,6 +15,7 @@ import typer
 
 from daemon import __version__
 from daemon.config import Settings, load_settings
+from daemon.directory_lock import lock_directory
 from daemon.durable import remove_leftovers
 from daemon.errors import ConfigError, FfedgeError, StoreError
 from daemon.logs import configure_logs
@@ -62,7 +63,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     from daemon.learner_process import LearnerProcess, lower_priority
     from daemon.sample_reader import SampleReader
     from daemon.versions import VersionStore
-    from engines import WeightsError, open_predict_engine, open_train_engine
+    from engines import WeightsError, limit_threads, open_predict_engine, open_train_engine
 
     settings = load_settings(config)
     configure_logs(settings.log.level, settings.log.format)
@@ -73,13 +74,15 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     # Reports own the real standard output; whatever a library prints goes to the log.
     reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    lower_priority(settings.learner.niceness)
     spec, directory, learning = settings.model.spec(), settings.store.directory, settings.learner
+    lower_priority(learning.niceness)
+    limit_threads(learning.threads)
+    lock_directory(directory, "learner", wait=True)
     process = LearnerProcess(
         Learner(
             spec,
-            open_train_engine(spec, seed=learning.seed, threads=learning.threads),
-            open_predict_engine(threads=learning.threads).open,
+            open_train_engine(spec, seed=learning.seed),
+            open_predict_engine().open,
             SampleReader(directory, spec),
             learning,
             holdout_samples=settings.gate.max_samples,
@@ -158,7 +161,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
     spec, directory = settings.model.spec(), settings.store.directory
     disable_created_metrics()  # type: ignore[no-untyped-call]
     telemetry = Telemetry(CollectorRegistry())
-    engine = open_predict_engine(settings.server.engine, threads=settings.server.threads)
+    engine = open_predict_engine(settings.server.engine)
     log.info("engine chosen", extra={"engine": engine.name, "reason": engine.reason})
     telemetry.build_info.labels(__version__, engine.name).set(1)
 
@@ -188,10 +191,18 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
                 f"{spec.to_json()}: choose another store.directory or restore [model]"
             )
         slot = ServingSlot(Served(weights, engine.open(weights)))
-        past = store.records("job", 100).result()
+        past = store.records("job", 100)
         jobs = JobBook(past, lambda number, job: store.record("job", number, job))
         promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)
-        supervisor = Supervisor(learner_command, promotion, versions, jobs, store, telemetry)
+        supervisor = Supervisor(
+            learner_command,
+            promotion,
+            versions,
+            jobs,
+            store,
+            telemetry,
+            first_samples=settings.learner.block_samples,
+        )
         undo.pop_all()
     return Service(spec, store, slot, versions, jobs, supervisor, telemetry)
 
@@ -200,9 +211,12 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     import uvicorn
 
     from daemon.api import create_app
+    from engines import limit_threads
 
     command = [sys.executable, "-m", "daemon", "learner", "--config", str(config)]
+    lock_directory(settings.store.directory, "server", wait=False)
     service = build_service(settings, command)
+    limit_threads(settings.server.threads)
     host, port = listener.getsockname()[:2]
     address = f"http://{host}:{port}"
     server = uvicorn.Server(
@@ -215,8 +229,8 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
         )
     )
     # uvicorn raises the signal again once it has stopped; by then it has been obeyed.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    signal.signal(signal.SIGINT, server.handle_exit)
     server.run(sockets=[listener])
     log.info("ffedge stopped")
 

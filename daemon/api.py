@@ -7,6 +7,7 @@ some malformed JSON and repeats input in its errors.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -54,6 +55,7 @@ log = logging.getLogger(__name__)
 JSON_TYPE = "application/json"
 STREAM_TYPE = "application/x-ndjson"
 _DECISIONS_SHOWN = 50
+_LARGE_BYTES = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
         stream = kind == STREAM_TYPE
         limit = STREAM_LIMIT_BYTES if stream else BODY_LIMIT_BYTES
         body = await _read(request, limit)
-        decoded = decode_sample_request(body, service.spec, stream=stream)
+        # Off the event loop: ten thousand lines take a fifth of a second.
+        decode = functools.partial(decode_sample_request, body, service.spec, stream=stream)
+        decoded = await asyncio.to_thread(decode) if len(body) > _LARGE_BYTES else decode()
         results: list[Stored | RequestError] = []
         samples = [entry for entry in decoded.entries if isinstance(entry, Sample)]
         if samples:
@@ -154,7 +158,7 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     @app.get("/models")
     async def get_models() -> Response:
         """The version that serves, those kept, and the newest decisions about candidates."""
-        decisions = await asyncio.wrap_future(service.store.records(LEDGER, _DECISIONS_SHOWN))
+        decisions = await asyncio.to_thread(service.store.records, LEDGER, _DECISIONS_SHOWN)
         return _json(_describe_models(service, decisions))
 
     @app.post("/train", status_code=202, openapi_extra=_body("{max_steps?, reason?}"))

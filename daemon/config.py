@@ -73,7 +73,7 @@ class LearnerSettings(_Section):
     max_wait_seconds: Annotated[float, Field(gt=0)] = 5.0
     steps_per_block: Positive = 32
     train_steps: Positive = 200
-    batch_samples: Annotated[int, Field(ge=2)] = 64
+    batch_samples: Annotated[int, Field(ge=2, le=4096)] = 64
     new_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
     replay_samples: Positive = 10_000
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3

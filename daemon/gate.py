@@ -1,7 +1,10 @@
 """The judge between learning and serving: no worse model is served.
 
-A candidate is compared with the version that serves on the same hold-out samples, which neither
-ever learned from. It passes unless a check fails; every refusal has one reason.
+A candidate is compared with the version that serves and with the best version so far, all on the
+same hold-out samples, which none of them ever learned from. It must not lie more than the margin
+below the better of the two. The best one is there because a margin against the incumbent alone is a
+ratchet: a hundred swaps could each give up a little. It is scored again each time, so when the
+world changes and it is no longer good, it no longer counts. Every refusal has one reason.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ class Scores:
     """Paired hold-out result.
 
     Args:
-        n: Hold-out samples, the same for both.
+        n: Hold-out samples, the same for all.
         incumbent_correct: Of them, right by the version that serves.
+        best_correct: Of them, right by the best version so far, which may be an older one.
         candidate_correct: Of them, right by the candidate.
     """
 
     n: int
     incumbent_correct: int
+    best_correct: int
     candidate_correct: int
 
 
@@ -42,9 +47,9 @@ class Decision:
         version: The candidate.
         incumbent: The version it would replace.
         accepted: Whether it may serve.
-        reason: Why not: `canary`, `too_few_samples` or `accuracy`; None when accepted.
+        reason: Why not: `damaged`, `canary`, `too_few_samples` or `accuracy`; None when accepted.
         scores: What it was judged by.
-        margin: How far below the incumbent's its accuracy may lie.
+        margin: How far below the better of incumbent and best version its accuracy may lie.
     """
 
     version: int
@@ -63,6 +68,7 @@ class Decision:
             "reason": self.reason,
             **asdict(self.scores),
             "incumbent_accuracy": self.scores.incumbent_correct / n,
+            "best_accuracy": self.scores.best_correct / n,
             "candidate_accuracy": self.scores.candidate_correct / n,
             "margin": self.margin,
         }
@@ -94,16 +100,21 @@ def judge(
     return Decision(candidate.version, incumbent, reason is None, reason, scores, settings.margin)
 
 
+def becomes_best(scores: Scores) -> bool:
+    """Whether an accepted candidate is the best version from here on: the newer of equals."""
+    return scores.candidate_correct >= scores.best_correct
+
+
 def within_margin(scores: Scores, margin: float) -> bool:
-    """Whether the candidate's accuracy lies at most `margin` below the incumbent's."""
-    lost = scores.incumbent_correct - scores.candidate_correct
+    """Whether the candidate's accuracy lies at most `margin` below the others'."""
+    lost = max(scores.incumbent_correct, scores.best_correct) - scores.candidate_correct
     return lost <= margin * scores.n + 1e-6  # a count is never meant to fail by float rounding
 
 
 def canary_agrees(weights: Weights, engine: PredictEngine) -> bool:
     """Whether an engine computes what the learner computed for the canary batch."""
     batch = weights.arrays["canary.input"].astype(np.float32)
-    expected = weights.arrays["canary.goodness"][:, : len(weights.classes)].astype(np.float32)
+    expected = weights.arrays["canary.goodness"].astype(np.float32)
     got = engine.predict(batch.reshape(len(batch), *weights.spec.input_shape)).goodness
     scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
     return bool(np.abs(got - expected).max(initial=0.0) <= CANARY_TOLERANCE * scale)

@@ -24,7 +24,7 @@ class Job:
 
     Args:
         number: Grows with every job.
-        trigger: `samples`, `time` or `manual`.
+        trigger: `samples`, `time`, `manual` or `resumed`.
         reason: An operator's words; empty otherwise.
         max_steps: Steps an operator asked for; None: the configured number.
         state: `waiting`, `running`, `completed` or `failed`.
@@ -65,6 +65,10 @@ def job_name(number: int) -> str:
     return f"t-{number}"
 
 
+def _number(job: dict[str, Any]) -> int:
+    return int(job["job"].removeprefix("t-"))
+
+
 class JobBook:
     """All jobs, newest last; safe to use from several threads.
 
@@ -78,7 +82,7 @@ class JobBook:
     ) -> None:
         self._lock = threading.Lock()
         self._past: deque[dict[str, Any]] = deque(reversed(past), maxlen=_KEPT)
-        self._last = max((int(job["job"][2:]) for job in past), default=0)
+        self._last = max(map(_number, past), default=0)
         self._on_end = on_end
         self._waiting: Job | None = None
         self._running: Job | None = None
@@ -136,7 +140,7 @@ class JobBook:
         """Newest first."""
         with self._lock:
             live = [job.to_json() for job in (self._waiting, self._running) if job]
-            return sorted([*live, *self._past], key=lambda job: -int(job["job"][2:]))
+            return sorted([*live, *self._past], key=_number, reverse=True)
 
     def _new(self, trigger: str, reason: str, max_steps: int | None) -> Job:
         self._last += 1

@@ -5,9 +5,10 @@ Samples are learned in order of arrival, in blocks. For one block:
     1. predict all of it, score, and only then (progressive validation)
     2. take `steps_per_block` steps; each mixes new samples with ones drawn from memory (replay)
 
-Which rows a step takes depends on the seed and the step's number alone, and the blocks on the order
-of the samples, so learning from the checkpoint again gives the same bits. A candidate is an export
-of the network as it stands: proposing one changes nothing in what is learned next.
+Which rows a step takes depends on the seed and the step's number alone, and a full block on the
+order of the samples, so learning full blocks again from the checkpoint gives the same bits. (Where
+a block that waited too long is cut short is up to the clock.) A candidate is an export of the
+network as it stands: proposing one changes nothing in what is learned next.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Learner:
         self._holdout_samples = holdout_samples
         self._checkpoint = checkpoint
         self._memory: list[StoredSample] = []
+        self._classes = 0  # class places seen; memory may have forgotten some of them
         self.last_seq = 0
         self.steps = 0
         self.score = ProgressiveScore()
@@ -131,20 +133,19 @@ class Learner:
         Raises:
             WeightsError: It must not serve.
         """
-        highest = max((sample.class_index for sample in self._memory), default=-1)
-        classes = self._reader.labels()[: highest + 1]
+        classes = self._reader.labels()[: self._classes]
         return self._engine.export(
             classes=classes, version=version, parent=parent, last_seq=self.last_seq
         )
 
-    def compare(self, candidate: Weights, incumbent: Weights) -> Scores:
-        """Both versions' right answers on the same hold-out samples."""
+    def compare(self, candidate: Weights, incumbent: Weights, best: Weights) -> Scores:
+        """The versions' right answers on the same hold-out samples."""
         samples = self._reader.holdout(self._holdout_samples)
         if not samples:
-            return Scores(0, 0, 0)
+            return Scores(0, 0, 0, 0)
         x, labels = self._reader.batch(samples)
         correct = []
-        for weights in (incumbent, candidate):
+        for weights in (incumbent, best, candidate):
             with self._open_predict(weights) as predictor:
                 correct.append(int((predictor.predict(x).class_index == labels).sum()))
         return Scores(len(samples), *correct)
@@ -159,6 +160,7 @@ class Learner:
             "model": self._spec.to_json(),
             "last_seq": self.last_seq,
             "steps": self.steps,
+            "classes": self._classes,
             "total": self.score.total,
             "correct": self.score.correct,
         }
@@ -168,8 +170,8 @@ class Learner:
     def restore(self) -> bool:
         """Continue from the checkpoint, if there is one that fits.
 
-        A damaged one, or one that is ahead of the samples, is set aside with a log line; learning
-        then begins again from the first sample, so nothing is lost but time.
+        A damaged one, or one that is ahead of the samples, is passed over with a log line, and
+        later written over; learning begins again from the first sample: nothing is lost but time.
         """
         try:
             arrays, fields = unpack(self._checkpoint.read_bytes())
@@ -185,12 +187,14 @@ class Learner:
             log.error("checkpoint cannot be used", extra={"why": str(error)})
             return False
         self.last_seq, self.steps = fields["last_seq"], fields["steps"]
+        self._classes = fields["classes"]
         self.score = ProgressiveScore(fields["total"], fields["correct"], recent)
         self._memory = self._reader.training_before(self.last_seq, self._settings.replay_samples)
         return True
 
     def _remember(self, new: list[StoredSample]) -> None:
         self.last_seq = new[-1].seq
+        self._classes = max(self._classes, *(sample.class_index + 1 for sample in new))
         self._memory.extend(new)
         del self._memory[: -self._settings.replay_samples]
 

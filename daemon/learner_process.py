@@ -20,6 +20,7 @@ import msgspec
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
+from daemon.gate import Scores, becomes_best
 from daemon.learner import Learner, LearningError
 from daemon.messages import (
     Begin,
@@ -79,19 +80,28 @@ class LearnerProcess:
         reader.start()
 
     def _read(self, commands: IO[bytes]) -> None:
-        for line in commands:
-            self._inbox.put(msgspec.json.decode(line, type=ToLearner))
-        self._inbox.put(None)
+        try:
+            for line in commands:
+                self._inbox.put(msgspec.json.decode(line, type=ToLearner))
+        finally:
+            self._inbox.put(None)
 
     def run(self) -> None:
         """Learn until the server closes our input."""
         begin = self._inbox.get()
         if not isinstance(begin, Begin):
             return
-        self._incumbent = self._versions.verify(begin.active, begin.sha256)
+        self._incumbent = self._versions.verify(*begin.active)
+        try:
+            self._best = self._versions.verify(*begin.best)
+        except (WeightsError, OSError) as error:
+            log.error("best version cannot be read", extra={"why": str(error)})
+            self._best = self._incumbent
         self._next_version = begin.next_version
         resumed = self._learner.restore()
         send(self._reports, Started(resumed, self._learner.last_seq, self._learner.steps))
+        if self._learner.last_seq > self._incumbent.last_seq:
+            self._job("resumed", 0)
         waiting_since: float | None = None
         reported = 0.0
         while True:
@@ -104,10 +114,11 @@ class LearnerProcess:
             backlog = self._learner.backlog()
             now = time.monotonic()
             waiting_since = (waiting_since or now) if backlog else None
+            begun = self._learner.last_seq > 0  # the first block fixes the standardisation
             if backlog >= self._settings.block_samples:
                 self._job("samples", 0)
                 waiting_since = None
-            elif waiting_since and now - waiting_since >= self._settings.max_wait_seconds:
+            elif begun and waiting_since and now - waiting_since >= self._settings.max_wait_seconds:
                 self._job("time", 0)
                 waiting_since = None
             elif now - reported >= _IDLE_REPORT_SECONDS:
@@ -122,7 +133,7 @@ class LearnerProcess:
             candidate = self._learner.export(
                 version=self._next_version, parent=self._incumbent.version
             )
-            scores = self._learner.compare(candidate, self._incumbent)
+            scores = self._learner.compare(candidate, self._incumbent, self._best)
         except (LearningError, WeightsError) as error:
             send(self._reports, JobFailed(str(error)))
             raise
@@ -130,11 +141,11 @@ class LearnerProcess:
         # Saved before the verdict: the weights learned are the same whatever it is.
         self._learner.save()
         send(self._reports, Proposed(candidate.version, weights_digest(candidate), scores))
-        self._await_verdict(candidate)
+        self._await_verdict(candidate, scores)
 
     def _learn(self, trigger: str, rehearsal_steps: int) -> None:
         started = saved = time.monotonic()
-        least = self._settings.block_samples if trigger == "samples" else 1
+        least = 1 if trigger in ("time", "manual") else self._settings.block_samples
         while (backlog := self._learner.backlog()) >= least:
             block = self._learner.learn_block()
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
@@ -149,7 +160,7 @@ class LearnerProcess:
             block = self._learner.rehearse(self._settings.steps_per_block)
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
 
-    def _await_verdict(self, candidate: Weights) -> None:
+    def _await_verdict(self, candidate: Weights, scores: Scores) -> None:
         later: list[ToLearner] = []
         while True:
             command = self._inbox.get()
@@ -163,6 +174,8 @@ class LearnerProcess:
         self._next_version = candidate.version + 1
         if command.accepted:
             self._incumbent = candidate
+            if becomes_best(scores):
+                self._best = candidate
 
     def _report_progress(
         self,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import sys
+
+from daemon.clock import stamp
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -26,9 +27,7 @@ class LineFormatter(logging.Formatter):
         fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        moment = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)
-        when = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        level, text = record.levelname.lower(), record.getMessage()
+        when, level, text = stamp(record.created), record.levelname.lower(), record.getMessage()
         if self._json:
             line = {"time": when, "level": level, "logger": record.name, "message": text} | fields
             return json.dumps(line, default=str)

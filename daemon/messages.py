@@ -10,10 +10,13 @@ from daemon.gate import Scores
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
-    """Server: start learning; candidates count on from `next_version`."""
+    """Server: start learning; candidates count on from `next_version`.
 
-    active: int
-    sha256: str
+    `active` and `best` are the versions to compare candidates with, each with its digest.
+    """
+
+    active: tuple[int, str]
+    best: tuple[int, str]
     next_version: int
 
 
@@ -39,7 +42,11 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 class JobStarted(msgspec.Struct, frozen=True, tag="job_started"):
-    """Learner: a job begins, by `samples` (enough came), `time` (some waited long) or `manual`."""
+    """Learner: a job begins.
+
+    `trigger`: `samples` (enough came), `time` (some waited long), `manual`, or `resumed` (learned
+    before a restart, not yet judged).
+    """
 
     trigger: str
     after_seq: int

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 from typing import Any
 
+from daemon.clock import stamp
 from daemon.config import GateSettings
-from daemon.gate import Decision, Scores, judge
+from daemon.gate import Decision, Scores, becomes_best, judge
 from daemon.serving import Served, ServingSlot
 from daemon.store import SampleStore
 from daemon.telemetry import Telemetry
@@ -67,30 +67,33 @@ class Promotion:
             log.error("candidate is damaged", extra={"version": version, "why": str(error)})
             margin = self._settings.margin
             decision = Decision(version, incumbent, False, "damaged", scores, margin)
+            self._record(decision)
             self._versions.refuse(version)
         else:
             decision = judge(weights, incumbent, engine, scores, self._settings)
+            # First the ledger, then the manifest, then the swap: what serves is always on record.
+            self._record(decision)
             if decision.accepted:
-                self._versions.accept(weights)
-                seconds = self._slot.swap(Served(weights, engine))
-                self._telemetry.swap_seconds.observe(seconds)
+                self._versions.accept(weights, best=becomes_best(scores))
+                self._slot.swap(Served(weights, engine))
                 self._telemetry.model_version.set(version)
             else:
                 engine.close()
                 self._versions.refuse(version)
-        self._tell(decision)
+        self._count(decision)
         return decision
 
-    def _tell(self, decision: Decision) -> None:
+    def _record(self, decision: Decision) -> None:
+        record: dict[str, Any] = {"version": str(decision.version), **decision.to_json()}
+        record["decided"] = stamp()
+        self._store.record(LEDGER, decision.version, record).result()
+        log.info("gate decision", extra=record)
+
+    def _count(self, decision: Decision) -> None:
         body = decision.to_json()
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        record: dict[str, Any] = {"version": str(decision.version), **body}
-        record["decided"] = now.replace("+00:00", "Z")
-        self._store.record(LEDGER, decision.version, record)
         self._telemetry.gate_decisions.labels(body["decision"], decision.reason or "").inc()
         if decision.scores.n:
             active = "candidate_accuracy" if decision.accepted else "incumbent_accuracy"
             self._telemetry.holdout_accuracy.labels("active").set(body[active])
             self._telemetry.holdout_accuracy.labels("candidate").set(body["candidate_accuracy"])
             self._telemetry.holdout_samples.set(decision.scores.n)
-        log.info("gate decision", extra=record)

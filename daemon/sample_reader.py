@@ -6,7 +6,6 @@ fetches what it returns and lets go.
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.samples import unpack_features
-from daemon.store import DATABASE_NAME
+from daemon.store import DATABASE_NAME, open_reader
 from engines import Label
 from models import ModelSpec
 
@@ -46,8 +45,7 @@ class SampleReader:
 
     def __init__(self, directory: Path, spec: ModelSpec) -> None:
         self._spec = spec
-        uri = f"{(directory / DATABASE_NAME).absolute().as_uri()}?mode=ro"
-        self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
+        self._connection = open_reader(directory / DATABASE_NAME)
 
     def training(self, after_seq: int, limit: int) -> list[StoredSample]:
         """The oldest samples after `after_seq` that may be learned from, in order of arrival."""

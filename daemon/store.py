@@ -8,8 +8,8 @@ Only this thread writes to the database; the learner reads through a connection 
 (`daemon.sample_reader`). sqlite-utils owns the schema and its migrations; the inserts run on its
 connection directly, because each of its own calls commits by itself.
 
-A sample's place in the hold-out set is decided by a hash of its sequence number when it is stored,
-and never changes: what scores a model is never trained on.
+Whether a sample belongs to the hold-out is decided by a hash of its features: what scores a model
+is never trained on, not even when the same reading is sent twice.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database, Migrations
 
+from daemon.durable import sync_folder
 from daemon.errors import (
     IdConflictError,
     QueueFullError,
@@ -143,7 +145,9 @@ class SampleStore:
         self._closed = False
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._connection = _open_writer(directory / DATABASE_NAME)
+            self._path = directory / DATABASE_NAME
+            self._connection = _open_writer(self._path)
+            sync_folder(directory.absolute().parent)
             self._load()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot open the database in {directory}: {error}") from error
@@ -186,14 +190,11 @@ class SampleStore:
 
         return self._submit(0, write)
 
-    def records(self, kind: str, limit: int) -> Future[list[dict[str, Any]]]:
-        """The newest records of a kind, newest first."""
-
-        def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-            query = "SELECT body FROM records WHERE kind = ? ORDER BY number DESC LIMIT ?"
+    def records(self, kind: str, limit: int) -> list[dict[str, Any]]:
+        """The newest records of a kind, newest first; read past the writer."""
+        query = "SELECT body FROM records WHERE kind = ? ORDER BY number DESC LIMIT ?"
+        with closing(open_reader(self._path)) as connection:
             return [json.loads(body) for (body,) in connection.execute(query, (kind, limit))]
-
-        return self._submit(0, read)
 
     def close(self) -> None:
         """Write what is queued, then close; closing twice is harmless."""
@@ -293,7 +294,7 @@ class SampleStore:
             return known
         class_index = self._class_index(connection, sample.label)
         seq = self._counted.last_seq + 1
-        holdout = in_holdout(seq, self._holdout_ratio)
+        holdout = in_holdout(sample, self._holdout_ratio)
         sample_id = sample.id or f"{OWN_ID_PREFIX}{seq}"
         row = (seq, sample_id, class_index, holdout, sample.dtype, sample.features)
         connection.execute(
@@ -331,10 +332,17 @@ class SampleStore:
         return index
 
 
-def in_holdout(seq: int, ratio: float) -> bool:
-    """Whether sample `seq` only ever scores: a fixed pseudo-random share of all samples."""
-    digest = hashlib.blake2s(seq.to_bytes(8, "little"), digest_size=4).digest()
+def in_holdout(sample: Sample, ratio: float) -> bool:
+    """Whether a sample only ever scores: a fixed pseudo-random share of all contents."""
+    content = sample.dtype.encode() + sample.features
+    digest = hashlib.blake2s(content, digest_size=4).digest()
     return int.from_bytes(digest, "little") < ratio * 2**32
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A read-only connection for the calling thread."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
 
 
 def _open_writer(path: Path) -> sqlite3.Connection:

@@ -49,7 +49,8 @@ class Supervisor:
         promotion: Judges what it proposes.
         versions: Says which version serves and which number comes next.
         jobs: Keeps its jobs.
-        store: Says whether there is anything to learn.
+        store: Says whether there is enough to learn.
+        first_samples: Learning begins with so many.
         telemetry: Shows its progress.
     """
 
@@ -61,7 +62,10 @@ class Supervisor:
         jobs: JobBook,
         store: SampleStore,
         telemetry: Telemetry,
+        *,
+        first_samples: int,
     ) -> None:
+        self._first_samples = first_samples
         self._command = list(command)
         self._promotion = promotion
         self._versions = versions
@@ -111,12 +115,15 @@ class Supervisor:
             The job, and whether it is new.
 
         Raises:
-            NothingToLearnError: No sample is stored.
+            NothingToLearnError: Too few samples are stored.
             NotReadyError: The learner is not up.
         """
         counts = self._store.counts
-        if counts.samples == counts.holdout:
-            raise NothingToLearnError("there is no sample to learn from; post some first")
+        if (samples := counts.samples - counts.holdout) < self._first_samples:
+            raise NothingToLearnError(
+                f"learning begins with the first {self._first_samples} samples outside the "
+                f"hold-out; there are {samples} so far"
+            )
         if not self._up:
             raise NotReadyError("the learner is starting; try again")
         job, new = self._jobs.request(reason, max_steps)
@@ -167,8 +174,9 @@ class Supervisor:
 
     def _hear_all(self, process: subprocess.Popen[bytes]) -> None:
         manifest = self._versions.manifest
-        active = next(e for e in manifest.versions if e.version == manifest.active)
-        self._send(Begin(active.version, active.sha256, manifest.last + 1))
+        compared = [manifest.entry(version) for version in (manifest.active, manifest.best)]
+        active, best = [(entry.version, entry.sha256) for entry in compared]
+        self._send(Begin(active, best, manifest.last + 1))
         assert process.stdout is not None  # noqa: S101 - PIPE was asked for
         for line in process.stdout:
             self._hear(msgspec.json.decode(line, type=FromLearner))

@@ -107,12 +107,6 @@ class Telemetry:
             ["decision", "reason"],
             registry=registry,
         )
-        self.swap_seconds = Histogram(
-            "ffedge_swap_duration_seconds",
-            "Time to let another version answer.",
-            buckets=(1e-6, 1e-5, 1e-4, 1e-3, 2e-3, 1e-2),
-            registry=registry,
-        )
         for decision in ("accepted", "refused"):
             self.gate_decisions.labels(decision, "")
         for reading in (self.learner_backlog, self.holdout_samples):

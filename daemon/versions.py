@@ -10,13 +10,13 @@ of that number.
 
 from __future__ import annotations
 
-import datetime
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from daemon.clock import stamp
 from daemon.durable import remove_leftovers, replace_file
 from engines import Weights, WeightsError, weights_digest, weights_from_bytes, weights_to_bytes
 
@@ -36,13 +36,19 @@ class VersionEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which versions there are.
 
-    `last` is the highest number ever given to a candidate, refused ones included.
+    `best` is the one that no accepted candidate has beaten on the hold-out; `last` the highest
+    number ever given to a candidate, refused ones included.
     """
 
     active: int
     previous: int | None
+    best: int
     last: int
     versions: list[VersionEntry]
+
+    def entry(self, version: int) -> VersionEntry:
+        """One of `versions`, by its number."""
+        return next(entry for entry in self.versions if entry.version == version)
 
 
 class VersionStore:
@@ -50,7 +56,7 @@ class VersionStore:
 
     Args:
         folder: Made if missing.
-        keep: How many versions stay, the active and the previous one always among them.
+        keep: How many versions stay; the active, the previous and the best one always do.
     """
 
     def __init__(self, folder: Path, *, keep: int) -> None:
@@ -98,13 +104,11 @@ class VersionStore:
                 log.error(
                     "version cannot serve", extra={"version": entry.version, "why": str(error)}
                 )
-                damaged.append(entry)
+                if isinstance(error, WeightsError):  # what cannot be read now may be whole
+                    damaged.append(entry)
                 continue
-            if damaged:
-                whole = [e for e in self._manifest.versions if e not in damaged]
-                self._write(Manifest(entry.version, None, self._manifest.last, whole))
-                for lost in damaged:
-                    self._remove(lost.version)
+            if entry.version != self._manifest.active:
+                self._fall_back(entry.version, damaged)
             return weights
         return self._start_untrained(first, self._manifest.last + 1)
 
@@ -129,22 +133,40 @@ class VersionStore:
             raise WeightsError(f"the file of version {version} holds other weights")
         return weights
 
-    def accept(self, weights: Weights) -> None:
-        """Make a version whose file is in place the active one, and prune old ones."""
+    def accept(self, weights: Weights, *, best: bool = True) -> None:
+        """Make a version whose file is in place the active one, and prune old ones.
+
+        Args:
+            weights: What the file holds.
+            best: It is also the best one from here on.
+        """
         entries = [*self.manifest.versions, _entry(weights)]
         active, previous = weights.version, self.manifest.active
-        others = [e for e in entries if e.version not in (active, previous)]
+        best_version = active if best else self.manifest.best
+        others = [e for e in entries if e.version not in (active, previous, best_version)]
         surplus = others[: max(0, len(entries) - self._keep)]
         kept = [e for e in entries if e not in surplus]
-        self._write(Manifest(active, previous, max(self.manifest.last, active), kept))
+        last = max(self.manifest.last, active)
+        self._write(Manifest(active, previous, best_version, last, kept))
         for entry in surplus:
             self._remove(entry.version)
 
     def refuse(self, version: int) -> None:
         """Use up a candidate's number and remove its file."""
         old = self.manifest
-        self._write(Manifest(old.active, old.previous, max(old.last, version), old.versions))
-        self._remove(version)
+        self._write(msgspec.structs.replace(old, last=max(old.last, version)))
+        if all(entry.version != version for entry in old.versions):
+            self._remove(version)
+
+    def _fall_back(self, version: int, damaged: list[VersionEntry]) -> None:
+        """Serve an older version; those that are damaged are gone."""
+        old = self.manifest
+        whole = [entry for entry in old.versions if entry not in damaged]
+        kept = {entry.version for entry in whole}
+        best = old.best if old.best in kept else version
+        self._write(Manifest(version, None, best, old.last, whole))
+        for entry in damaged:
+            self._remove(entry.version)
 
     def _remove(self, version: int) -> None:
         try:
@@ -155,7 +177,7 @@ class VersionStore:
     def _start_untrained(self, first: Callable[[int], Weights], version: int) -> Weights:
         weights = first(version)
         replace_file(self.path(version), weights_to_bytes(weights))
-        self._write(Manifest(version, None, version, [_entry(weights)]))
+        self._write(Manifest(version, None, version, version, [_entry(weights)]))
         return weights
 
     def _write(self, manifest: Manifest) -> None:
@@ -165,7 +187,5 @@ class VersionStore:
 
 
 def _entry(weights: Weights) -> VersionEntry:
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    created = now.replace("+00:00", "Z")
     digest = weights_digest(weights)
-    return VersionEntry(weights.version, digest, created, weights.parent, weights.last_seq)
+    return VersionEntry(weights.version, digest, stamp(), weights.parent, weights.last_seq)

@@ -9,7 +9,13 @@ from engines.base import (
     Weights,
     WeightsError,
 )
-from engines.registry import EngineUnavailableError, Opened, open_predict_engine, open_train_engine
+from engines.registry import (
+    EngineUnavailableError,
+    Opened,
+    limit_threads,
+    open_predict_engine,
+    open_train_engine,
+)
 from engines.weights_file import weights_digest, weights_from_bytes, weights_to_bytes
 
 __all__ = [
@@ -22,6 +28,7 @@ __all__ = [
     "TrainEngine",
     "Weights",
     "WeightsError",
+    "limit_threads",
     "open_predict_engine",
     "open_train_engine",
     "weights_digest",

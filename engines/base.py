@@ -101,7 +101,8 @@ class Prediction:
 
     Args:
         class_index: int64 `[batch]`, among the classes in use; -1 where none is in use yet.
-        goodness: float32 `[batch, classes in use]`; the answer is its argmax.
+        goodness: float32 `[batch, max_classes]`, every class place; the answer is the argmax over
+            those in use.
     """
 
     class_index: NDArray[np.int64]

@@ -1,6 +1,7 @@
 """A dense unit as the engines run it: INT8 (or FP32) products around a float32 master.
 
-Activity `y = relu(A W^T + b)`. An error arrives at `y`; the ReLU lets it through where `y > 0`.
+Activity `y = relu(A W^T + b)`. An error arrives at `y`; the ReLU lets it through where `y > 0`, as
+far as the int8 code of `y` still says so.
 """
 
 from __future__ import annotations

@@ -22,8 +22,10 @@ This module knows neither INT8 nor goodness: it is given functions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def exact_look_ahead(

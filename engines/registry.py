@@ -34,25 +34,21 @@ class Opened:
     reason: str
 
 
-def _torch(threads: int) -> Callable[[Weights], PredictEngine]:
-    import torch
-
+def _torch() -> Callable[[Weights], PredictEngine]:
     from engines.torch_predict import TorchPredictEngine
 
-    torch.set_num_threads(threads)
     return TorchPredictEngine
 
 
 # In order of preference.
-_PREDICT_ENGINES: dict[str, Callable[[int], Callable[[Weights], PredictEngine]]] = {"torch": _torch}
+_PREDICT_ENGINES: dict[str, Callable[[], Callable[[Weights], PredictEngine]]] = {"torch": _torch}
 
 
-def open_predict_engine(name: str = AUTO, *, threads: int = 1) -> Opened:
+def open_predict_engine(name: str = AUTO) -> Opened:
     """The engine that predictions are answered by.
 
     Args:
         name: An engine's name, or `auto` for the first that opens.
-        threads: CPU threads of this process that it may compute with.
 
     Raises:
         EngineUnavailableError: None opened.
@@ -65,7 +61,7 @@ def open_predict_engine(name: str = AUTO, *, threads: int = 1) -> Opened:
         if name not in (AUTO, candidate):
             continue
         try:
-            factory = load(threads)
+            factory = load()
         except ImportError as error:
             refusals.append(f"{candidate}: {error}")
             continue
@@ -74,20 +70,21 @@ def open_predict_engine(name: str = AUTO, *, threads: int = 1) -> Opened:
     raise EngineUnavailableError("no engine opened: " + "; ".join(refusals))
 
 
-def open_train_engine(
-    spec: ModelSpec, *, seed: int, precision: str = "int8", threads: int = 1
-) -> TrainEngine:
+def open_train_engine(spec: ModelSpec, *, seed: int, precision: str = "int8") -> TrainEngine:
     """The engine that learns: torch, the only one that does.
 
     Args:
         spec: The network.
         seed: Draws the first weights and keys the rounding noise.
         precision: `int8` or `fp32`.
-        threads: CPU threads of this process that it may compute with.
     """
-    import torch
-
     from engines.torch_train import TorchTrainEngine
 
-    torch.set_num_threads(threads)
     return TorchTrainEngine(spec, seed=seed, precision=precision)
+
+
+def limit_threads(threads: int) -> None:
+    """How many CPU threads the engines of this process may compute with, together."""
+    import torch
+
+    torch.set_num_threads(threads)

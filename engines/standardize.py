@@ -8,24 +8,34 @@ from torch import Tensor
 INPUT_CLIP = 4.0
 # A deviation this small beside its mean is what rounding leaves of a constant feature.
 _CONSTANT = 1e-6
+# This share of the values on each side counts as its innermost one: a sensor's glitch of 1e10 in
+# the first block must not flatten everything that follows.
+_OUTLIERS = 0.01
+_FITTED_SAMPLES = 4096
 
 
 def fit_standardization(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per feature, or per channel where a sample has further axes.
+    """Winsorised mean and standard deviation per feature, per channel where there are further axes.
 
     Args:
         x: float32 `[batch, features]`, `[batch, channels, length]` or
-            `[batch, channels, height, width]`.
+            `[batch, channels, height, width]`; of more than 4,096 samples, every so many-th.
 
     Returns:
         Two float32 `[features of a sample]`, flat; the deviation of what never varies is 1.
     """
-    axes = [0, *range(2, x.ndim)]
-    mean = x.mean(dim=axes, keepdim=True, dtype=torch.float64).float()
-    std = (x - mean).square_().mean(dim=axes, keepdim=True, dtype=torch.float64).sqrt().float()
-    std = torch.where(std > _CONSTANT * mean.abs(), std, 1.0)
     one = x[:1]
-    return mean.expand_as(one).flatten().clone(), std.expand_as(one).flatten().clone()
+    x = x[:: -(-len(x) // _FITTED_SAMPLES)]
+    values = x.transpose(0, 1).flatten(start_dim=1).double()  # [features or channels, values]
+    ordered = values.sort(dim=1).values
+    cut = int(_OUTLIERS * values.shape[1])
+    values = ordered.clamp(ordered[:, cut : cut + 1], ordered[:, -1 - cut : values.shape[1] - cut])
+    mean = values.mean(dim=1).float()
+    std = (values - values.mean(dim=1, keepdim=True)).square_().mean(dim=1).sqrt_().float()
+    std = torch.where(std > _CONSTANT * mean.abs(), std, 1.0)
+    shape = (1, -1, *[1] * (one.ndim - 2))
+    spread = [t.view(shape).expand_as(one).flatten().clone() for t in (mean, std)]
+    return spread[0], spread[1]
 
 
 def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

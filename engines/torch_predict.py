@@ -71,12 +71,12 @@ class TorchPredictEngine(PredictEngine):
     @torch.no_grad()
     def predict(self, x: NDArray[np.float32]) -> Prediction:
         """See `PredictEngine.predict`."""
-        goodness = self._goodness(as_rows(x, self._spec))[:, : self._classes]
+        goodness = self._goodness(as_rows(x, self._spec))
         if self._classes == 0:
             index = np.full(len(x), -1, dtype=np.int64)
         else:
-            index = goodness.argmax(dim=1).numpy()
-        return Prediction(index, goodness.contiguous().numpy())
+            index = goodness[:, : self._classes].argmax(dim=1).numpy()
+        return Prediction(index, goodness.numpy())
 
     def _goodness(self, x: Tensor) -> Tensor:
         x = standardize(x, self._mean, self._std)

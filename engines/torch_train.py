@@ -176,9 +176,7 @@ class TorchTrainEngine(TrainEngine):
         arrays["canary.input"] = self._canary_input()
         arrays["canary.goodness"] = torch.zeros(CANARY_ROWS, self._spec.max_classes)
         copied = {name: tensor.numpy().copy() for name, tensor in arrays.items()}
-        # The canary asks for every class place, used or not, so that all outputs are compared.
-        every_class = tuple(range(self._spec.max_classes))
-        with TorchPredictEngine(Weights(self._spec, every_class, copied, version)) as engine:
+        with TorchPredictEngine(Weights(self._spec, classes, copied, version)) as engine:
             canary = copied["canary.input"].reshape(CANARY_ROWS, *self._spec.input_shape)
             copied["canary.goodness"] = engine.predict(canary).goodness
         weights = Weights(self._spec, classes, copied, version, parent, last_seq)

@@ -9,6 +9,7 @@ import operator
 from typing import Any
 
 MODEL_NAMES = ("mlp",)
+UNIT_INPUTS_MAX = (2**31 - 1) // 127**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,12 @@ class ModelSpec:
             raise ValueError(
                 f"hidden {list(self.hidden)} needs at least one unit, each at least max_classes = "
                 f"{self.max_classes} wide: every class owns a group of activities in every unit"
+            )
+
+        if max(self.features, *self.hidden) > UNIT_INPUTS_MAX:
+            raise ValueError(
+                f"a unit would have {max(self.features, *self.hidden)} inputs; an int32 holds the "
+                f"sum of at most {UNIT_INPUTS_MAX} products of int8 codes"
             )
 
     @property

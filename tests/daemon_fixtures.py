@@ -134,7 +134,13 @@ def daemon_parts(folder: Path, **gate: Any) -> Iterator[Parts]:
 
 def made(parts, command) -> Supervisor:
     return Supervisor(
-        command, parts.promotion, parts.versions, parts.jobs, parts.store, parts.telemetry
+        command,
+        parts.promotion,
+        parts.versions,
+        parts.jobs,
+        parts.store,
+        parts.telemetry,
+        first_samples=1,
     )
 
 
@@ -151,7 +157,7 @@ def progress(samples=0, steps=0):
     say("progress", samples=samples, steps=steps, seconds=0.5 if steps else 0.0, last_seq=samples,
         backlog=7, progressive_accuracy=0.5, recent_accuracy=0.25, losses=[0.7, 0.6][:steps])
 def propose(version, sha256):
-    scores = {"n": 100, "incumbent_correct": 80, "candidate_correct": 90}
+    scores = {"n": 100, "incumbent_correct": 80, "best_correct": 80, "candidate_correct": 90}
     say("proposed", version=version, sha256=sha256, scores=scores)
 def until_closed():
     while hear() is not None: pass

@@ -187,6 +187,11 @@ def test_models_lists_the_version_that_serves(client: TestClient) -> None:
 
 
 def test_train_says_when_it_cannot(client: TestClient) -> None:
+    answer = client.post("/train", json={})
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_samples")
+    assert "the first 128 samples" in answer.json()["error"]
+    x = [{"x": [n, *X[1:]], "label": "cat"} for n in range(200)]
+    assert client.post("/samples", json={"samples": x}).json()["accepted"] == 200
     answer = client.post("/train", json={})  # this service's learner never reports
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert answer.headers["Retry-After"]

@@ -89,6 +89,15 @@ def test_learns_serves_and_resumes_after_sigterm(tmp_path: Path) -> None:
         assert daemon.client.get(job.headers["Location"]).json()["reason"] == "again"
 
 
+def test_two_daemons_do_not_share_a_directory(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, FEATURES) as daemon:
+        command = [sys.executable, "-m", "daemon", "serve", "--config", str(daemon.config)]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == 2
+        assert "another daemon works in" in second.stderr.splitlines()[-1]
+        assert daemon.client.get("/health/live").status_code == 200
+
+
 def test_predictions_go_on_while_the_learner_is_killed(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path, FEATURES) as daemon:
         wait_for(daemon.learner_up, "the learner")

@@ -9,7 +9,7 @@ import pytest
 from daemon.gate import Decision, Scores
 from daemon.jobs import JobBook
 
-DECISION = Decision(7, 6, True, None, Scores(10, 8, 9), 0.01)
+DECISION = Decision(7, 6, True, None, Scores(10, 8, 8, 9), 0.01)
 
 
 @pytest.fixture

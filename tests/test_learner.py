@@ -87,7 +87,7 @@ def test_every_sample_is_scored_before_it_is_learned(store: SampleStore, tmp_pat
         pass
     assert learner.score.total == 200 - store.counts.holdout
     assert learner.score.recent_accuracy is not None
-    assert learner.score.correct > 0.5 * learner.score.total
+    assert learner.score.correct > 0.5 * (learner.score.total - 32)
 
 
 def test_holdout_samples_are_never_trained_on(store: SampleStore, tmp_path: Path) -> None:
@@ -120,13 +120,13 @@ def test_candidate_and_incumbent_are_compared_on_the_same_samples(
     while learner.learn_block().samples:
         pass
     trained = learner.export(version=2, parent=1)
-    assert trained.classes == ("c0", "c1", "c2") or set(trained.classes) == {"c0", "c1", "c2"}
-    scores = learner.compare(trained, untrained)
+    assert set(trained.classes) == {"c0", "c1", "c2"}
+    scores = learner.compare(trained, untrained, untrained)
     assert scores.n == store.counts.holdout
     assert scores.incumbent_correct == 0
     assert scores.candidate_correct > 0.9 * scores.n
-    swapped = learner.compare(untrained, trained)
-    assert swapped == Scores(scores.n, scores.candidate_correct, 0)
+    swapped = learner.compare(untrained, trained, trained)
+    assert swapped == Scores(scores.n, scores.candidate_correct, scores.candidate_correct, 0)
 
 
 def test_resumes_with_the_same_bits_as_if_never_stopped(store: SampleStore, tmp_path: Path) -> None:
@@ -138,10 +138,11 @@ def test_resumes_with_the_same_bits_as_if_never_stopped(store: SampleStore, tmp_
     for _ in range(2):
         stopped.learn_block()
     stopped.save()
+    saved = (stopped.last_seq, stopped.steps)
     stopped.learn_block()  # lost with the crash
     resumed = make_learner(tmp_path)
     assert resumed.restore()
-    assert (resumed.last_seq, resumed.steps) == (stopped.last_seq - 0, 16) or resumed.steps == 16
+    assert (resumed.last_seq, resumed.steps) == saved
     for _ in range(3):
         resumed.learn_block()
     assert exported(resumed) == exported(steady)
@@ -157,7 +158,7 @@ def test_proposing_changes_nothing_in_what_is_learned(store: SampleStore, tmp_pa
         quiet.learn_block()
         busy.learn_block()
         candidate = busy.export(version=7, parent=1)
-        busy.compare(candidate, candidate)
+        busy.compare(candidate, candidate, candidate)
         busy.save()
     assert exported(quiet) == exported(busy)
 
@@ -208,3 +209,24 @@ def test_memory_keeps_the_newest_samples(store: SampleStore, tmp_path: Path) -> 
     kept = [sample.seq for sample in learner._memory]
     reader = SampleReader(tmp_path, SPEC)
     assert kept == [sample.seq for sample in reader.training_before(200, 40)]
+
+
+def test_a_class_that_memory_has_forgotten_is_still_served(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    """The third class comes once, early; memory keeps the newest 40 samples only."""
+    x = np.zeros(16, np.float32)
+    samples = []
+    for number in range(300):
+        x[0] = number
+        label = f"c{number % 3 if number < 30 else 0}"
+        samples.append(Sample(*pack_features(x), label, None, "test", None))
+    store.add(samples).result(10)
+    learner = make_learner(tmp_path, SETTINGS.model_copy(update={"replay_samples": 40}))
+    while learner.learn_block().samples:
+        pass
+    assert len(learner.export(version=1, parent=None).classes) == 3
+    learner.save()
+    resumed = make_learner(tmp_path)
+    assert resumed.restore()
+    assert len(resumed.export(version=1, parent=None).classes) == 3

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engines import EngineUnavailableError, open_predict_engine, open_train_engine, registry
+from engines import (
+    EngineUnavailableError,
+    limit_threads,
+    open_predict_engine,
+    open_train_engine,
+    registry,
+)
 from engines.torch_predict import TorchPredictEngine
 from models import ModelSpec
 
@@ -17,11 +23,11 @@ def _restore_threads():
     torch.set_num_threads(before)
 
 
-def refuse(threads: int):
+def refuse():
     raise ImportError("libnvinfer is not here")
 
 
-def accept(threads: int):
+def accept():
     return TorchPredictEngine
 
 
@@ -62,11 +68,10 @@ def test_when_none_opens_every_refusal_is_told(monkeypatch):
         open_predict_engine()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_threads_are_those_asked_for(threads):
-    torch.set_num_threads(3 - threads)
-    open_predict_engine(threads=threads)
-    assert torch.get_num_threads() == threads
-    torch.set_num_threads(3 - threads)
-    open_train_engine(ModelSpec("mlp", (2,), 2, (2,)), seed=0, threads=threads)
-    assert torch.get_num_threads() == threads
+def test_only_a_limit_changes_the_threads():
+    torch.set_num_threads(2)
+    open_predict_engine()
+    open_train_engine(ModelSpec("mlp", (2,), 2, (2,)), seed=0)
+    assert torch.get_num_threads() == 2
+    limit_threads(1)
+    assert torch.get_num_threads() == 1

@@ -14,7 +14,7 @@ from daemon.store import in_holdout
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, open_store, query, sample
 
 COUNT = 200
-HOLDOUT = [seq for seq in range(1, COUNT + 1) if in_holdout(seq, 0.1)]
+HOLDOUT = [seq for seq in range(1, COUNT + 1) if in_holdout(sample(seq), 0.1)]
 TRAINING = [seq for seq in range(1, COUNT + 1) if seq not in HOLDOUT]
 
 

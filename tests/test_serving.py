@@ -82,9 +82,8 @@ def test_no_reader_sees_two_versions_mixed():
     readers = [threading.Thread(target=read) for _ in range(READERS)]
     for reader in readers:
         reader.start()
-    took = []
     for version in versions:
-        took.append(slot.swap(version))
+        slot.swap(version)
         number = version.weights.version
         if number % 100 == 0:
             wait_for(lambda number=number: number in seen, f"a reader of version {number}")
@@ -94,7 +93,6 @@ def test_no_reader_sees_two_versions_mixed():
     assert mixed == []
     assert len(seen) >= SWAPS // 100
     assert slot.current is versions[-1]
-    assert sorted(took)[SWAPS // 2] < 0.002
 
 
 def test_a_request_keeps_the_version_that_it_took():

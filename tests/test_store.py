@@ -124,14 +124,24 @@ def test_one_class_too_many_is_refused_and_the_rest_of_the_batch_kept(store):
 def test_counts_follow_the_commits(store):
     assert (store.counts.samples, store.counts.holdout, store.counts.last_seq) == (0, 0, 0)
     added(store, *[sample(i) for i in range(50)])
-    expected = sum(in_holdout(seq, 0.1) for seq in range(1, 51))
+    expected = sum(in_holdout(sample(i), 0.1) for i in range(50))
     assert (store.counts.samples, store.counts.holdout) == (50, expected)
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3])
 def test_the_holdout_share_is_near_its_ratio(ratio):
-    share = sum(in_holdout(seq, ratio) for seq in range(1, 10_001)) / 10_000
+    contents = (sample(features=number.to_bytes(6, "little")) for number in range(10_000))
+    share = sum(in_holdout(content, ratio) for content in contents) / 10_000
     assert share == pytest.approx(ratio, abs=0.02)  # 4 standard deviations
+
+
+def test_equal_readings_are_on_one_side_whoever_sends_them(store, tmp_path):
+    """A client that repeats itself without an id must not carry a trained sample over."""
+    added(store, *[sample(i) for i in range(200)], *[sample(i, source="again") for i in range(200)])
+    sides = query(tmp_path, "SELECT count(DISTINCT holdout) FROM samples GROUP BY features")
+    assert len(sides) == 200
+    assert set(sides) == {(1,)}
+    assert 0 < store.counts.holdout < 400
 
 
 def test_holdout_and_order_outlive_a_restart(tmp_path):
@@ -177,11 +187,11 @@ def test_records_are_kept_by_kind_newest_first(tmp_path):
         for number in (1, 3, 2):
             store.record("job", number, {"n": number, "text": "é"})
         store.record("other", 9, {})
-        store.record("job", 1, {"n": "again"})
+        store.record("job", 1, {"n": "again"}).result(WAIT_SECONDS)
         expected = [{"n": 3, "text": "é"}, {"n": 2, "text": "é"}, {"n": "again"}]
-        assert store.records("job", 10).result(WAIT_SECONDS) == expected
+        assert store.records("job", 10) == expected
     with closing(open_store(tmp_path)) as store:
-        assert store.records("job", 2).result(WAIT_SECONDS) == expected[:2]
+        assert store.records("job", 2) == expected[:2]
 
 
 def test_the_pragmas_that_the_promise_rests_on(store, tmp_path):

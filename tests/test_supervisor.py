@@ -62,7 +62,8 @@ until_closed()
     with running(parts, script):
         error = wait_for(lambda: failures(parts)[:1] or None, "the job")[0]
     active = parts.versions.manifest.versions[0]
-    wanted = {"type": "begin", "active": 1, "sha256": active.sha256, "next_version": 3}
+    named = [1, active.sha256]
+    wanted = {"type": "begin", "active": named, "best": named, "next_version": 3}
     assert json.loads(error) == wanted
 
 
@@ -137,7 +138,7 @@ def test_training_on_request(parts):
 
 def test_training_is_refused_with_nothing_to_learn_or_nobody_to_learn_it(parts):
     supervisor = made(parts, ["true"])
-    with pytest.raises(NothingToLearnError, match="post some first"):
+    with pytest.raises(NothingToLearnError, match="first 1 samples"):
         supervisor.request_training("", None)
     parts.store.add([sample(i) for i in range(9)]).result(WAIT_SECONDS)
     with pytest.raises(NotReadyError, match="try again"):

@@ -1,0 +1,159 @@
+"""The learner's loop over real pipes: what it says, when it learns, what a restart makes good."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from daemon.config import LearnerSettings
+from daemon.learner_process import LearnerProcess
+from daemon.messages import (
+    Begin,
+    FromLearner,
+    JobStarted,
+    Judged,
+    Progress,
+    Proposed,
+    Started,
+    Train,
+    send,
+)
+from daemon.store import SampleStore
+from daemon.versions import VersionStore
+from engines import open_train_engine
+from tests.test_learner import SPEC, fill, make_learner
+
+SETTINGS = LearnerSettings(
+    block_samples=32, steps_per_block=4, batch_samples=16, max_wait_seconds=0.3, train_steps=4
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SampleStore]:
+    store = SampleStore(tmp_path, max_classes=4, holdout_ratio=0.2, queue_samples=4096)
+    yield store
+    store.close()
+
+
+class Peer:
+    """The server's end of the pipes."""
+
+    def __init__(self, commands: int, reports: int) -> None:
+        self._commands = os.fdopen(commands, "wb")
+        self._reports = os.fdopen(reports, "rb")
+
+    def say(self, message: msgspec.Struct) -> None:
+        send(self._commands, message)
+
+    def hear(self) -> FromLearner:
+        return msgspec.json.decode(self._reports.readline(), type=FromLearner)
+
+    def hear_next(self, *kinds: type) -> FromLearner:
+        """The next report of these kinds; those of other kinds are passed over."""
+        while not isinstance(message := self.hear(), kinds):
+            pass
+        return message
+
+    def close(self) -> None:
+        self._commands.close()
+        self._reports.close()
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Peer]:
+    """A learner process in a thread, told to begin with an untrained version 1."""
+    versions = VersionStore(folder / "versions", keep=3)
+    versions.start(
+        lambda n: open_train_engine(SPEC, seed=0).export(
+            classes=(), version=n, parent=None, last_seq=0
+        )
+    )
+    commands_in, commands_out = os.pipe()
+    reports_in, reports_out = os.pipe()
+
+    def work() -> None:  # SQLite connections stay in the thread that opened them
+        with (
+            os.fdopen(reports_out, "wb") as reports,
+            os.fdopen(commands_in, "rb", buffering=0) as commands,
+        ):
+            learner = make_learner(folder, SETTINGS)
+            with contextlib.suppress(SystemExit):
+                LearnerProcess(learner, versions, SETTINGS, commands, reports).run()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    peer = Peer(commands_out, reports_in)
+    active = versions.manifest.entry(1)
+    peer.say(Begin((1, active.sha256), (1, active.sha256), 2))
+    try:
+        yield peer
+    finally:
+        peer._commands.close()
+        thread.join(20)
+        peer.close()
+        assert not thread.is_alive()
+
+
+def test_learns_a_full_block_and_proposes(store: SampleStore, tmp_path: Path) -> None:
+    fill(store, 100)
+    with running(tmp_path) as peer:
+        assert isinstance(started := peer.hear(), Started)
+        assert not started.resumed
+        assert peer.hear_next(JobStarted) == JobStarted("samples", 0)
+        proposed = peer.hear_next(Proposed)
+        assert proposed.version == 2
+        assert proposed.scores.n == store.counts.holdout
+        assert (tmp_path / "versions" / "2.safetensors").exists()
+        peer.say(Judged(2, accepted=True))
+
+
+def test_too_few_samples_are_not_learned_before_the_first_block(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    """The first block fixes the standardisation, so one early sample must not decide it."""
+    fill(store, 10)
+    with running(tmp_path) as peer:
+        peer.hear_next(Started)
+        # Longer than the time that samples may wait: three idle reports, a second apart.
+        idle = [peer.hear() for _ in range(3)]
+        assert all(isinstance(report, Progress) and report.backlog for report in idle)
+        fill(store, 90, seed=1)
+        assert peer.hear_next(JobStarted).trigger == "samples"
+        peer.say(Judged(peer.hear_next(Proposed).version, accepted=True))
+        # What is left is less than a block; now it is learned once it has waited.
+        assert peer.hear_next(JobStarted).trigger == "time"
+        peer.say(Judged(peer.hear_next(Proposed).version, accepted=True))
+
+
+def test_what_was_learned_but_not_judged_is_proposed_after_a_restart(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 100)
+    with running(tmp_path) as peer:
+        first = peer.hear_next(Proposed)  # and the server is gone before it has judged
+    with running(tmp_path) as peer:
+        assert peer.hear_next(Started).resumed
+        assert peer.hear_next(JobStarted).trigger == "resumed"
+        again = peer.hear_next(Proposed)
+        assert (again.version, again.sha256) == (first.version, first.sha256)
+        peer.say(Judged(2, accepted=True))
+
+
+def test_training_asked_for_while_a_verdict_is_awaited_is_not_forgotten(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 50)
+    with running(tmp_path) as peer:
+        peer.hear_next(Proposed)
+        peer.say(Train(4))
+        peer.say(Judged(2, accepted=False))
+        assert peer.hear_next(JobStarted).trigger == "manual"
+        assert peer.hear_next(Proposed).version == 3
+        peer.say(Judged(3, accepted=True))
