@@ -126,8 +126,9 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listener = socket.create_server((host, port), backlog=512)
     except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
         raise ConfigError(
-            f"cannot listen on {host} port {port} ({error.strerror}): set server.host or "
+            f"cannot listen on {host} port {port} ({why}): set server.host or "
             "server.port, or FFEDGE_SERVER__PORT"
         ) from error
     if not listener.getsockname()[0].startswith("127."):
@@ -185,11 +186,15 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             weights = versions.start(untrained)
         except (WeightsError, OSError) as error:
             raise StoreError(str(error)) from error
-        if weights.spec != spec:
+        if weights.spec.input_shape != spec.input_shape or store.classes > spec.max_classes:
             raise ConfigError(
-                f"{directory} holds versions of {weights.spec.to_json()}, [model] says "
-                f"{spec.to_json()}: choose another store.directory or restore [model]"
+                f"{directory} holds samples of shape {[*weights.spec.input_shape]} in "
+                f"{store.classes} classes, [model] says input_shape = {[*spec.input_shape]} and "
+                f"max_classes = {spec.max_classes}: choose another store.directory, or change it"
             )
+        if weights.spec != spec:
+            log.warning("[model] has changed: learning begins again from the stored samples")
+            weights = versions.start_again(untrained)
         slot = ServingSlot(Served(weights, engine.open(weights)))
         past = store.records("job", 100)
         jobs = JobBook(past, lambda number, job: store.record("job", number, job))

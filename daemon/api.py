@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
@@ -101,7 +101,7 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
         await asyncio.to_thread(service.store.close)
         predicting.shutdown()
 
-    app = FastAPI(title="ffedge", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="ffedge", version=__version__, lifespan=lifespan, redirect_slashes=False)
     app.add_middleware(_CountRequests, telemetry=service.telemetry)
     app.exception_handler(RequestError)(_answer_request_error)
     app.exception_handler(RequestValidationError)(_answer_bad_parameter)
@@ -173,9 +173,9 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
         return _json(job, status=202 if new else 200, headers=headers)
 
     @app.get("/train")
-    async def get_jobs(limit: int = 20) -> Response:
+    async def get_jobs(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Response:
         """Training jobs, newest first."""
-        return _json({"jobs": service.jobs.list()[: max(0, limit)]})
+        return _json({"jobs": service.jobs.list()[:limit]})
 
     @app.get("/train/{job}")
     async def get_job(job: str) -> Response:
@@ -313,9 +313,13 @@ async def _answer_bad_parameter(request: Request, error: Exception) -> Response:
 
 async def _answer_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type
-    code = {404: "unknown_route", 405: "method"}.get(error.status_code, "http")
+    known = {
+        404: ("no such route; /docs lists them", "unknown_route"),
+        405: ("this route has another method; /docs lists them", "method"),
+    }
+    text, code = known.get(error.status_code, (error.detail, "http"))
     headers = dict(error.headers) if error.headers else None
-    body = {"error": error.detail, "code": code}
+    body = {"error": text, "code": code}
     return _json(body, status=error.status_code, headers=headers)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -29,7 +29,7 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSettings(_Section):
@@ -55,6 +55,13 @@ class StoreSettings(_Section):
     queue_samples: Positive = 4096
     holdout_ratio: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
 
+    @field_validator("directory")
+    @classmethod
+    def _home(cls, directory: Path) -> Path:
+        if directory == Path():
+            raise ValueError('is empty; "." is the folder the daemon was started in')
+        return directory.expanduser()
+
 
 class ServerSettings(_Section):
     """The HTTP server."""
@@ -62,7 +69,7 @@ class ServerSettings(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8484
     engine: Literal["auto", "torch"] = "auto"
-    threads: Positive = 1
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
 class LearnerSettings(_Section):
@@ -79,7 +86,7 @@ class LearnerSettings(_Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     look_ahead_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
-    threads: Positive = 1
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
     niceness: Annotated[int, Field(ge=0, le=19)] = 10
 
 
@@ -151,7 +158,8 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     try:
         settings = FileSettings()  # type: ignore[call-arg]  # the sources give the arguments
     except ValidationError as error:
-        raise ConfigError(f"{path}: {'; '.join(map(_describe, error.errors()))}") from error
+        found = "; ".join(map(_describe, error.errors()))
+        raise ConfigError(f"{path}, or the environment: {found}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
     settings.model.spec()

@@ -26,6 +26,7 @@ import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 from sklearn.datasets import load_digits
 
+from daemon.config import ENVIRONMENT_PREFIX
 from daemon.demo_screen import Screen, open_screen
 from daemon.errors import FfedgeError
 
@@ -111,25 +112,35 @@ def run_demo(*, keep: bool, as_json: bool) -> int:
         0, or 1 when a prediction failed or a sample is missing.
     """
     directory = Path(tempfile.mkdtemp(prefix="ffedge-demo-"))
-    with Daemon(directory) as daemon, open_screen() as screen:
-        try:
+    # Whoever ends us, the daemon is not left behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with Daemon(directory) as daemon, open_screen() as screen:
             state, seconds = asyncio.run(_stream(daemon, screen))
-        except KeyboardInterrupt:
-            screen.note("stopped")
-            return 130
-        result = _result(state, seconds)
-        if keep:
-            result["address"] = daemon.address
-            daemon.keep()
+            result = _result(state, seconds)
+            if keep:
+                result["address"] = daemon.address
+                daemon.keep()
+    except KeyboardInterrupt:
+        screen.note("stopped")
+        shutil.rmtree(directory)
+        return 130
     screen.result(result)
     if keep:
         screen.note(f"the daemon goes on at {daemon.address}; its files are in {directory}")
-        screen.note(f"stop it with: kill {daemon.pid}")
+        screen.note(f"stop it with: kill {daemon.pid}; then remove the files")
     else:
         shutil.rmtree(directory)
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     return 0 if result["predictions_failed"] == 0 and state.acknowledged == state.total else 1
+
+
+def _environment() -> dict[str, str]:
+    """Ours without its FFEDGE_* settings: they are meant for a daemon that matters."""
+    kept = {k: v for k, v in os.environ.items() if not k.upper().startswith(ENVIRONMENT_PREFIX)}
+    return kept | {"PYTHONSAFEPATH": "1"}
 
 
 class Daemon:
@@ -151,7 +162,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"PYTHONSAFEPATH": "1"},
+                env=_environment(),
             )
         self.address = ""
 
@@ -211,13 +222,15 @@ async def _stream(daemon: Daemon, screen: Screen) -> tuple[DemoState, float]:
         asking = [
             asyncio.create_task(_ask(client, state, digits, number)) for number in range(CLIENTS)
         ]
-        await asyncio.gather(
-            *(_sense(client, state, digits[n::SENSORS], n) for n in range(SENSORS))
-        )
-        await _finish(client)
-        for task in (*asking, watching):
-            task.cancel()
-        await asyncio.gather(*asking, watching, return_exceptions=True)
+        try:
+            await asyncio.gather(
+                *(_sense(client, state, digits[n::SENSORS], n) for n in range(SENSORS))
+            )
+            await _finish(client)
+        finally:
+            for task in (*asking, watching):
+                task.cancel()
+            await asyncio.gather(*asking, watching, return_exceptions=True)
         await _read_metrics(client, state)
     return state, time.monotonic() - started
 

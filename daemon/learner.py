@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
@@ -147,8 +148,15 @@ class Learner:
         correct = []
         for weights in (incumbent, best, candidate):
             with self._open_predict(weights) as predictor:
-                correct.append(int((predictor.predict(x).class_index == labels).sum()))
+                correct.append(self._right(weights, predictor.predict(x).class_index, labels))
         return Scores(len(samples), *correct)
+
+    def _right(self, weights: Weights, found: NDArray[np.int64], labels: NDArray[np.int64]) -> int:
+        """Right answers, by name: a version older than the store may have other class places."""
+        places = {label: place for place, label in enumerate(self._reader.labels())}
+        # The last entry is for -1, the answer of a version that knows no class.
+        known = np.array([*(places.get(label, -1) for label in weights.classes), -1])
+        return int((known[found] == labels).sum())
 
     def save(self) -> None:
         """Write the checkpoint; a crash at any instant leaves the old one or this one.

@@ -76,6 +76,7 @@ class LearnerProcess:
         self._settings = settings
         self._reports = reports
         self._inbox: queue.Queue[ToLearner | None] = queue.Queue()
+        self._closed = threading.Event()
         reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
         reader.start()
 
@@ -84,6 +85,7 @@ class LearnerProcess:
             for line in commands:
                 self._inbox.put(msgspec.json.decode(line, type=ToLearner))
         finally:
+            self._closed.set()
             self._inbox.put(None)
 
     def run(self) -> None:
@@ -157,6 +159,8 @@ class LearnerProcess:
             if now - started >= _PROPOSE_SECONDS:
                 break
         for _ in range(0, rehearsal_steps, self._settings.steps_per_block):
+            if self._learner.backlog() >= self._settings.block_samples:
+                break  # new samples come first
             block = self._learner.rehearse(self._settings.steps_per_block)
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
 
@@ -186,6 +190,8 @@ class LearnerProcess:
         *,
         backlog: int | None = None,
     ) -> None:
+        if self._closed.is_set():
+            raise SystemExit(0)
         learner = self._learner
         progress = Progress(
             samples=samples,

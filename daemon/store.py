@@ -150,7 +150,10 @@ class SampleStore:
             sync_folder(directory.absolute().parent)
             self._load()
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"cannot open the database in {directory}: {error}") from error
+            raise StoreError(
+                f"cannot use the database in {directory} ({error}): make it writable, or move "
+                f"{DATABASE_NAME} away to begin without its samples"
+            ) from error
         self._thread = threading.Thread(target=self._write, name="store-writer")
         self._thread.start()
 
@@ -158,6 +161,11 @@ class SampleStore:
     def counts(self) -> StoreCounts:
         """As of the last commit."""
         return self._counts
+
+    @property
+    def classes(self) -> int:
+        """Class places in use."""
+        return len(self._classes)
 
     @property
     def queue_depth(self) -> int:
@@ -324,7 +332,8 @@ class SampleStore:
         if index >= self._max_classes:
             raise TooManyClassesError(
                 f"this label would be class {index + 1}, the model has places for "
-                f"{self._max_classes}: raise model.max_classes",
+                f"{self._max_classes}: raise model.max_classes and restart, and learning begins "
+                "again from the stored samples",
                 field="label",
             )
         connection.execute("INSERT INTO classes VALUES (?, ?, ?)", (index, name, label != name))
@@ -358,4 +367,7 @@ def _open_writer(path: Path) -> sqlite3.Connection:
             )
     connection.execute("PRAGMA trusted_schema = OFF")
     migrations.apply(Database(connection, execute_plugins=False))
+    # Fails now, and not at the first sample, where the file may be read but not written.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
     return connection

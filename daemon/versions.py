@@ -93,7 +93,8 @@ class VersionStore:
             self._manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
         except msgspec.MsgspecError as error:
             raise WeightsError(
-                f"{path} is damaged ({error}); move the folder away to begin again"
+                f"{path} is damaged ({error}): move the folder {self._folder} away, and what the "
+                "learner knows serves again"
             ) from error
         newest = sorted(self._manifest.versions, key=lambda e: e.version, reverse=True)
         damaged: list[VersionEntry] = []
@@ -111,6 +112,10 @@ class VersionStore:
                 self._fall_back(entry.version, damaged)
             return weights
         return self._start_untrained(first, self._manifest.last + 1)
+
+    def start_again(self, first: Callable[[int], Weights]) -> Weights:
+        """Serve untrained weights of another network; files of the old one stay, unnamed."""
+        return self._start_untrained(first, self.manifest.last + 1)
 
     def load(self, entry: VersionEntry) -> Weights:
         """A version's weights, verified against the manifest.

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from daemon.__main__ import build_service
 from daemon.api import Service, create_app
 from daemon.config import Settings, load_settings
+from daemon.errors import ConfigError
 
 # A learner that reports nothing and ends with its input: these tests are about the server.
 SILENT = [sys.executable, "-c", "import sys; sys.stdin.read()"]
@@ -223,3 +224,28 @@ def test_metrics_count_requests_by_route_template(client: TestClient) -> None:
     assert 'ffedge_http_requests_total{code="404",method="GET",route="/train/{job}"}' in text
     assert "t-12345" not in text
     assert 'ffedge_samples_received_total{result="accepted",source="cam0"}' in text
+
+
+def write_config(folder: Path, shape: list[int], classes: int, hidden: list[int]) -> Settings:
+    text = (
+        CONFIG.format(folder / "var").replace("[2, 3]", str(shape)).replace("[8, 8]", str(hidden))
+    )
+    path = folder / "ffedge.toml"
+    path.write_text(text.replace("max_classes = 3", f"max_classes = {classes}"))
+    return load_settings(path)
+
+
+def test_another_network_begins_again_from_the_stored_samples(tmp_path: Path) -> None:
+    first = build_service(write_config(tmp_path, [6], 2, [8, 8]), SILENT)
+    with TestClient(create_app(first)) as client:
+        for label in ("a", "b"):
+            assert client.post("/samples", json={"x": X, "label": label}).status_code == 201
+        assert client.post("/samples", json={"x": X, "label": "c"}).status_code == 422
+    again = build_service(write_config(tmp_path, [6], 3, [9, 9]), SILENT)
+    with TestClient(create_app(again)) as client:
+        assert client.post("/samples", json={"x": X, "label": "c"}).status_code == 201
+        assert stored(client) == 3
+        assert client.post("/predict", json={"x": X}).json()["model_version"] == "2"
+    for shape, classes in (([7], 3), ([6], 2)):
+        with pytest.raises(ConfigError, match="choose another store.directory"):
+            build_service(write_config(tmp_path, shape, classes, [9, 9]), SILENT)

@@ -114,5 +114,5 @@ def test_a_damaged_database_is_one_clear_error(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot open the database"):
+    with pytest.raises(StoreError, match="cannot use the database"):
         open_store(tmp_path / "file" / "var")
