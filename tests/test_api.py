@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -247,5 +248,5 @@ def test_another_network_begins_again_from_the_stored_samples(tmp_path: Path) ->
         assert stored(client) == 3
         assert client.post("/predict", json={"x": X}).json()["model_version"] == "2"
     for shape, classes in (([7], 3), ([6], 2)):
-        with pytest.raises(ConfigError, match="choose another store.directory"):
+        with pytest.raises(ConfigError, match=r"choose another store\.directory"):
             build_service(write_config(tmp_path, shape, classes, [9, 9]), SILENT)
