@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from models.spec import CONTRACTION_MAX
+
 CODE_MAX = 127
-# 127^2 K <= 2^31 - 1: the longest sum of code products that an int32 holds whatever the codes are.
-CONTRACTION_MAX = (2**31 - 1) // CODE_MAX**2
 _MIN_ROWS = 17
 _MULTIPLE = 8
 
@@ -92,7 +92,7 @@ def quantize(
 class Scratch:
     """Memory for one large temporary, used again at every step.
 
-    A fresh 4 MB tensor costs a thousand page faults, more than the arithmetic on it.
+    The allocator tends to give a fresh 4 MB tensor new pages, up to a thousand faults each time.
 
     Args:
         dtype: Of the tensors it gives.

@@ -9,7 +9,8 @@ import operator
 from typing import Any
 
 MODEL_NAMES = ("mlp",)
-UNIT_INPUTS_MAX = (2**31 - 1) // 127**2
+# 127^2 K <= 2^31 - 1: the longest sum of int8 code products that an int32 holds.
+CONTRACTION_MAX = (2**31 - 1) // 127**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +50,10 @@ class ModelSpec:
                 f"{self.max_classes} wide: every class owns a group of activities in every unit"
             )
 
-        if max(self.features, *self.hidden) > UNIT_INPUTS_MAX:
+        if max(self.features, *self.hidden) > CONTRACTION_MAX:
             raise ValueError(
                 f"a unit would have {max(self.features, *self.hidden)} inputs; an int32 holds the "
-                f"sum of at most {UNIT_INPUTS_MAX} products of int8 codes"
+                f"sum of at most {CONTRACTION_MAX} products of int8 codes"
             )
 
     @property

@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks.datasets import DIGITS, hold_out, load, open_split
 from benchmarks.samples import DataError, Samples
-from benchmarks.trial import Trial
 
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = [
@@ -36,15 +35,6 @@ def write_idx(folder: Path, part: str, count: int, *, gz: bool = False) -> np.nd
         else:
             (folder / f"{part}-{name}-ubyte").write_bytes(content)
     return images
-
-
-def trial(**changes: object) -> Trial:
-    fields = {
-        "method": "ff-int8", "model": "mlp", "data": DIGITS, "test": None, "seed": 0, "epochs": 8,
-        "batch": 16, "hidden": (20, 20), "width": 1.0, "learning_rate": 1e-3,
-        "look_ahead": (0.2, 1.6), "limit": None, "threads": None,
-    }  # fmt: skip
-    return Trial(**(fields | changes))
 
 
 # --- IDX ---------------------------------------------------------------------------------------
