@@ -1,0 +1,241 @@
+"""Where a convolution's windows lie, and their int8 codes laid out as rows of a matrix (im2col).
+
+A convolution is a matrix product once every window is a row:
+
+    columns[(n, y, x), (i, j, c)] = a[n, y * stride + i - padding, x * stride + j - padding, c]
+
+with zero where the window hangs over the edge. Activations are NHWC, so the codes of one tap are
+next to one another, those of one kernel row too, and a row of the matrix is a few straight copies.
+
+The matrix is kernel^2 times as large as the activation, so it never exists as a whole: it is made
+and used in tiles of rows, in memory that every tile uses again. A tile that still lies in the cache
+when its product is computed costs little; fresh memory would cost more in page faults than the
+copies themselves.
+
+What is stored may be the code before its ReLU. `activation` turns stored codes into the operand
+while they are gathered, so that no second int8 copy of the whole tensor has to live.
+
+Rows are padded here with zero codes to a multiple of 8, which the kernel demands of a contracted
+axis (engines/int8.py): an RGB stem's 27 columns become 32 once, not once for every product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engines.int8 import Scratch
+
+Activation = Callable[[Tensor], Tensor]
+
+# Columns of one tile: as much as the second-level caches of two cores hold.
+TILE_BYTES = 1 << 21
+_MULTIPLE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvGeometry:
+    """Sizes of one two-dimensional convolution with a square kernel.
+
+    Args:
+        kernel: Taps down and across, k.
+        stride: Step from one window to the next.
+        padding: Zeros around each image.
+        in_size: Height and width of the input.
+        in_channels: C.
+        out_channels: O; equal to C for a depthwise convolution.
+
+    Raises:
+        ValueError: A size is not positive, or no window fits.
+    """
+
+    kernel: int
+    stride: int
+    padding: int
+    in_size: tuple[int, int]
+    in_channels: int
+    out_channels: int
+
+    def __post_init__(self) -> None:
+        sizes = (self.kernel, self.stride, *self.in_size, self.in_channels, self.out_channels)
+        if min(sizes) < 1 or self.padding < 0 or min(self.out_size) < 1:
+            raise ValueError(
+                f"{self} has no output: every size must be positive, padding not negative, and the "
+                "padded input at least as large as the kernel"
+            )
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        height, width = (
+            (size + 2 * self.padding - self.kernel) // self.stride + 1 for size in self.in_size
+        )
+        return height, width
+
+    @property
+    def windows(self) -> Windows:
+        """The windows that the output is computed from."""
+        k, p = self.kernel, self.padding
+        return Windows((k, k), self.stride, (-p, -p), self.out_size)
+
+    def rows(self, batch: int) -> int:
+        """Windows in a batch: the length of the weight gradient's contraction."""
+        return batch * self.out_size[0] * self.out_size[1]
+
+    def check_input(self, a: Tensor) -> None:
+        """Raise unless `a` is int8 `[B, H, W, C]`.
+
+        Raises:
+            TypeError: Not int8.
+            ValueError: Another shape.
+        """
+        check_codes("input", a, (a.shape[0], *self.in_size, self.in_channels))
+
+
+class Windows(NamedTuple):
+    """A regular grid of windows over an image.
+
+    Args:
+        taps: Rows and columns of one window.
+        stride: Step from one window to the next.
+        origin: Row and column of the first window's first tap; negative: above or left of the
+            image.
+        grid: Windows down and across.
+    """
+
+    taps: tuple[int, int]
+    stride: int
+    origin: tuple[int, int]
+    grid: tuple[int, int]
+
+
+class ConvScratch:
+    """Memory that products use again: give one to every call and steps stop faulting in pages.
+
+    A result lies in it as well, and is good until the next call with the same scratch.
+    """
+
+    def __init__(self) -> None:
+        self.padded = Scratch(torch.int8)
+        self.columns = Scratch(torch.int8)
+        self.part = Scratch(torch.int32)
+        self.sums = Scratch(torch.int32)
+
+
+class Tile(NamedTuple):
+    """Some rows of the column matrix.
+
+    Args:
+        images: Which images of the batch.
+        lines: Which lines of windows in each of these images.
+        rows: Which rows of the matrix these are.
+        columns: int8 `[rows, K]`, K padded to a multiple of 8; good until the next tile.
+    """
+
+    images: slice
+    lines: slice
+    rows: slice
+    columns: Tensor
+
+
+def check_codes(what: str, codes: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise unless `codes` is int8 of a shape.
+
+    Raises:
+        TypeError: Not int8.
+        ValueError: Another shape.
+    """
+    if codes.dtype != torch.int8:
+        raise TypeError(f"{what} must be int8 codes, got {codes.dtype}")
+    if codes.shape != shape:
+        raise ValueError(f"{what} has shape {[*codes.shape]}, wanted {[*shape]}")
+
+
+def padded_to_multiple(size: int) -> int:
+    """The next multiple of 8."""
+    return -(-size // _MULTIPLE) * _MULTIPLE
+
+
+def tiles(
+    x: Tensor,
+    windows: Windows,
+    scratch: ConvScratch,
+    *,
+    activation: Activation | None = None,
+    most_rows: int | None = None,
+    tile_bytes: int = TILE_BYTES,
+) -> Iterator[Tile]:
+    """The column matrix, tile after tile.
+
+    Args:
+        x: int8 `[B, H, W, C]`.
+        windows: Which windows; one row each, taps row by row, channels innermost.
+        scratch: Where a tile lies.
+        activation: int8 to int8, elementwise; applied to the codes, not to the padding.
+        most_rows: No tile is longer; None: any length.
+        tile_bytes: No tile's columns are larger, unless one line of windows already is.
+    """
+    batch = len(x)
+    down, across = windows.grid
+    inner = padded_to_multiple(windows.taps[0] * windows.taps[1] * x.shape[3])
+    most_rows = min(tile_bytes // inner, most_rows or tile_bytes)
+    # Whole images where one fits, else some lines of one image.
+    images = max(1, most_rows // (down * across))
+    lines = down if images > 1 else max(1, min(down, most_rows // across))
+    for n in range(0, batch, images):
+        for y in range(0, down, lines):
+            image = slice(n, min(n + images, batch))
+            line = slice(y, min(y + lines, down))
+            row = (n * down + y) * across
+            count = (image.stop - n) * (line.stop - y) * across
+            columns = _columns(x[image], windows, line, scratch, activation)
+            yield Tile(image, line, slice(row, row + count), columns)
+
+
+def _columns(
+    x: Tensor, windows: Windows, line: slice, scratch: ConvScratch, activation: Activation | None
+) -> Tensor:
+    """int8 `[images * lines * across, K]`: some lines of windows of some images."""
+    region = _region(x, windows, line, scratch, activation)
+    (down, across), stride = windows.taps, windows.stride
+    shape = (len(x), line.stop - line.start, windows.grid[1], down, across, x.shape[3])
+    image, row, column, channel = region.stride()
+    view = region.as_strided(
+        shape, (image, row * stride, column * stride, row, column, channel), region.storage_offset()
+    )
+    inner = shape[3] * shape[4] * shape[5]
+    columns = scratch.columns.take(*shape[:3], padded_to_multiple(inner))
+    columns[..., inner:] = 0
+    taps = (across * x.shape[3], x.shape[3], 1)
+    columns.as_strided(shape, (*columns.stride()[:3], *taps)).copy_(view)
+    return columns.flatten(0, 2)
+
+
+def _region(
+    x: Tensor, windows: Windows, line: slice, scratch: ConvScratch, activation: Activation | None
+) -> Tensor:
+    """What some lines of windows see, zeros around it where they hang over the edge."""
+    first = (windows.origin[0] + line.start * windows.stride, windows.origin[1])
+    counts = (line.stop - line.start, windows.grid[1])
+    sizes = [
+        (count - 1) * windows.stride + taps
+        for count, taps in zip(counts, windows.taps, strict=True)
+    ]
+    low = [max(0, start) for start in first]
+    high = [
+        max(least, min(limit, start + size))
+        for least, limit, start, size in zip(low, x.shape[1:3], first, sizes, strict=True)
+    ]
+    inside = x[:, low[0] : high[0], low[1] : high[1]]
+    if activation is not None:
+        inside = activation(inside)
+    if inside.shape[1:3] == (*sizes,):
+        return inside
+    region = scratch.padded.take(len(x), *sizes, x.shape[3]).zero_()
+    top, left = low[0] - first[0], low[1] - first[1]
+    region[:, top : top + inside.shape[1], left : left + inside.shape[2]] = inside
+    return region
