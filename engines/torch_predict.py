@@ -18,8 +18,8 @@ from torch import Tensor
 
 from engines.base import PredictEngine, Prediction, Weights
 from engines.dense import dense_activity
+from engines.heads import GroupHead
 from engines.int8 import QTensor
-from engines.objective import ClassGoodness
 from engines.precision import Int8
 from engines.standardize import standardize
 from models import ModelSpec
@@ -55,7 +55,7 @@ class TorchPredictEngine(PredictEngine):
         weights.check()
         self._spec = weights.spec
         self._classes = len(weights.classes)
-        self._objective = ClassGoodness(weights.spec.max_classes)
+        self._head = GroupHead(weights.spec.max_classes)
         self._precision = Int8()
         tensors = {name: torch.from_numpy(np.array(a)) for name, a in weights.arrays.items()}
         self._mean, self._std = tensors["input.mean"], tensors["input.std"]
@@ -84,7 +84,7 @@ class TorchPredictEngine(PredictEngine):
         for weight, bias, input_scale in self._units:
             a = self._precision.activation(x, input_scale)
             activity = dense_activity(self._precision, a, weight, bias)
-            judged.append(self._objective.goodness(activity))
+            judged.append(self._head.goodness(activity, {}))
             x, _ = length_normalize(activity)
         return torch.stack(judged[1:] or judged).mean(dim=0)
 

@@ -34,6 +34,7 @@ from engines.base import (
     WeightsError,
 )
 from engines.dense import lower
+from engines.heads import GroupHead
 from engines.int8 import QTensor
 from engines.look_ahead import exact_look_ahead
 from engines.objective import ClassGoodness
@@ -76,6 +77,7 @@ class TorchTrainEngine(TrainEngine):
         self._seed = seed
         self._precision = PRECISIONS[precision]()
         self._objective = ClassGoodness(spec.max_classes)
+        self._head = GroupHead(spec.max_classes)
         self._units = [lower(u, self._precision) for u in build_mlp(spec, seed).units]
         self._input_scales = [torch.ones(()) for _ in self._units]
         self._mean = torch.zeros(spec.features)
@@ -126,7 +128,7 @@ class TorchTrainEngine(TrainEngine):
             momentum = _SCALE_MOMENTUM if self._step else 1.0
             self._input_scales[index].lerp_(a.scale, momentum)
             activity = unit.forward(a)
-            loss, grad_goodness = self._objective.loss(self._objective.goodness(activity), labels)
+            loss, grad_goodness = self._objective.loss(self._head.goodness(activity, {}), labels)
             direction, length = length_normalize(activity)
             output = self._precision.activation(direction)
             traces.append(_Trace(a, output, length, grad_goodness))
@@ -137,7 +139,7 @@ class TorchTrainEngine(TrainEngine):
     def _sweep(self, traces: list[_Trace], learning_rate: float, weight: float) -> None:
         def own_error(index: int) -> Tensor:
             trace = traces[index]
-            return self._objective.grad_activity(trace.grad_goodness, trace.activity())
+            return self._head.grad_activity(trace.grad_goodness, trace.activity(), {})
 
         def through_relu(index: int, error: Tensor) -> Tensor:
             return error * (traces[index].output.codes > 0)

@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from engines.dense import lower
+from engines.heads import GroupHead
 from engines.look_ahead import exact_look_ahead, linear_schedule
 from engines.objective import ClassGoodness
 from engines.optim import AdamMasters
@@ -98,8 +99,8 @@ def test_lambda_one_is_back_propagation_of_the_sum_of_all_losses(batch, gradient
     fp32_step(batch, 1.0)
     x, labels = (torch.from_numpy(array) for array in batch)
     model = build_mlp(SPEC, SEED).double()
-    objective = ClassGoodness(SPEC.max_classes)
-    goodness = [objective.goodness(y) for y in model(x.double())]
+    head = GroupHead(SPEC.max_classes)
+    goodness = [head.goodness(y, {}) for y in model(x.double())]
     sum(cross_entropy(ALPHA * g, labels) for g in goodness).backward()
     summed = [
         {"weight": u.linear.weight.grad.numpy(), "bias": u.linear.bias.grad.numpy()}
@@ -132,17 +133,17 @@ def test_the_numpy_oracle_agrees_with_autograd_and_with_the_engine(batch, gradie
 def layer_local_steps(batch, precision_name: str, steps: int, learning_rate: float):
     """Forward-Forward without any sweep: each unit learns before the next one has even run."""
     precision = PRECISIONS[precision_name]()
-    objective = ClassGoodness(SPEC.max_classes)
+    objective, head = ClassGoodness(SPEC.max_classes), GroupHead(SPEC.max_classes)
     units = [lower(unit, precision) for unit in build_mlp(SPEC, SEED).units]
     x, labels = (torch.from_numpy(array) for array in batch)
     for step in range(steps):
         a = precision.activation(x)
         for index, unit in enumerate(units):
             activity = unit.forward(a)
-            _, grad_goodness = objective.loss(objective.goodness(activity), labels)
+            _, grad_goodness = objective.loss(head.goodness(activity, {}), labels)
             direction, length = length_normalize(activity)
             output = precision.activation(direction)
-            error = objective.grad_activity(grad_goodness, output.dequantize() * length)
+            error = head.grad_activity(grad_goodness, output.dequantize() * length, {})
             error *= output.codes > 0
             unit.update(error, a, NoiseKey(SEED, step, 2 * index), learning_rate)
             a = output
