@@ -38,9 +38,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-POOLED_SIZE = 4
-POOLED_FEATURES_MAX = 2048
-
+from models.pooling import pooled_shape
 
 class Head(ABC):
     """Activity to goodness and back. Activities are `[batch, N]` or NHWC `[batch, H, W, C]`."""
@@ -165,13 +163,6 @@ class SquareHead(Head):
 class LinearHead(Head):
     """A linear classifier on the average-pooled activity.
 
-    A map is pooled to 4x4, or to its own size where that is less; height and width are then halved
-    in turn, height first, until there are at most 2048 features or one pixel is left (256 channels
-    give 2x4, 512 give 2x2). A dense activity is not pooled.
-
-    Differs from Nokland & Eidnes: they halve the map itself until the features are few enough, and
-    have no upper bound of 4x4.
-
     Args:
         classes: C.
         activity_shape: Of one sample, `(H, W, C)` or `(N,)`.
@@ -183,13 +174,7 @@ class LinearHead(Head):
     @property
     def pooled_shape(self) -> tuple[int, ...]:
         """What `V` sees of one sample: `(h, w, C)` or `(N,)`."""
-        if len(self.activity_shape) == 1:
-            return self.activity_shape
-        height, width, channels = self.activity_shape
-        h, w = min(POOLED_SIZE, height), min(POOLED_SIZE, width)
-        while h * w * channels > POOLED_FEATURES_MAX and h * w > 1:
-            h, w = (-(-h // 2), w) if h >= w else (h, -(-w // 2))
-        return h, w, channels
+        return pooled_shape(self.activity_shape)
 
     def first_parameters(self) -> dict[str, Tensor]:
         """`weight`, V `[C, features]`, and `bias`, b `[C]`: zeros."""
