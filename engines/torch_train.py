@@ -36,7 +36,7 @@ from engines.base import (
 from engines.dense import lower
 from engines.heads import GroupHead
 from engines.int8 import QTensor
-from engines.look_ahead import exact_look_ahead
+from engines.look_ahead import Chain, LookAhead
 from engines.objective import ClassGoodness
 from engines.precision import PRECISIONS
 from engines.rounding import NoiseKey, uniform
@@ -144,20 +144,24 @@ class TorchTrainEngine(TrainEngine):
         def through_relu(index: int, error: Tensor) -> Tensor:
             return error * (traces[index].output.codes > 0)
 
-        def propagate(index: int, error: Tensor) -> Tensor:
-            key = NoiseKey(self._seed, self._step, 2 * index + 1)
-            u = self._units[index].grad_input(through_relu(index, error), key)
-            # J^T u of z = y / n: (u - z mean(u z)) / n, Hinton 2022 (arXiv 2212.13345) section 2.
-            below = traces[index - 1]
-            z = below.output.dequantize()
-            return (u - z * (u * z).mean(dim=1, keepdim=True)).div_(below.length)
+        def backward(index: int, error: Tensor, *, update: bool, propagate: bool) -> Tensor | None:
+            unit, trace, error = self._units[index], traces[index], through_relu(index, error)
+            below: Tensor | None = None
+            if propagate:
+                key = NoiseKey(self._seed, self._step, 2 * index + 1)
+                u = unit.grad_input(error, key)
+                # J^T u of z = y / n: (u - z mean(u z)) / n, Hinton 2022 (arXiv 2212.13345)
+                # section 2.
+                joint = traces[index - 1]
+                z = joint.output.dequantize()
+                below = (u - z * (u * z).mean(dim=1, keepdim=True)).div_(joint.length)
+            if update:
+                key = NoiseKey(self._seed, self._step, 2 * index)
+                unit.update(error, trace.input, key, learning_rate)
+            return below
 
-        def update(index: int, error: Tensor) -> None:
-            key = NoiseKey(self._seed, self._step, 2 * index)
-            unit, trace = self._units[index], traces[index]
-            unit.update(through_relu(index, error), trace.input, key, learning_rate)
-
-        exact_look_ahead(len(traces), weight, own_error, propagate, update)
+        chain = Chain(len(traces), own_error, backward, release=lambda index: None)
+        LookAhead().step(chain, weight).finish()
 
     def export(
         self, *, classes: tuple[Label, ...], version: int, parent: int | None, last_seq: int
