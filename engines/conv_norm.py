@@ -34,7 +34,7 @@ from engines.fusion import Fusion
 from engines.int8 import QTensor
 from engines.masters import Masters
 from engines.precision import Accumulated, Precision
-from engines.rounding import draws, noise_words
+from engines.rounding import Noise, draws, noise
 from engines.serving_scale import ServingScale
 from engines.unit import Gradients, Step
 from models.layers import BATCH_NORM_EPSILON, ConvLayer
@@ -136,7 +136,7 @@ class ConvNormTrainLayer:
             dbeta,
             dgamma,
             weight.scale[:, 0],
-            step.noise(unit, layer, 0),
+            noise(later.values.shape[:-1].numel(), self._layer.out_channels, step.key(unit, layer, 0)),
             update,
             propagate,
         )
@@ -145,7 +145,7 @@ class ConvNormTrainLayer:
         if by_channel is not None:
             values = self._products.grad_weight(by_channel.codes, a)
             gradient = Accumulated(values, by_channel.scale[:, None] * a.scale)
-            self._masters.step(gradient, step.noise(unit, layer, 1), step.learning_rate)
+            self._masters.step(gradient, step.key(unit, layer, 1), step.learning_rate)
             self._gradients[f"{self._name}.gamma"] = dgamma
             self._gradients[f"{self._name}.beta"] = dbeta
         if by_sample is None:
@@ -243,7 +243,7 @@ def _errors(
     dbeta: Tensor,
     dgamma: Tensor,
     weight_scale: Tensor,
-    word: Tensor,
+    randomness: Noise,
     update: bool,
     propagate: bool,
 ) -> tuple[QTensor | None, QTensor | None]:
@@ -251,7 +251,7 @@ def _errors(
     dz, x_hat = _at_norm(later, output, gamma, beta)
     count = dz.numel() // dz.shape[-1]
     du = (gamma * inverse) * (dz - dbeta / count - x_hat * (dgamma / count))
-    u1, u2 = draws(noise_words(count, dz.shape[-1], word).view(dz.shape))
+    u1, u2 = draws(randomness.words().view(dz.shape))
     by_channel = by_sample = None
     if update:
         scale = precision.scale(du.abs().amax(dim=(0, 1, 2)))

@@ -23,7 +23,7 @@ from engines.fusion import Fusion
 from engines.int8 import QTensor
 from engines.masters import Masters
 from engines.precision import Accumulated, Precision
-from engines.rounding import draws, noise_words
+from engines.rounding import Noise, draws, noise
 from engines.serving_scale import ServingScale
 from engines.unit import Gradients, Step, TrainUnit
 from models.base import length_normalize
@@ -102,7 +102,7 @@ class DenseTrainUnit(TrainUnit):
             error,
             output.codes,
             weight.scale,
-            step.noise(self._index, 0, 0),
+            noise(*error.shape, step.key(self._index, 0, 0)),
             update,
             propagate,
         )
@@ -115,7 +115,7 @@ class DenseTrainUnit(TrainUnit):
             # [out, B] @ [B, in], int32
             values = self._precision.linear_grad_weight(by_column.codes, self._input.codes)
             gradient = Accumulated(values, by_column.scale.t() * self._input.scale)
-            self._masters.step(gradient, step.noise(self._index, 0, 1), step.learning_rate)
+            self._masters.step(gradient, step.key(self._index, 0, 1), step.learning_rate)
             self._gradients[self._name] = bias
         return passed
 
@@ -186,13 +186,13 @@ def _errors(
     error: Tensor,
     output_codes: Tensor,
     weight_scale: Tensor,
-    word: Tensor,
+    randomness: Noise,
     update: bool,
     propagate: bool,
 ) -> tuple[QTensor | None, QTensor | None, Tensor | None]:
     """The error behind the ReLU, rounded once for each product that takes it, and its column sums."""
     error = error * (output_codes > 0)
-    u1, u2 = draws(noise_words(*error.shape, word))
+    u1, u2 = draws(randomness.words())
     by_column = by_row = bias = None
     if update:
         scale = precision.scale(error.abs().amax(dim=0, keepdim=True))

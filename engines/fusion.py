@@ -79,7 +79,9 @@ def open_fusion(name: str = AUTO) -> Fusion:
 def _compiled(chain: Callable[P, R]) -> Callable[P, R]:
     torch._dynamo.config.recompile_limit = _MOST_SPECIALISATIONS
     torch._dynamo.config.accumulated_recompile_limit = _MOST_SPECIALISATIONS
-    return torch.compile(chain, fullgraph=True, dynamic=False)
+    # A chain is to be one loop however long it is; by default 30 operations end it with a buffer.
+    options = {"realize_opcount_threshold": 1000}
+    return torch.compile(chain, fullgraph=True, dynamic=False, options=options)
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from engines.int8 import CODE_MAX, QTensor, Scratch, scale_of
 from engines.optim import BETA1, BETA2, EPSILON, MOMENTUM, FloatMasters
 from engines.precision import Accumulated, Precision
 from engines.recipe import Optimizer
-from engines.rounding import draws, noise_words
+from engines.rounding import Noise, NoiseKey, draws, noise
 
 # Steps of a remainder in one code.
 _FINE = 256
@@ -47,12 +48,12 @@ class Masters(ABC):
         """Codes `[O, K]` and scales `[O, 1]`."""
 
     @abstractmethod
-    def step(self, gradient: Accumulated, word: Tensor, learning_rate: float) -> None:
+    def step(self, gradient: Accumulated, key: NoiseKey, learning_rate: float) -> None:
         """One optimizer step.
 
         Args:
             gradient: Of the loss, `[O, K]`; read once, at once.
-            word: Rounding noise key, int32 `[]`.
+            key: Of the rounding noise.
             learning_rate: Step size.
         """
 
@@ -103,7 +104,7 @@ class Float32Masters(Masters):
         """See `Masters.weight`."""
         return self._weight
 
-    def step(self, gradient: Accumulated, word: Tensor, learning_rate: float) -> None:
+    def step(self, gradient: Accumulated, key: NoiseKey, learning_rate: float) -> None:
         """See `Masters.step`."""
         values = gradient.values
         dequantized = torch.mul(
@@ -154,14 +155,15 @@ class CodeMasters(Masters):
         if optimizer.name == "adam":
             self._state |= {"row_moment": torch.zeros(rows, 1), "column_moment": torch.zeros(1, columns)}
         self._moments = fusion.fuse(_moments)
-        self._move = fusion.fuse(_move)
+        self._moved_scales = fusion.fuse(_moved_scales)
+        self._round_move = fusion.fuse(_round_move)
 
     @property
     def weight(self) -> QTensor:
         """See `Masters.weight`."""
         return QTensor(self._state["codes"], self._state["scale"])
 
-    def step(self, gradient: Accumulated, word: Tensor, learning_rate: float) -> None:
+    def step(self, gradient: Accumulated, key: NoiseKey, learning_rate: float) -> None:
         """See `Masters.step`."""
         state = self._state
         step = float(state["step"].add_(1))
@@ -176,20 +178,24 @@ class CodeMasters(Masters):
         else:
             row_factor, column_factor = torch.ones(len(state["scale"]), 1), torch.ones(1, 1)
             keep, take, rate = MOMENTUM, 1.0, learning_rate
-        decay = 1.0 - learning_rate * self._optimizer.weight_decay
-        moved = self._move(
-            gradient,
-            QTensor(state["codes"], state["scale"]),
+        decay = torch.tensor(1.0 - learning_rate * self._optimizer.weight_decay)
+        move = _Move(
+            gradient.values,
+            QTensor(state["codes"], state["scale"] * decay),
             state.get("remainder"),
-            QTensor(state["momentum"], state["momentum_scale"]),
+            QTensor(state["momentum"], state["momentum_scale"] * keep),
+            gradient.scale * take,
             row_factor * rate,
             column_factor,
-            torch.tensor(decay),
-            word,
-            keep,
-            take,
         )
-        state |= {name: value for name, value in moved.items() if value is not None}
+        state["momentum_scale"], state["scale"] = self._moved_scales(move)
+        rounded = self._round_move(
+            move,
+            state["momentum_scale"].reciprocal(),
+            state["scale"].reciprocal(),
+            noise(*gradient.values.shape, key),
+        )
+        state |= {name: value for name, value in rounded.items() if value is not None}
 
     def state(self) -> dict[str, Tensor]:
         """See `Masters.state`."""
@@ -217,39 +223,51 @@ def _moments(
     return row, column, (share + 1e-12).rsqrt(), ((column / correction).sqrt() + EPSILON).reciprocal()
 
 
-def _move(
-    gradient: Accumulated,
-    weight: QTensor,
-    remainder: Tensor | None,
-    momentum: QTensor,
-    row_rate: Tensor,
-    column_factor: Tensor,
-    decay: Tensor,
-    word: Tensor,
-    keep: float,
-    take: float,
+class _Move(NamedTuple):
+    """A step that is about to be taken, every factor ready: `moved` is computed twice from it."""
+
+    gradient: Tensor  # [O, K], of scale `share`
+    weight: QTensor  # scale [O, 1], decay included
+    remainder: Tensor | None
+    momentum: QTensor  # scale [O, 1], forgetting included
+    share: Tensor  # [O, 1]: what the gradient adds to the momentum, in its scale
+    row_rate: Tensor  # [O, 1]
+    column_factor: Tensor  # [1, K]
+
+    def moved(self) -> tuple[Tensor, Tensor]:
+        """New momentum and new weights, float32 `[O, K]`."""
+        momentum = self.momentum.dequantize() + self.gradient * self.share
+        held = self.weight.codes.to(torch.float32)
+        if self.remainder is not None:
+            held = held + self.remainder * (1.0 / _FINE)
+        return momentum, held * self.weight.scale - momentum * self.row_rate * self.column_factor
+
+
+def _moved_scales(move: _Move) -> tuple[Tensor, Tensor]:
+    """Scales, `[O, 1]`, of the new momentum and of the new weights' codes.
+
+    A pass of its own, so that the rounding pass finds its factors ready in memory.
+    """
+    momentum, w = move.moved()
+    return _row_scale(momentum), _row_scale(w)
+
+
+def _row_scale(x: Tensor) -> Tensor:
+    return scale_of(x.abs().amax(dim=1, keepdim=True))
+
+
+def _round_move(
+    move: _Move, per_momentum: Tensor, per_code: Tensor, randomness: Noise
 ) -> dict[str, Tensor | None]:
-    """Add the step to the momentum and the momentum to the weights; round both stochastically."""
-    fine = 1 if remainder is None else _FINE
-    held = weight.codes.to(torch.float32)
-    if remainder is not None:
-        held = held + remainder * (1.0 / _FINE)
-    moved = momentum.dequantize() * keep + gradient.dequantize() * take
-    w = held * weight.scale * decay - moved * row_rate * column_factor
-    momentum_scale = scale_of(moved.abs().amax(dim=1, keepdim=True))
-    scale = scale_of(w.abs().amax(dim=1, keepdim=True))
-    u1, u2 = draws(noise_words(*w.shape, word))
-    steps = (w * (fine * scale.reciprocal()) + u1).floor()
+    """Codes of both, rounded stochastically; `per_*` are reciprocals of their scales."""
+    momentum, w = move.moved()
+    u1, u2 = draws(randomness.words())
+    fine = 1 if move.remainder is None else _FINE
     limit = float(CODE_MAX * fine)
-    codes, rest = _split(steps.clamp(-limit, limit).to(torch.int32), fine)
-    momentum_codes = (moved * momentum_scale.reciprocal() + u2).floor()
-    return {
-        "codes": codes,
-        "remainder": rest,
-        "scale": scale,
-        "momentum": momentum_codes.clamp(-CODE_MAX, CODE_MAX).to(torch.int8),
-        "momentum_scale": momentum_scale,
-    }
+    steps = (w * (per_code * fine) + u1).floor().clamp(-limit, limit)
+    codes, rest = _split(steps.to(torch.int32), fine)
+    momentum_codes = (momentum * per_momentum + u2).floor().clamp(-CODE_MAX, CODE_MAX)
+    return {"codes": codes, "remainder": rest, "momentum": momentum_codes.to(torch.int8)}
 
 
 def _split(steps: Tensor, fine: int) -> tuple[Tensor, Tensor | None]:

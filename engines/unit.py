@@ -35,10 +35,10 @@ class Step(NamedTuple):
     number: int
     learning_rate: float
 
-    def noise(self, unit: int, layer: int, tensor: int) -> Tensor:
-        """Key of one tensor of rounding noise, int32 `[]`."""
+    def key(self, unit: int, layer: int, tensor: int) -> NoiseKey:
+        """Key of one tensor of rounding noise."""
         place = (unit * _LAYERS_PER_UNIT + layer) * _TENSORS_PER_LAYER + tensor
-        return NoiseKey(self.seed, self.number, place).word()
+        return NoiseKey(self.seed, self.number, place)
 
 
 class Gradients(dict[str, Tensor]):
