@@ -24,8 +24,6 @@ no copy of them makes the kernel faster.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +37,7 @@ from engines.im2col import (
     Windows,
     check_codes,
     padded_to_multiple,
+    phases,
     tiles,
 )
 from engines.int8 import int8_matmul
@@ -170,11 +169,16 @@ def conv_grad_input(
     if geometry.kernel < stride:
         sums.zero_()  # some pixels meet no tap
     taps = w.view(geometry.out_channels, geometry.kernel, geometry.kernel, channels)
-    for row, column in itertools.product(*(_phases(geometry, axis) for axis in (0, 1))):
+    for row, column in itertools.product(phases(geometry, 0), phases(geometry, 1)):
+        if not (row.taps and column.taps):
+            continue
         met = taps[:, row.tap :: stride, column.tap :: stride].flip(1, 2)
         operand = _padded_rows(met.permute(1, 2, 0, 3).reshape(-1, channels))
         windows = Windows(
-            (row.taps, column.taps), 1, (row.origin, column.origin), (row.pixels, column.pixels)
+            taps=(row.taps, column.taps),
+            stride=1,
+            origin=(row.met - row.taps + 1, column.met - column.taps + 1),
+            grid=(row.pixels, column.pixels),
         )
         pixels = sums[:, row.pixel :: stride, column.pixel :: stride]
         for tile in tiles(e, windows, scratch, tile_bytes=tile_bytes):
@@ -187,26 +191,6 @@ def conv_grad_input(
             if not straight:
                 mine.copy_(out.view(mine.shape))
     return sums
-
-
-class _Phase(NamedTuple):
-    """Along one axis, the input pixels that meet the same taps."""
-
-    pixel: int  # the first of them; the others follow at the stride
-    pixels: int
-    tap: int  # the first tap they meet; the others follow at the stride
-    taps: int
-    origin: int  # output pixel at which the first of them meets its last tap
-
-
-def _phases(geometry: ConvGeometry, axis: int) -> Iterator[_Phase]:
-    """Input pixel h meets tap i at output pixel (h + padding - i) / stride, where that is whole."""
-    size, stride = geometry.in_size[axis], geometry.stride
-    for pixel in range(min(stride, size)):
-        reach, tap = divmod(pixel + geometry.padding, stride)
-        taps = len(range(tap, geometry.kernel, stride))
-        if taps:
-            yield _Phase(pixel, len(range(pixel, size, stride)), tap, taps, reach - taps + 1)
 
 
 def _padded_rows(matrix: Tensor) -> Tensor:

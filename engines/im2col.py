@@ -32,8 +32,8 @@ from engines.int8 import Scratch
 
 Activation = Callable[[Tensor], Tensor]
 
-# Columns of one tile. Measured over 1 to 4 MiB (two cores with 1 MiB of second-level cache each): fewer
-# and larger tiles win, as every tile costs some 50 microseconds beside its copies.
+# Columns of one tile: the best of 1, 2, 3 and 4 MiB on two cores with 32 MiB of third-level cache.
+# Every tile costs some 50 microseconds beside its copies, so few and large ones win.
 TILE_BYTES = 1 << 22
 _MULTIPLE = 8
 
@@ -133,6 +133,39 @@ class ConvScratch:
         self.columns = Scratch(torch.int8)
         self.part = Scratch(torch.int32)
         self.sums = Scratch(torch.int32)
+
+
+class Phase(NamedTuple):
+    """Along one axis, the input pixels that meet the same taps.
+
+    Input pixel h meets tap i in the window of output pixel `(h + padding - i) / stride`, where that
+    is whole. So pixels a stride apart meet the same taps, and these lie a stride apart too.
+
+    Args:
+        pixel: The first of these input pixels.
+        pixels: How many.
+        tap: The first tap that they meet.
+        taps: How many; 0 for a stride longer than the kernel.
+        met: Output pixel where the first of them meets its first tap. It meets its next tap one
+            output pixel before, and the next input pixel meets the same tap one after.
+    """
+
+    pixel: int
+    pixels: int
+    tap: int
+    taps: int
+    met: int
+
+
+def phases(geometry: ConvGeometry, axis: int) -> list[Phase]:
+    """The phases of an axis (0: rows, 1: columns) by first pixel, as many as the stride."""
+    size, stride = geometry.in_size[axis], geometry.stride
+    found = []
+    for pixel in range(min(stride, size)):
+        met, tap = divmod(pixel + geometry.padding, stride)
+        taps = range(tap, geometry.kernel, stride)
+        found.append(Phase(pixel, len(range(pixel, size, stride)), tap, len(taps), met))
+    return found
 
 
 class Tile(NamedTuple):

@@ -188,6 +188,7 @@ def test_square_goodness_is_the_sum_or_the_mean_over_a_whole_sample():
         ((4, 4, 1024), (1, 2, 1024)),
         ((2, 2, 4096), (1, 1, 4096)),  # one pixel is the end of it
         ((2, 7, 8), (2, 4, 8)),
+        ((3, 3, 300), (2, 3, 300)),
         ((1, 9, 1500), (1, 1, 1500)),
         ((5000,), (5000,)),
     ],

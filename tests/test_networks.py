@@ -16,6 +16,7 @@ from models.blocks import ConvNormAct
 from models.build import build_model, build_unit
 from models.layers import ConvLayer, DenseLayer
 from models.mlp import build_mlp
+from models.scaling import scale_channels
 from models.units import UnitSpec
 
 MLP = ModelSpec("mlp", (3, 4), 5, (7, 6))
@@ -141,6 +142,12 @@ LAST_SIDE = {  # of a 32 x 32, a 64 x 64, a 65 x 65 and a 224 x 224 image
 @pytest.mark.parametrize("name", CONV_NAMES)
 def test_channels_of_every_activity(name):
     assert [unit.output_shape[2] for unit in conv_spec(name).units] == CHANNELS[name]
+
+
+@pytest.mark.parametrize("name", CONV_NAMES)
+def test_width_scales_every_activity(name):
+    channels = [unit.output_shape[2] for unit in conv_spec(name, width=0.5).units]
+    assert channels == [scale_channels(c, 0.5) for c in CHANNELS[name]]
 
 
 @pytest.mark.parametrize("name", CONV_NAMES)
