@@ -11,7 +11,7 @@ to both terms as it is. Errors travel as float32 between units and as accumulato
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,28 +32,40 @@ class _Part(Protocol):
     def export(self) -> dict[str, Tensor]: ...
 
 
+class ConvKept(NamedTuple):
+    """A conv unit's activity.
+
+    Args:
+        output: Its codes, `[B, H, W, C]`.
+    """
+
+    output: Feature
+
+    def activity(self, precision: Precision) -> Tensor:
+        """float32 `[B, H, W, C]`."""
+        return self.output.dequantize(precision)
+
+
 class ConvTrainUnit(TrainUnit):
     """One convolution: a network's stem or its last 1x1 layer.
 
     Args:
         conv: The layer.
-        precision: Arithmetic.
-        fusion: Fuses the chains.
     """
 
-    def __init__(self, conv: ConvNormTrainLayer, precision: Precision, fusion: Fusion) -> None:
+    def __init__(self, conv: ConvNormTrainLayer) -> None:
         self._conv = conv
         self._parts = _Parts({"conv": conv})
-        self._end = _End(precision, fusion)
+        self._end = _End()
 
     def forward(self, a: Feature) -> Feature:
         """See `TrainUnit.forward`."""
         return self._end.keep(self._conv.forward(a))
 
     @property
-    def activity(self) -> Tensor:
-        """See `TrainUnit.activity`."""
-        return self._end.activity
+    def kept(self) -> ConvKept:
+        """See `TrainUnit.kept`."""
+        return self._end.kept
 
     def error_at_activity(self, later: Accumulated) -> Tensor:
         """See `TrainUnit.error_at_activity`."""
@@ -108,7 +120,7 @@ class ResidualTrainUnit(TrainUnit):
         self._parts = _Parts({"conv1": conv1, "conv2": conv2, "sum": self._sum})
         if shortcut is not None:
             self._parts.named["shortcut"] = shortcut
-        self._end = _End(precision, fusion)
+        self._end = _End()
         self._behind = fusion.fuse(_behind_activation)
 
     def forward(self, a: Feature) -> Feature:
@@ -118,9 +130,9 @@ class ResidualTrainUnit(TrainUnit):
         return self._end.keep(self._sum.forward(branch, around, "relu"))
 
     @property
-    def activity(self) -> Tensor:
-        """See `TrainUnit.activity`."""
-        return self._end.activity
+    def kept(self) -> ConvKept:
+        """See `TrainUnit.kept`."""
+        return self._end.kept
 
     def error_at_activity(self, later: Accumulated) -> Tensor:
         """See `TrainUnit.error_at_activity`."""
@@ -130,7 +142,7 @@ class ResidualTrainUnit(TrainUnit):
         self, error: Tensor, step: Step, *, update: bool, propagate: bool
     ) -> Accumulated | None:
         """See `TrainUnit.backward`."""
-        at_sum = _whole(self._behind(error, self._end.output))
+        at_sum = _whole(self._behind(error, self._end.kept.output))
         at_middle = self._conv2.backward(at_sum, step, update=update, propagate=True)
         assert at_middle is not None  # noqa: S101 - it was asked for
         branch = self._conv1.backward(at_middle, step, update=update, propagate=propagate)
@@ -195,7 +207,7 @@ class InvertedResidualTrainUnit(TrainUnit):
             "sum": self._sum,
         }
         self._parts = _Parts({name: part for name, part in named.items() if part is not None})
-        self._end = _End(precision, fusion)
+        self._end = _End()
 
     def forward(self, a: Feature) -> Feature:
         """See `TrainUnit.forward`."""
@@ -209,9 +221,9 @@ class InvertedResidualTrainUnit(TrainUnit):
         return self._end.keep(output)
 
     @property
-    def activity(self) -> Tensor:
-        """See `TrainUnit.activity`."""
-        return self._end.activity
+    def kept(self) -> ConvKept:
+        """See `TrainUnit.kept`."""
+        return self._end.kept
 
     def error_at_activity(self, later: Accumulated) -> Tensor:
         """See `TrainUnit.error_at_activity`."""
@@ -304,27 +316,21 @@ class _Sum:
 class _End:
     """A unit's output, as long as it is kept."""
 
-    def __init__(self, precision: Precision, fusion: Fusion) -> None:
-        self._precision = precision
-        self._dequantize = fusion.fuse(_dequantize)
-        self._output: Feature | None = None
+    def __init__(self) -> None:
+        self._kept: ConvKept | None = None
 
     def keep(self, output: Feature) -> Feature:
-        self._output = output
+        self._kept = ConvKept(output)
         return output
 
     @property
-    def output(self) -> Feature:
-        if self._output is None:
+    def kept(self) -> ConvKept:
+        if self._kept is None:
             raise RuntimeError("the unit has kept nothing: forward comes first")
-        return self._output
-
-    @property
-    def activity(self) -> Tensor:
-        return self._dequantize(self._precision, self.output)
+        return self._kept
 
     def release(self) -> None:
-        self._output = None
+        self._kept = None
 
 
 def add_features(
@@ -339,10 +345,6 @@ def add_features(
 
 def _behind_activation(error: Tensor, output: Feature) -> Tensor:
     return error * activation_slope(output.codes * output.scale, output.activation)
-
-
-def _dequantize(precision: Precision, output: Feature) -> Tensor:
-    return output.dequantize(precision)
 
 
 def _whole(error: Tensor) -> Accumulated:

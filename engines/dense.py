@@ -14,6 +14,7 @@ A gradient at z becomes one at y by the Jacobian of length normalisation,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,22 @@ from engines.rounding import Noise, draws, noise
 from engines.serving_scale import ServingScale
 from engines.unit import Gradients, Step, TrainUnit
 from models.base import length_normalize
+
+
+class DenseKept(NamedTuple):
+    """A dense unit's activity, kept as direction and length.
+
+    Args:
+        output: z, `[B, out]`.
+        length: n, float32 `[B, 1]`.
+    """
+
+    output: Feature
+    length: Tensor
+
+    def activity(self, precision: Precision) -> Tensor:
+        """`n z`, float32 `[B, out]`."""
+        return self.output.codes * (self.output.scale * self.length)
 
 
 class DenseTrainUnit(TrainUnit):
@@ -60,12 +77,10 @@ class DenseTrainUnit(TrainUnit):
         self._precision = precision
         self._input_scale = ServingScale()
         self._forward_chain = fusion.fuse(_forward)
-        self._activity_chain = fusion.fuse(_activity)
         self._through_normalization = fusion.fuse(_through_normalization)
         self._errors = fusion.fuse(_errors)
         self._input: Feature | None = None
-        self._output: Feature | None = None
-        self._length: Tensor | None = None
+        self._kept: DenseKept | None = None
 
     def forward(self, a: Feature) -> Feature:
         """See `TrainUnit.forward`."""
@@ -76,25 +91,25 @@ class DenseTrainUnit(TrainUnit):
         codes, scale, length = self._forward_chain(
             self._precision, product, weight.scale, self._bias
         )
-        self._input, self._output, self._length = a, Feature(codes, scale), length
-        return self._output
+        self._input, self._kept = a, DenseKept(Feature(codes, scale), length)
+        return self._kept.output
 
     @property
-    def activity(self) -> Tensor:
-        """See `TrainUnit.activity`."""
-        output, length = self._kept()
-        return self._activity_chain(output, length)
+    def kept(self) -> DenseKept:
+        """See `TrainUnit.kept`."""
+        if self._kept is None:
+            raise RuntimeError("the unit has kept nothing: forward comes first")
+        return self._kept
 
     def error_at_activity(self, later: Accumulated) -> Tensor:
         """See `TrainUnit.error_at_activity`."""
-        output, length = self._kept()
-        return self._through_normalization(later, output, length)
+        return self._through_normalization(later, self.kept)
 
     def backward(
         self, error: Tensor, step: Step, *, update: bool, propagate: bool
     ) -> Accumulated | None:
         """See `TrainUnit.backward`."""
-        output, _ = self._kept()
+        output = self.kept.output
         assert self._input is not None  # noqa: S101 - kept with the output
         weight = self._masters.weight
         by_column, by_row, bias = self._errors(
@@ -121,7 +136,7 @@ class DenseTrainUnit(TrainUnit):
 
     def release(self) -> None:
         """See `TrainUnit.release`."""
-        self._input = self._output = self._length = None
+        self._input = self._kept = None
 
     def state(self) -> dict[str, Tensor]:
         """See `TrainUnit.state`."""
@@ -146,11 +161,6 @@ class DenseTrainUnit(TrainUnit):
             "input_scale": self._input_scale.value,
         }
 
-    def _kept(self) -> tuple[Feature, Tensor]:
-        if self._output is None or self._length is None:
-            raise RuntimeError("the unit has kept nothing: forward comes first")
-        return self._output, self._length
-
 
 def dense_activity(product: Accumulated, weight_scale: Tensor, bias: Tensor) -> Tensor:
     """`relu(A W^T + b)`: float32 `[B, out]`.
@@ -171,14 +181,10 @@ def _forward(
     return precision.quantize(z, scale), scale, length
 
 
-def _activity(output: Feature, length: Tensor) -> Tensor:
-    return output.codes * (output.scale * length)
-
-
-def _through_normalization(later: Accumulated, output: Feature, length: Tensor) -> Tensor:
+def _through_normalization(later: Accumulated, kept: DenseKept) -> Tensor:
     u = later.dequantize()
-    z = output.codes * output.scale
-    return (u - z * (u * z).mean(dim=1, keepdim=True)) / length
+    z = kept.output.codes * kept.output.scale
+    return (u - z * (u * z).mean(dim=1, keepdim=True)) / kept.length
 
 
 def _errors(

@@ -136,7 +136,7 @@ class _Builder:
             )
         if isinstance(spec, ConvUnitSpec):
             conv = self._layer(index, 0, "conv", spec.conv, module)
-            return ConvTrainUnit(conv, self._precision, self._fusion)
+            return ConvTrainUnit(conv)
         if isinstance(spec, ResidualUnitSpec):
             return ResidualTrainUnit(
                 self._layer(index, 0, "conv1", spec.conv1, module),

@@ -122,4 +122,4 @@ class Fp32(Precision):
         return e @ w
 
 
-PRECISIONS: dict[str, type[Precision]] = {p.name: p for p in (Int8, Fp32)}
+PRECISIONS: dict[str, Precision] = {p.name: p for p in (Int8(), Fp32())}

@@ -19,7 +19,7 @@ from torch import Tensor
 from engines.base import PredictEngine, Prediction, Weights
 from engines.feature import Feature
 from engines.fusion import Fusion
-from engines.precision import Int8
+from engines.precision import PRECISIONS
 from engines.predict_units import open_predict_unit
 from engines.recipe import Recipe
 from engines.rule import open_rule
@@ -65,7 +65,7 @@ class TorchPredictEngine(PredictEngine):
         self._spec = weights.spec
         self._classes = len(weights.classes)
         self._rule = open_rule(weights.spec, Recipe())
-        self._precision = Int8()
+        self._precision = PRECISIONS["int8"]
         tensors = {name: torch.from_numpy(np.array(a)) for name, a in weights.arrays.items()}
         self._mean, self._std = tensors["input.mean"], tensors["input.std"]
         self._input_scale = tensors.get("input.scale")

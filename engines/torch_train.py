@@ -43,7 +43,7 @@ from engines.rule import open_rule
 from engines.serving_scale import ServingScale
 from engines.standardize import fit_standardization, standardize
 from engines.torch_predict import TorchPredictEngine, as_rows, channels_last
-from engines.unit import Step
+from engines.unit import Kept, Step
 from models import ModelSpec
 from models.build import build_model
 
@@ -62,7 +62,7 @@ class TorchTrainEngine(TrainEngine):
         self._seed = seed
         self._recipe = recipe
         self.fusion = open_fusion(recipe.fusion)
-        self._precision = PRECISIONS[recipe.precision]()
+        self._precision = PRECISIONS[recipe.precision]
         self._rule = open_rule(spec, recipe)
         network = lower(
             spec,
@@ -122,9 +122,8 @@ class TorchTrainEngine(TrainEngine):
 
         def own_error(index: int) -> Tensor:
             head, parameters = self._rule.heads[index], self._heads[index]
-            return self._own_error(
-                head, grads.pop(index), self._units[index].activity, parameters
-            )
+            kept = self._units[index].kept
+            return self._own_error(self._precision, head, grads.pop(index), kept, parameters)
 
         def backward(index: int, error: Tensor, *, update: bool, propagate: bool) -> Tensor | None:
             passed = self._units[index].backward(error, step, update=update, propagate=propagate)
@@ -140,9 +139,10 @@ class TorchTrainEngine(TrainEngine):
         for index, unit in enumerate(self._units):
             a = unit.forward(a)
             loss, grads[index], learned = self._judge(
+                self._precision,
                 self._rule.heads[index],
                 self._rule.objective,
-                unit.activity,
+                unit.kept,
                 self._heads[index],
                 targets,
             )
@@ -243,18 +243,24 @@ def _first_codes(precision: Precision, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _judge(
+    precision: Precision,
     head: Head,
     objective: Objective,
-    activity: Tensor,
+    kept: Kept,
     parameters: Mapping[str, Tensor],
     targets: Tensor,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The unit's loss, its gradient at the goodness, and the head's gradients."""
+    activity = kept.activity(precision)
     loss, grad = objective.loss(head.goodness(activity, parameters), targets)
     return loss, grad, head.grad_parameters(grad, activity)
 
 
 def _own_error(
-    head: Head, grad_goodness: Tensor, activity: Tensor, parameters: Mapping[str, Tensor]
+    precision: Precision,
+    head: Head,
+    grad_goodness: Tensor,
+    kept: Kept,
+    parameters: Mapping[str, Tensor],
 ) -> Tensor:
-    return head.grad_activity(grad_goodness, activity, parameters)
+    return head.grad_activity(grad_goodness, kept.activity(precision), parameters)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from engines.feature import Feature
-from engines.precision import Accumulated
+from engines.precision import Accumulated, Precision
 from engines.rounding import NoiseKey
 
 # Tensors of noise a unit may draw in one step: two errors and one update for each of its layers.
@@ -45,21 +45,31 @@ class Gradients(dict[str, Tensor]):
     """Gradients of the small float32 parameters that this step has met, by name."""
 
 
+class Kept(Protocol):
+    """A unit's activity in the form in which it is kept; a tuple of tensors.
+
+    The chains that read it make the float32 values as they go, and store none.
+    """
+
+    def activity(self, precision: Precision) -> Tensor:
+        """What the goodness is read from, as the kept codes have it: float32 `[B, N]` or NHWC."""
+
+
 class TrainUnit(ABC):
     """One unit that learns."""
 
     @abstractmethod
     def forward(self, a: Feature) -> Feature:
-        """What the next unit gets; keeps what `activity` and `backward` need."""
+        """What the next unit gets; keeps what `kept` and `backward` need."""
 
     @property
     @abstractmethod
-    def activity(self) -> Tensor:
-        """What the goodness is read from, as the kept codes have it: float32 `[B, N]` or NHWC."""
+    def kept(self) -> Kept:
+        """What the forward pass kept of the unit's activity."""
 
     @abstractmethod
     def error_at_activity(self, later: Accumulated) -> Tensor:
-        """The gradient at what `forward` gave, carried to `activity`; float32 of its shape."""
+        """The gradient at what `forward` gave, carried to the activity; float32 of its shape."""
 
     @abstractmethod
     def backward(
@@ -68,7 +78,7 @@ class TrainUnit(ABC):
         """Back-propagate an error.
 
         Args:
-            error: Gradient at `activity`, float32; not to be changed.
+            error: Gradient at the activity, float32; not to be changed.
             step: Names the rounding noise.
             update: Learn from it, after the old weights were used.
             propagate: Return the gradient at the unit's input.
