@@ -197,7 +197,8 @@ def _errors(
     propagate: bool,
 ) -> tuple[QTensor | None, QTensor | None, Tensor | None]:
     """The error behind the ReLU, rounded once for each product that takes it, and its column sums."""
-    error = error * (output_codes > 0)
+    # As float32: compilers vectorise that comparison, and not the one of int8.
+    error = torch.where(output_codes.to(torch.float32) > 0, error, 0.0)
     u1, u2 = draws(randomness.words())
     by_column = by_row = bias = None
     if update:

@@ -77,8 +77,8 @@ def activation_slope(z: Tensor, activation: str) -> Tensor:
     if activation == "none":
         return torch.ones_like(z)
     if activation == "relu":
-        return (z > 0).to(z.dtype)
+        return torch.where(z > 0, 1.0, 0.0)
     if activation == "relu6":
-        return ((z > 0) & (z < 6.0)).to(z.dtype)
+        return torch.where(z > 0, 1.0, 0.0) * torch.where(z < 6.0, 1.0, 0.0)
     gate = torch.sigmoid(z)
     return gate * (1.0 + z * (1.0 - gate))

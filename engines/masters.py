@@ -188,13 +188,9 @@ class CodeMasters(Masters):
             row_factor * rate,
             column_factor,
         )
-        state["momentum_scale"], state["scale"] = self._moved_scales(move)
-        rounded = self._round_move(
-            move,
-            state["momentum_scale"].reciprocal(),
-            state["scale"].reciprocal(),
-            noise(*gradient.values.shape, key),
-        )
+        state["momentum_scale"], state["scale"], *reciprocals = self._moved_scales(move)
+        randomness = noise(*gradient.values.shape, key)
+        rounded = self._round_move(move, *reciprocals, randomness)
         state |= {name: value for name, value in rounded.items() if value is not None}
 
     def state(self) -> dict[str, Tensor]:
@@ -243,13 +239,13 @@ class _Move(NamedTuple):
         return momentum, held * self.weight.scale - momentum * self.row_rate * self.column_factor
 
 
-def _moved_scales(move: _Move) -> tuple[Tensor, Tensor]:
-    """Scales, `[O, 1]`, of the new momentum and of the new weights' codes.
+def _moved_scales(move: _Move) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scales, `[O, 1]`, of the new momentum and of the new weights' codes, and their reciprocals.
 
     A pass of its own, so that the rounding pass finds its factors ready in memory.
     """
-    momentum, w = move.moved()
-    return _row_scale(momentum), _row_scale(w)
+    scales = [_row_scale(x) for x in move.moved()]
+    return *scales, *(scale.reciprocal() for scale in scales)  # type: ignore[return-value]
 
 
 def _row_scale(x: Tensor) -> Tensor:

@@ -43,11 +43,16 @@ def as_rows(x: NDArray[np.float32], spec: ModelSpec) -> Tensor:
     return torch.from_numpy(np.array(x, dtype=np.float32).reshape(len(x), spec.features))
 
 
-def channels_last(rows: Tensor, spec: ModelSpec) -> Tensor:
-    """What the first unit gets: rows as they are for a dense one, else `[batch, H, W, C]`."""
-    if isinstance(spec.units[0], DenseUnitSpec):
+def image_shape(spec: ModelSpec) -> tuple[int, ...] | None:
+    """`[channels, height, width]` of a network of convolutions; None for dense units."""
+    return None if isinstance(spec.units[0], DenseUnitSpec) else spec.input_shape
+
+
+def channels_last(rows: Tensor, image: tuple[int, ...] | None) -> Tensor:
+    """What the first unit gets: `[batch, features]` as they are, or as `[batch, H, W, C]`."""
+    if image is None:
         return rows
-    return rows.view(len(rows), *spec.input_shape).permute(0, 2, 3, 1).contiguous()
+    return rows.view(len(rows), *image).permute(0, 2, 3, 1).contiguous()
 
 
 class TorchPredictEngine(PredictEngine):
@@ -87,7 +92,9 @@ class TorchPredictEngine(PredictEngine):
         return Prediction(index, goodness.numpy())
 
     def _goodness(self, rows: Tensor) -> Tensor:
-        x: Tensor | Feature = channels_last(standardize(rows, self._mean, self._std), self._spec)
+        x: Tensor | Feature = channels_last(
+            standardize(rows, self._mean, self._std), image_shape(self._spec)
+        )
         if self._input_scale is not None:
             assert isinstance(x, Tensor)  # noqa: S101 - narrows the type
             x = Feature(self._precision.quantize(x, self._input_scale), self._input_scale)

@@ -42,7 +42,7 @@ from engines.rounding import NoiseKey, draws, noise
 from engines.rule import open_rule
 from engines.serving_scale import ServingScale
 from engines.standardize import fit_standardization, standardize
-from engines.torch_predict import TorchPredictEngine, as_rows, channels_last
+from engines.torch_predict import TorchPredictEngine, as_rows, channels_last, image_shape
 from engines.unit import Kept, Step
 from models import ModelSpec
 from models.build import build_model
@@ -80,6 +80,7 @@ class TorchTrainEngine(TrainEngine):
         self._judge = self.fusion.fuse(_judge)
         self._own_error = self.fusion.fuse(_own_error)
         self._first_codes = self.fusion.fuse(_first_codes)
+        self._image = image_shape(spec)
         self._input_scale = ServingScale()
         self._mean = torch.zeros(spec.features)
         self._std = torch.ones(spec.features)
@@ -101,10 +102,9 @@ class TorchTrainEngine(TrainEngine):
         look_ahead_weight: float,
     ) -> StepReport:
         """See `TrainEngine.train_step`."""
-        rows = standardize(as_rows(x, self._spec), self._mean, self._std)
+        rows = as_rows(x, self._spec)
         self._check_labels(labels, len(rows))
-        sample = channels_last(rows, self._spec)
-        batch, targets = sample, torch.from_numpy(labels)
+        batch, targets = rows, torch.from_numpy(labels)
         step = Step(self._seed, self._step, learning_rate)
         losses = self._learn(batch, targets, step, look_ahead_weight)
         report = StepReport(tuple(losses))
@@ -155,7 +155,9 @@ class TorchTrainEngine(TrainEngine):
         return losses
 
     def _first(self, batch: Tensor) -> Feature:
-        codes, scale = self._first_codes(self._precision, batch)
+        codes, scale = self._first_codes(
+            self._precision, batch, self._mean, self._std, self._image
+        )
         self._input_scale.follow(scale)
         return Feature(codes, scale)
 
@@ -237,7 +239,10 @@ class TorchTrainEngine(TrainEngine):
         return tensors | {f"parameters.{name}": value for name, value in parameters.items()}
 
 
-def _first_codes(precision: Precision, x: Tensor) -> tuple[Tensor, Tensor]:
+def _first_codes(
+    precision: Precision, rows: Tensor, mean: Tensor, std: Tensor, image: tuple[int, ...] | None
+) -> tuple[Tensor, Tensor]:
+    x = channels_last(standardize(rows, mean, std), image)
     scale = precision.scale(x.abs().amax())
     return precision.quantize(x, scale), scale
 
