@@ -85,7 +85,7 @@ def wrong_labels(labels: Tensor, classes: int, key: NoiseKey) -> Tensor:
     """
     _check_classes(classes)
     # In float64, where u (C - 1) is exact and so stays below C - 1.
-    draws = uniform(labels.shape, key).to(labels.device, torch.float64)
+    draws = uniform(len(labels), 1, key)[:, 0].to(labels.device, torch.float64)
     ahead = 1 + (draws * (classes - 1)).to(torch.int64)
     return (labels + ahead) % classes
 
@@ -107,11 +107,11 @@ def hard_wrong_labels(goodness: Tensor, labels: Tensor, key: NoiseKey) -> Tensor
     _check_classes(goodness.shape[1])
     logits = goodness.scatter(1, labels[:, None], -torch.inf)
     # The first place whose cumulated share exceeds the draw. The right label's share is 0, so that
-    # the sum does not rise there and it is never the first; a draw is at most 1 - 2^-24, so that
+    # the sum does not rise there and it is never the first; a draw is at most 1 - 2^-17, so that
     # there is always a first.
     cumulated = torch.softmax(logits, dim=1).cumsum(dim=1)
-    draws = uniform(labels.shape, key).to(goodness.device, torch.float64)
-    return (cumulated <= draws[:, None] * cumulated[:, -1:]).sum(dim=1)
+    draws = uniform(len(labels), 1, key).to(goodness.device, torch.float64)
+    return (cumulated <= draws * cumulated[:, -1:]).sum(dim=1)
 
 
 def _check_classes(classes: int) -> None:

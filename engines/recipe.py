@@ -56,7 +56,7 @@ class Recipe:
     precision: str = "int8"
     objective: str = "class_goodness"
     look_ahead: LookAhead = LookAhead()
-    masters: str = "int16"
+    masters: str = "float32"
     optimizer: Optimizer = Optimizer()
     fusion: str = "eager"
 

@@ -93,6 +93,11 @@ def draws(words: Tensor) -> tuple[Tensor, Tensor]:
     return _draw(words & 0xFFFF), _draw((words >> 16) & 0xFFFF)
 
 
+def uniform(rows: int, columns: int, key: NoiseKey) -> Tensor:
+    """Uniform draws in (0, 1), float32 `[R, N]`, where they are wanted for themselves."""
+    return draws(noise(rows, columns, key).words())[0]
+
+
 def _draw(half: Tensor) -> Tensor:
     return half.to(torch.float32) * 2.0**-16 + 2.0**-17
 

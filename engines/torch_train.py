@@ -38,7 +38,7 @@ from engines.lower import lower
 from engines.objective import Objective
 from engines.precision import PRECISIONS, Precision
 from engines.recipe import Recipe
-from engines.rounding import NoiseKey, draws, noise
+from engines.rounding import NoiseKey, uniform
 from engines.rule import open_rule
 from engines.serving_scale import ServingScale
 from engines.standardize import fit_standardization, standardize
@@ -200,8 +200,8 @@ class TorchTrainEngine(TrainEngine):
 
     def _canary_input(self) -> Tensor:
         """Made up within two standard deviations: weights files travel, samples should not."""
-        words = noise(CANARY_ROWS, self._spec.features, NoiseKey(0, 0, 0)).words()
-        return self._mean + self._std * draws(words)[0].mul_(4).sub_(2)
+        deviations = uniform(CANARY_ROWS, self._spec.features, NoiseKey(0, 0, 0)).mul_(4).sub_(2)
+        return self._mean + self._std * deviations
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """See `TrainEngine.state`."""
