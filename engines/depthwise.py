@@ -43,8 +43,9 @@ def depthwise_forward(
 
     Raises:
         TypeError: An operand is not int8.
-        ValueError: A shape is not the geometry's.
+        ValueError: A shape is not the geometry's, or its channels differ.
     """
+    _check_depthwise(geometry)
     geometry.check_input(a)
     kernel = _kernel(w, geometry)
     around = _padded(a, geometry, activation)
@@ -70,8 +71,10 @@ def depthwise_grad_weight(
 
     Raises:
         TypeError: An operand is not int8.
-        ValueError: A shape is not the geometry's, or `B*Ho*Wo` exceeds `CONTRACTION_MAX`.
+        ValueError: A shape is not the geometry's, its channels differ, or `B*Ho*Wo` exceeds
+            `CONTRACTION_MAX`.
     """
+    _check_depthwise(geometry)
     geometry.check_input(a)
     geometry.check_error(e)
     if (windows := geometry.rows(len(a))) > CONTRACTION_MAX:
@@ -101,8 +104,9 @@ def depthwise_grad_input(e: Tensor, w: Tensor, geometry: ConvGeometry) -> Tensor
 
     Raises:
         TypeError: An operand is not int8.
-        ValueError: A shape is not the geometry's.
+        ValueError: A shape is not the geometry's, or its channels differ.
     """
+    _check_depthwise(geometry)
     geometry.check_error(e)
     kernel = _kernel(w, geometry)
     (height, width), stride = geometry.in_size, geometry.stride
@@ -128,6 +132,14 @@ def depthwise_grad_input(e: Tensor, w: Tensor, geometry: ConvGeometry) -> Tensor
     # Rows, row phases, columns and column phases are axes 1 to 4.
     interleaved = torch.stack(lines, dim=2).flatten(3, 4).flatten(1, 2)
     return interleaved[:, :height, :width].contiguous()
+
+
+def _check_depthwise(geometry: ConvGeometry) -> None:
+    if geometry.in_channels != geometry.out_channels:
+        raise ValueError(
+            "a depthwise convolution has as many channels out as in, "
+            f"got {geometry.in_channels} in and {geometry.out_channels} out"
+        )
 
 
 def _padded(a: Tensor, geometry: ConvGeometry, activation: Activation | None) -> Tensor:

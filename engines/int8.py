@@ -139,9 +139,9 @@ def int8_matmul(
     more_rows = max(0, _MIN_ROWS - rows)
     more_inner, more_columns = -inner % _MULTIPLE, -columns % _MULTIPLE
     if more_rows or more_inner:
-        a = pad(a, (0, more_inner, 0, more_rows))
+        a = _padded(a, more_rows, more_inner)
     if more_inner or more_columns:
-        b = pad(b, (0, more_columns, 0, more_inner))
+        b = _padded(b, more_inner, more_columns)
     # [M, K] @ [K, N] -> [M, N], int32
     if out is not None and not (more_rows or more_columns):
         return torch._int_mm(a, b, out=out)
@@ -151,3 +151,13 @@ def int8_matmul(
         product = torch._int_mm(a, b, out=scratch.take(a.shape[0], b.shape[1]))
     product = product[:rows, :columns]
     return product if out is None else out.copy_(product)
+
+
+def _padded(matrix: Tensor, more_rows: int, more_columns: int) -> Tensor:
+    """Zero codes below and beside a matrix, which keeps its order in memory.
+
+    Padding a transposed view as it stands would transpose it in memory, at a third of the speed.
+    """
+    if matrix.stride(0) == 1:
+        return pad(matrix.t(), (0, more_rows, 0, more_columns)).t()
+    return pad(matrix, (0, more_columns, 0, more_rows))

@@ -80,6 +80,34 @@ def test_every_kernel_call_obeys_the_cuda_rules(monkeypatch, rows, inner, column
     assert padded_b.abs().to(torch.int64).sum() == np.abs(b.astype(np.int64)).sum()
 
 
+@pytest.mark.parametrize("columns", [8, 10])
+@pytest.mark.parametrize("rows", [16, 24])
+def test_the_result_is_written_where_it_is_wanted(rows, columns):
+    a, b = codes("random", (rows, 27), 1), codes("random", (27, columns), 2)
+    around = torch.full((rows + 2, columns), 7, dtype=torch.int32)
+    product = int8_matmul(torch.from_numpy(a), torch.from_numpy(b), out=around[1:-1])
+    assert product.data_ptr() == around[1].data_ptr()
+    np.testing.assert_array_equal(around[1:-1].numpy(), reference.int_matmul(a, b))
+    assert (around[[0, -1]] == 7).all()
+
+
+def test_padding_keeps_the_order_in_memory(monkeypatch):
+    kernel, strides = torch._int_mm, []
+
+    def spy(a, b):
+        strides.append((a.stride(), b.stride()))
+        return kernel(a, b)
+
+    monkeypatch.setattr(torch, "_int_mm", spy)
+    a, b = (
+        torch.from_numpy(codes("random", (16, 27), 1)),
+        torch.from_numpy(codes("127", (27, 9), 2)),
+    )
+    int8_matmul(a, b)
+    int8_matmul(a.t().contiguous().t(), b.t().contiguous().t())
+    assert strides == [((32, 1), (16, 1)), ((1, 17), (1, 32))]
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_longest_contraction_of_the_largest_codes_does_not_overflow(sign):
     assert CONTRACTION_MAX == 133_144  # the largest K with 127^2 K <= 2^31 - 1
