@@ -8,9 +8,9 @@ with zero where the window hangs over the edge. Activations are NHWC, so the cod
 next to one another, those of one kernel row too, and a row of the matrix is a few straight copies.
 
 The matrix is kernel^2 times as large as the activation, so it never exists as a whole: it is made
-and used in tiles of rows, in memory that every tile uses again. A tile that still lies in the cache
-when its product is computed costs little; fresh memory would cost more in page faults than the
-copies themselves.
+and used in tiles of rows, in memory that every tile uses again. A tile still lies in the cache when
+its product is computed; the product of a whole matrix of 64 channels and 32,768 rows took half as
+long again as those of its tiles.
 
 What is stored may be the code before its ReLU. `activation` turns stored codes into the operand
 while they are gathered, so that no second int8 copy of the whole tensor has to live.
@@ -123,9 +123,9 @@ class Windows(NamedTuple):
 
 
 class ConvScratch:
-    """Memory that products use again: give one to every call and steps stop faulting in pages.
+    """Memory for the large temporaries of a product, used again by the next call that is given it.
 
-    A result lies in it as well, and is good until the next call with the same scratch.
+    The result lies in it as well, and is good until then. Not for two threads at once.
     """
 
     def __init__(self) -> None:
