@@ -1,10 +1,12 @@
 """The float reference: a network as a list of units, each trained by a loss of its own.
 
-A unit maps its input `x_l` to an activity `y_l`. Its goodness is read from `y_l`; the next unit
-sees only the direction of `y_l`, not its length, because the length *is* the goodness and would
-otherwise hand the next unit the answer for free (Hinton 2022, arXiv 2212.13345, section 2):
+A unit maps its input `x_l` to an activity `y_l`. The goodness of a dense unit is the length of
+`y_l`, in groups; so the next unit sees only the direction, as the length would hand it the answer
+for free (Hinton 2022, arXiv 2212.13345v1, section 2). A conv unit's goodness comes from a linear
+head and batch norm keeps its scale, so its activity is passed on as it is:
 
-    x_{l+1} = length_normalize(y_l)
+    x_{l+1} = length_normalize(y_l)    dense
+    x_{l+1} = y_l                      conv
 
 Nothing here knows about INT8, losses or training: engines walk the units from outside.
 """
@@ -40,11 +42,11 @@ class FFUnit(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Activity of the unit for a length-normalised (or first) input."""
+        """Activity of the unit, for the first input or what the unit below passes on."""
 
 
 class FFModel(nn.Module):
-    """Ordered units with length normalisation between them.
+    """Ordered units, with length normalisation between dense ones.
 
     Args:
         units: The units, first to last.
@@ -58,21 +60,25 @@ class FFModel(nn.Module):
         """Activity of every unit.
 
         Args:
-            x: Float `[batch, features]`.
+            x: Float `[batch, features]`; for conv units `[batch, channels, height, width]`.
 
         Returns:
-            One float `[batch, width]` per unit.
+            Per unit a float `[batch, width]` or `[batch, channels, height, width]`.
         """
         activities: list[Tensor] = []
         for unit in self.units:
-            activities.append(unit(x))
-            x, _ = length_normalize(activities[-1])
+            activity: Tensor = unit(x)
+            activities.append(activity)
+            x = length_normalize(activity)[0] if activity.dim() == 2 else activity
         return activities
 
 
-def scaled_normal(shape: tuple[int, int], fan_in: int, generator: torch.Generator) -> Tensor:
-    """Weights from N(0, 2 / fan_in), which keeps the mean square of ReLU activities near 1.
+def scaled_normal(shape: tuple[int, ...], fan: int, generator: torch.Generator) -> Tensor:
+    """Weights from N(0, 2 / fan).
 
-    Source: He et al. 2015, arXiv 1502.01852, eq. 10.
+    With the fan-in it keeps the mean square of activities across a ReLU, with the fan-out that of
+    errors on their way back.
+
+    Source: He et al. 2015, arXiv 1502.01852v1, eq. 10 and 14.
     """
-    return torch.randn(shape, generator=generator) * math.sqrt(2.0 / fan_in)
+    return torch.randn(shape, generator=generator) * math.sqrt(2.0 / fan)

@@ -14,7 +14,8 @@ class DenseUnit(FFUnit):
 
     def __init__(self, inputs: int, outputs: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
+        # Empty first: torch would draw values of its own, and move its global generator.
+        self.linear = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
         with torch.no_grad():
             self.linear.weight.copy_(scaled_normal((outputs, inputs), inputs, generator))
             self.linear.bias.zero_()

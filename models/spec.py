@@ -6,9 +6,23 @@ import dataclasses
 import itertools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
-MODEL_NAMES = ("mlp",)
+from models.efficientnet_b0 import efficientnet_b0_units
+from models.layers import DenseLayer
+from models.mobilenet_v2 import mobilenet_v2_units
+from models.resnet import resnet8_units, resnet18_units
+from models.units import DenseUnitSpec, UnitSpec
+
+CONV_UNITS: dict[str, Callable[[tuple[int, int, int], float], tuple[UnitSpec, ...]]] = {
+    "resnet8": resnet8_units,
+    "resnet18": resnet18_units,
+    "mobilenet_v2": mobilenet_v2_units,
+    "efficientnet_b0": efficientnet_b0_units,
+}
+MODEL_NAMES = ("mlp", *CONV_UNITS)
+WIDTH_MAX = 4.0
 # 127^2 K <= 2^31 - 1: the longest sum of int8 code products that an int32 holds.
 CONTRACTION_MAX = (2**31 - 1) // 127**2
 
@@ -20,19 +34,22 @@ class ModelSpec:
     Args:
         name: One of `MODEL_NAMES`.
         input_shape: Shape of one sample without the batch axis: `[features]`, `[channels, length]`
-            or `[channels, height, width]`.
+            or `[channels, height, width]`; a conv network takes the last form only.
         max_classes: Places for classes, C. Every unit's goodness has this many values.
-        hidden: Width of each unit of the MLP.
+        hidden: Width of each unit of the MLP; empty for a conv network.
+        width: Factor on the channels of a conv network; 1 for the MLP.
 
     Raises:
-        ValueError: A size is not positive, the name is unknown, or a unit is narrower than C, so
-            that some class would own no activity.
+        ValueError: A size is not positive or too large, the name is unknown, a field is of the
+            other kind of network, or a dense unit is narrower than C, so that some class would own
+            no activity.
     """
 
     name: str
     input_shape: tuple[int, ...]
     max_classes: int
-    hidden: tuple[int, ...]
+    hidden: tuple[int, ...] = ()
+    width: float = 1.0
 
     def __post_init__(self) -> None:
         if self.name not in MODEL_NAMES:
@@ -44,17 +61,39 @@ class ModelSpec:
             )
         if self.max_classes < 2:
             raise ValueError(f"max_classes is {self.max_classes}; a classifier needs at least 2")
+        if self.name == "mlp":
+            self._check_mlp()
+        else:
+            self._check_conv()
+
+    def _check_mlp(self) -> None:
         if not self.hidden or min(self.hidden) < self.max_classes:
             raise ValueError(
                 f"hidden {list(self.hidden)} needs at least one unit, each at least max_classes = "
                 f"{self.max_classes} wide: every class owns a group of activities in every unit"
             )
-
-        if max(self.features, *self.hidden) > CONTRACTION_MAX:
+        if self.width != 1:
             raise ValueError(
-                f"a unit would have {max(self.features, *self.hidden)} inputs; an int32 holds the "
-                f"sum of at most {CONTRACTION_MAX} products of int8 codes"
+                f"width is {self.width}; it scales the channels of conv networks, hidden says how "
+                "wide the mlp is"
             )
+        _check_contraction(max(self.features, *self.hidden))
+
+    def _check_conv(self) -> None:
+        if len(self.input_shape) != 3:
+            raise ValueError(
+                f"input_shape {list(self.input_shape)} must be [channels, height, width] for "
+                f"{self.name}"
+            )
+        if self.hidden:
+            raise ValueError(
+                f"hidden {list(self.hidden)} is for the mlp; width scales the channels of "
+                f"{self.name}"
+            )
+        if not 0 < self.width <= WIDTH_MAX:
+            raise ValueError(f"width is {self.width}; wanted above 0, at most {WIDTH_MAX:g}")
+        layers = [layer for unit in self.units for layer in unit.layers.values()]
+        _check_contraction(max(layer.contraction for layer in layers))
 
     @property
     def features(self) -> int:
@@ -62,14 +101,47 @@ class ModelSpec:
         return math.prod(self.input_shape)
 
     @property
+    def units(self) -> tuple[UnitSpec, ...]:
+        """What each local loss trains, first to last."""
+        if self.name in CONV_UNITS:
+            channels, height, width = self.input_shape
+            return CONV_UNITS[self.name]((channels, height, width), self.width)
+        widths = itertools.pairwise((self.features, *self.hidden))
+        return tuple(DenseUnitSpec(DenseLayer(inputs, outputs)) for inputs, outputs in widths)
+
+    @property
     def unit_sizes(self) -> list[tuple[int, int]]:
-        """`(inputs, outputs)` of each unit, in order."""
-        widths = (self.features, *self.hidden)
-        return list(itertools.pairwise(widths))
+        """`(inputs, outputs)` of each dense unit, in order.
+
+        Raises:
+            ValueError: The network has units of another kind.
+        """
+        if self.name != "mlp":
+            raise ValueError(f"{self.name} has no dense units; see ModelSpec.units")
+        return list(itertools.pairwise((self.features, *self.hidden)))
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers of all units. Heads are not counted: they are the objective's."""
+        return sum(unit.parameters for unit in self.units)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample's forward pass, P. Heads are not counted."""
+        return sum(unit.macs for unit in self.units)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return dataclasses.asdict(self)
+        """The fields as JSON values.
+
+        Without `width` where it is 1: the digests of weights written before there was a width stay
+        as they are.
+        """
+        fields = dataclasses.asdict(self)
+        if self.width == 1:
+            del fields["width"]
+        else:
+            fields["width"] = float(self.width)
+        return fields
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelSpec:
@@ -81,12 +153,24 @@ class ModelSpec:
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(fields, dict) or fields.keys() - known:
             raise ValueError(f"model description must hold just {', '.join(sorted(known))}")
+        width = fields.get("width", 1.0)
+        if isinstance(width, bool) or not isinstance(width, (int, float)):
+            raise ValueError(f"width is {width!r}; wanted a number")
         try:
             return cls(
                 name=fields["name"],
                 input_shape=tuple(map(operator.index, fields["input_shape"])),
                 max_classes=operator.index(fields["max_classes"]),
                 hidden=tuple(map(operator.index, fields["hidden"])),
+                width=width,
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"model description is incomplete: {error}") from error
+
+
+def _check_contraction(longest: int) -> None:
+    if longest > CONTRACTION_MAX:
+        raise ValueError(
+            f"a sum would have {longest} products; an int32 holds the sum of at most "
+            f"{CONTRACTION_MAX} products of int8 codes"
+        )
