@@ -16,6 +16,7 @@ NumPy's arrays.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -38,6 +39,8 @@ def peak_live_bytes(build: Callable[[], T], step: Callable[[T], object]) -> int:
     """
     # Else the profiler's library prints a line on standard error at each start and stop.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    # Else garbage of an earlier count may be released in this one, which never saw it allocated.
+    gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         trained = build()
         for _ in range(_WARM_UP_STEPS):
