@@ -3,21 +3,27 @@
 With input codes `A` `[B, H, W, C]`, weight codes `W` `[O, k*k*C]` (tap by tap, channels innermost)
 and error codes `E` at the output `[B, Ho, Wo, O]`, and `columns(.)` as engines/im2col.py has it:
 
-    forward          columns(A) W^T          [B*Ho*Wo, k*k*C] @ [k*k*C, O]  -> [B*Ho*Wo, O]
+    forward          columns(A) W^T          [B*Ho*Wo, k*k*C] @ [k*k*C, O]   -> [B*Ho*Wo, O]
     weight gradient  E^T columns(A)          [O, B*Ho*Wo] @ [B*Ho*Wo, k*k*C] -> [O, k*k*C]
     input gradient   columns(E) flipped(W)   [B*H*W, k*k*O] @ [k*k*O, C]     -> [B*H*W, C]
 
 The input gradient of a stride s > 1 is usually written as a convolution of the error with zeros put
-between its pixels, and would multiply s^2 - 1 of s^2 times by such a zero. Here the input pixels
-are taken by phase, their position modulo s: a pixel of one phase meets only every s-th tap, so each
-phase is a product of its own with a window of stride 1 over the error as it is.
+between its pixels, and all but one in s^2 of its products would be by such a zero. Here the input
+pixels are taken by phase, their position modulo s: a pixel of one phase meets only every s-th tap,
+so each phase is a product of its own, with windows of stride 1 over the error as it is.
 
 Sums are exact. The weight gradient contracts over all windows of the batch, which may be more than
 an int32 holds (`CONTRACTION_MAX`); above that the tiles' sums are added up in int64, and not in
-float32, because then the result does not depend on where tiles end.
+float32, so that the result does not depend on where tiles end.
+
+A `ConvScratch` keeps columns and results in memory that is used again: about a third of the time
+went into page faults without it. The transposed operands W^T and E^T are views; once memory is warm
+no copy of them makes the kernel faster.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor
@@ -31,10 +37,13 @@ from engines.im2col import (
     Windows,
     check_codes,
     padded_to_multiple,
+    phases,
     tiles,
 )
 from engines.int8 import int8_matmul
 from models.spec import CONTRACTION_MAX
+
+_INT32_BYTES = 4
 
 
 def conv_forward(
@@ -61,17 +70,17 @@ def conv_forward(
 
     Raises:
         TypeError: An operand is not int8.
-        ValueError: A shape is not the geometry's, or a window is longer than an int32 sum allows.
+        ValueError: A shape is not the geometry's, or k*k*C is longer than an int32 sum allows.
     """
     geometry.check_input(a)
-    check_codes("weight", w, _weight_shape(geometry))
+    geometry.check_weight(w)
     scratch = scratch or ConvScratch()
     sums = scratch.sums.take(geometry.rows(len(a)), geometry.out_channels)
-    operand = _padded(w).t()
+    operand = _padded_rows(w.t())
     windows = geometry.windows
     for tile in tiles(a, windows, scratch, activation=activation, tile_bytes=tile_bytes):
         # [rows, k*k*C] @ [k*k*C, O] -> [rows, O], int32
-        sums[tile.rows] = int8_matmul(tile.columns, operand)[:, : geometry.out_channels]
+        int8_matmul(tile.columns, operand, out=sums[tile.rows])
     return sums
 
 
@@ -82,7 +91,7 @@ def conv_grad_weight(
     *,
     activation: Activation | None = None,
     scratch: ConvScratch | None = None,
-    tile_bytes: int = TILE_BYTES,
+    tile_bytes: int | None = None,
 ) -> Tensor:
     """Gradient at the weights.
 
@@ -92,7 +101,8 @@ def conv_grad_weight(
         geometry: Sizes.
         activation: As in the forward pass.
         scratch: Memory to use again, in which the result lies too; None: memory of its own.
-        tile_bytes: Most bytes of columns at a time.
+        tile_bytes: Most bytes of columns at a time; None: `TILE_BYTES`, or as much as the result
+            takes where that is more, since every tile costs one more addition of that size.
 
     Returns:
         `[O, k*k*C]`, int32; int64 where `B*Ho*Wo` exceeds `CONTRACTION_MAX`.
@@ -105,22 +115,26 @@ def conv_grad_weight(
     rows = geometry.rows(len(a))
     check_codes("error", e, (rows, geometry.out_channels))
     scratch = scratch or ConvScratch()
-    shape = _weight_shape(geometry)
-    if rows <= CONTRACTION_MAX:
-        sums = scratch.sums.take(*shape).zero_()
-    else:
-        sums = torch.zeros(shape, dtype=torch.int64)
-    for tile in tiles(
+    shape = geometry.out_channels, padded_to_multiple(geometry.window)
+    if tile_bytes is None:
+        tile_bytes = max(TILE_BYTES, shape[0] * shape[1] * _INT32_BYTES)
+    gathered = tiles(
         a,
         geometry.windows,
         scratch,
         activation=activation,
         most_rows=CONTRACTION_MAX,
         tile_bytes=tile_bytes,
-    ):
-        # [O, rows] @ [rows, k*k*C] -> [O, k*k*C], int32
-        sums += int8_matmul(e[tile.rows].t(), tile.columns)[:, : shape[1]]
-    return sums
+    )
+    # [O, rows] @ [rows, k*k*C] -> [O, k*k*C], int32
+    if rows <= CONTRACTION_MAX:
+        first = next(gathered)
+        sums = int8_matmul(e[first.rows].t(), first.columns, out=scratch.sums.take(*shape))
+    else:
+        sums = torch.zeros(shape, dtype=torch.int64)
+    for tile in gathered:
+        sums += int8_matmul(e[tile.rows].t(), tile.columns, out=scratch.part.take(*shape))
+    return sums[:, : geometry.window].contiguous()
 
 
 def conv_grad_input(
@@ -147,49 +161,39 @@ def conv_grad_input(
         TypeError: An operand is not int8.
         ValueError: A shape is not the geometry's, or k*k*O is longer than an int32 sum allows.
     """
-    channels, stride = geometry.in_channels, geometry.stride
-    check_codes("error", e, (e.shape[0], *geometry.out_size, geometry.out_channels))
-    check_codes("weight", w, _weight_shape(geometry))
+    geometry.check_error(e)
+    geometry.check_weight(w)
     scratch = scratch or ConvScratch()
+    channels, stride = geometry.in_channels, geometry.stride
     sums = scratch.sums.take(len(e), *geometry.in_size, channels)
     if geometry.kernel < stride:
-        sums.zero_()  # pixels between the windows have no taps
+        sums.zero_()  # some pixels meet no tap
     taps = w.view(geometry.out_channels, geometry.kernel, geometry.kernel, channels)
-    for row in range(min(stride, geometry.in_size[0])):
-        for column in range(min(stride, geometry.in_size[1])):
-            first = ((row + geometry.padding) % stride, (column + geometry.padding) % stride)
-            if max(first) >= geometry.kernel:
-                continue
-            mine = taps[:, first[0] :: stride, first[1] :: stride].flip(1, 2)
-            operand = mine.permute(1, 2, 0, 3).reshape(-1, channels)
-            windows = Windows(
-                (mine.shape[1], mine.shape[2]),
-                1,
-                (
-                    (row + geometry.padding) // stride - mine.shape[1] + 1,
-                    (column + geometry.padding) // stride - mine.shape[2] + 1,
-                ),
-                (
-                    len(range(row, geometry.in_size[0], stride)),
-                    len(range(column, geometry.in_size[1], stride)),
-                ),
-            )
-            operand = _padded(operand)
-            phase = sums[:, row::stride, column::stride]
-            for tile in tiles(e, windows, scratch, tile_bytes=tile_bytes):
-                # [rows, taps*O] @ [taps*O, C] -> [rows, C], int32
-                product = int8_matmul(tile.columns, operand)[:, :channels]
-                target = phase[tile.images, tile.lines]
-                target.copy_(product.reshape(target.shape))
+    for row, column in itertools.product(phases(geometry, 0), phases(geometry, 1)):
+        if not (row.taps and column.taps):
+            continue
+        met = taps[:, row.tap :: stride, column.tap :: stride].flip(1, 2)
+        operand = _padded_rows(met.permute(1, 2, 0, 3).reshape(-1, channels))
+        windows = Windows(
+            taps=(row.taps, column.taps),
+            stride=1,
+            origin=(row.met - row.taps + 1, column.met - column.taps + 1),
+            grid=(row.pixels, column.pixels),
+        )
+        pixels = sums[:, row.pixel :: stride, column.pixel :: stride]
+        for tile in tiles(e, windows, scratch, tile_bytes=tile_bytes):
+            mine = pixels[tile.images, tile.lines]
+            straight = mine.is_contiguous()
+            shape = len(tile.columns), channels
+            out = mine.view(shape) if straight else scratch.part.take(*shape)
+            # [rows, taps*O] @ [taps*O, C] -> [rows, C], int32
+            int8_matmul(tile.columns, operand, out=out)
+            if not straight:
+                mine.copy_(out.view(mine.shape))
     return sums
 
 
-def _weight_shape(geometry: ConvGeometry) -> tuple[int, int]:
-    return geometry.out_channels, geometry.kernel**2 * geometry.in_channels
-
-
-def _padded(matrix: Tensor) -> Tensor:
-    """Zero codes around a matrix so that both sizes are multiples of 8."""
-    rows, columns = matrix.shape
-    more = padded_to_multiple(rows) - rows, padded_to_multiple(columns) - columns
-    return pad(matrix, (0, more[1], 0, more[0])) if any(more) else matrix
+def _padded_rows(matrix: Tensor) -> Tensor:
+    """Zero codes below a matrix, to match the zero codes beside the columns."""
+    more = padded_to_multiple(len(matrix)) - len(matrix)
+    return pad(matrix, (0, 0, 0, more)) if more else matrix

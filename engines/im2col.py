@@ -32,8 +32,9 @@ from engines.int8 import Scratch
 
 Activation = Callable[[Tensor], Tensor]
 
-# Columns of one tile: as much as the second-level caches of two cores hold.
-TILE_BYTES = 1 << 21
+# Columns of one tile: the best of 1, 2, 3 and 4 MiB on two cores with 32 MiB of third-level cache.
+# Every tile costs some 50 microseconds beside its copies, so few and large ones win.
+TILE_BYTES = 1 << 22
 _MULTIPLE = 8
 
 
@@ -86,14 +87,22 @@ class ConvGeometry:
         """Windows in a batch: the length of the weight gradient's contraction."""
         return batch * self.out_size[0] * self.out_size[1]
 
-    def check_input(self, a: Tensor) -> None:
-        """Raise unless `a` is int8 `[B, H, W, C]`.
+    @property
+    def window(self) -> int:
+        """Codes in one window over all channels, k*k*C."""
+        return self.kernel**2 * self.in_channels
 
-        Raises:
-            TypeError: Not int8.
-            ValueError: Another shape.
-        """
-        check_codes("input", a, (a.shape[0], *self.in_size, self.in_channels))
+    def check_input(self, a: Tensor) -> None:
+        """Raise, as `check_codes` does, unless `a` is int8 `[B, H, W, C]`."""
+        check_codes("input", a, (*a.shape[:1], *self.in_size, self.in_channels))
+
+    def check_weight(self, w: Tensor) -> None:
+        """Raise, as `check_codes` does, unless `w` is int8 `[O, k*k*C]`."""
+        check_codes("weight", w, (self.out_channels, self.window))
+
+    def check_error(self, e: Tensor) -> None:
+        """Raise, as `check_codes` does, unless `e` is int8 `[B, Ho, Wo, O]`."""
+        check_codes("error", e, (*e.shape[:1], *self.out_size, self.out_channels))
 
 
 class Windows(NamedTuple):
@@ -124,6 +133,39 @@ class ConvScratch:
         self.columns = Scratch(torch.int8)
         self.part = Scratch(torch.int32)
         self.sums = Scratch(torch.int32)
+
+
+class Phase(NamedTuple):
+    """Along one axis, the input pixels that meet the same taps.
+
+    Input pixel h meets tap i in the window of output pixel `(h + padding - i) / stride`, where that
+    is whole. So pixels a stride apart meet the same taps, and these lie a stride apart too.
+
+    Args:
+        pixel: The first of these input pixels.
+        pixels: How many.
+        tap: The first tap that they meet.
+        taps: How many; 0 for a stride longer than the kernel.
+        met: Output pixel where the first of them meets its first tap. It meets its next tap one
+            output pixel before, and the next input pixel meets the same tap one after.
+    """
+
+    pixel: int
+    pixels: int
+    tap: int
+    taps: int
+    met: int
+
+
+def phases(geometry: ConvGeometry, axis: int) -> list[Phase]:
+    """The phases of an axis (0: rows, 1: columns) by first pixel, as many as the stride."""
+    size, stride = geometry.in_size[axis], geometry.stride
+    found = []
+    for pixel in range(min(stride, size)):
+        met, tap = divmod(pixel + geometry.padding, stride)
+        taps = range(tap, geometry.kernel, stride)
+        found.append(Phase(pixel, len(range(pixel, size, stride)), tap, len(taps), met))
+    return found
 
 
 class Tile(NamedTuple):
@@ -166,7 +208,7 @@ def tiles(
     scratch: ConvScratch,
     *,
     activation: Activation | None = None,
-    most_rows: int | None = None,
+    most_rows: int = 1 << 62,
     tile_bytes: int = TILE_BYTES,
 ) -> Iterator[Tile]:
     """The column matrix, tile after tile.
@@ -176,24 +218,28 @@ def tiles(
         windows: Which windows; one row each, taps row by row, channels innermost.
         scratch: Where a tile lies.
         activation: int8 to int8, elementwise; applied to the codes, not to the padding.
-        most_rows: No tile is longer; None: any length.
-        tile_bytes: No tile's columns are larger, unless one line of windows already is.
+        most_rows: No tile is longer, unless one line of windows already is.
+        tile_bytes: No tile's columns are larger, with the same exception.
     """
-    batch = len(x)
-    down, across = windows.grid
+    (down, across), batch = windows.grid, len(x)
     inner = padded_to_multiple(windows.taps[0] * windows.taps[1] * x.shape[3])
-    most_rows = min(tile_bytes // inner, most_rows or tile_bytes)
+    rows = min(most_rows, tile_bytes // inner)
     # Whole images where one fits, else some lines of one image.
-    images = max(1, most_rows // (down * across))
-    lines = down if images > 1 else max(1, min(down, most_rows // across))
+    images = _even_part(batch, rows // (down * across))
+    lines = down if images > 1 else _even_part(down, rows // across)
     for n in range(0, batch, images):
         for y in range(0, down, lines):
             image = slice(n, min(n + images, batch))
             line = slice(y, min(y + lines, down))
-            row = (n * down + y) * across
-            count = (image.stop - n) * (line.stop - y) * across
             columns = _columns(x[image], windows, line, scratch, activation)
-            yield Tile(image, line, slice(row, row + count), columns)
+            start = (n * down + y) * across
+            yield Tile(image, line, slice(start, start + len(columns)), columns)
+
+
+def _even_part(total: int, most: int) -> int:
+    """The size of parts that are as few and as equal as `most` allows."""
+    parts = -(-total // max(1, most))
+    return -(-total // parts)
 
 
 def _columns(
@@ -201,18 +247,21 @@ def _columns(
 ) -> Tensor:
     """int8 `[images * lines * across, K]`: some lines of windows of some images."""
     region = _region(x, windows, line, scratch, activation)
-    (down, across), stride = windows.taps, windows.stride
-    shape = (len(x), line.stop - line.start, windows.grid[1], down, across, x.shape[3])
+    channels, stride, (down, across) = x.shape[3], windows.stride, windows.taps
+    if (down, across, stride) == (1, 1, 1) and channels % _MULTIPLE == 0:
+        return region.reshape(-1, channels)  # a view, unless the region was cut out of lines
+    grid = (len(x), line.stop - line.start, windows.grid[1])
+    inner = across * channels
+    columns = scratch.columns.take(*grid, padded_to_multiple(down * inner))
+    columns[..., down * inner :] = 0
     image, row, column, channel = region.stride()
-    view = region.as_strided(
-        shape, (image, row * stride, column * stride, row, column, channel), region.storage_offset()
-    )
-    inner = shape[3] * shape[4] * shape[5]
-    columns = scratch.columns.take(*shape[:3], padded_to_multiple(inner))
-    columns[..., inner:] = 0
-    taps = (across * x.shape[3], x.shape[3], 1)
-    columns.as_strided(shape, (*columns.stride()[:3], *taps)).copy_(view)
-    return columns.flatten(0, 2)
+    # One kernel row at a time: torch copies three runs of a line faster than runs of three lines.
+    for i in range(down):
+        seen = region[:, i:].as_strided(
+            (*grid, across, channels), (image, row * stride, column * stride, column, channel)
+        )
+        columns[..., i * inner : (i + 1) * inner].view_as(seen).copy_(seen)
+    return columns.view(-1, columns.shape[3])
 
 
 def _region(

@@ -109,16 +109,19 @@ class Scratch:
         return self._memory[:size].view(shape)
 
 
-def int8_matmul(a: Tensor, b: Tensor, scratch: Scratch | None = None) -> Tensor:
+def int8_matmul(
+    a: Tensor, b: Tensor, scratch: Scratch | None = None, out: Tensor | None = None
+) -> Tensor:
     """Exact integer product.
 
     Args:
         a: int8 `[M, K]`.
         b: int8 `[K, N]`.
         scratch: int32 memory for the result; None: memory of its own.
+        out: int32 `[M, N]` to write the result to instead.
 
     Returns:
-        int32 `[M, N]`.
+        int32 `[M, N]`; `out` where given.
 
     Raises:
         TypeError: An operand is not int8.
@@ -141,8 +144,11 @@ def int8_matmul(a: Tensor, b: Tensor, scratch: Scratch | None = None) -> Tensor:
     if more_inner or more_columns:
         b = pad(b, (0, more_columns, 0, more_inner))
     # [M, K] @ [K, N] -> [M, N], int32
+    if out is not None and not (more_rows or more_columns):
+        return torch._int_mm(a, b, out=out)
     if scratch is None:
         product = torch._int_mm(a, b)
     else:
         product = torch._int_mm(a, b, out=scratch.take(a.shape[0], b.shape[1]))
-    return product[:rows, :columns]
+    product = product[:rows, :columns]
+    return product if out is None else out.copy_(product)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 
@@ -39,6 +40,8 @@ def test_sizes_follow_from_the_description():
         ({"max_classes": 1}, "max_classes is 1; a classifier needs at least 2"),
         ({"hidden": ()}, r"hidden \[\] needs at least one unit"),
         ({"hidden": (7, 4)}, r"hidden \[7, 4\] needs .* at least max_classes = 5 wide"),
+        ({"width": 0.5}, r"width is 0.5; it scales the channels of conv networks, hidden says"),
+        ({"input_shape": (133_145,)}, r"133145 products; an int32 .* at most 133144"),
     ],
 )
 def test_what_a_description_refuses_is_named(change, message):
@@ -46,20 +49,80 @@ def test_what_a_description_refuses_is_named(change, message):
         ModelSpec(**FIELDS | change)
 
 
-specs = st.integers(2, 20).flatmap(
+CONV_FIELDS = {"name": "resnet8", "input_shape": (3, 32, 32), "max_classes": 10, "width": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_shape": (3072,)}, r"input_shape \[3072\] must be \[channels, height, width\] for"),
+        ({"input_shape": (3, 1024)}, r"input_shape \[3, 1024\] must be .* for resnet8"),
+        ({"hidden": (64,)}, r"hidden \[64\] is for the mlp; width scales .* resnet8"),
+        ({"width": 0.0}, "width is 0.0; wanted above 0, at most 4"),
+        ({"width": 4.01}, "width is 4.01; wanted above 0, at most 4"),
+        ({"width": float("nan")}, "width is nan; wanted above 0"),
+        ({"max_classes": 1}, "max_classes is 1"),
+        # A 3x3 window over 14,794 channels: 133,146 products.
+        ({"input_shape": (14_794, 4, 4)}, r"133146 products; an int32 .* at most 133144"),
+    ],
+)
+def test_what_the_description_of_a_conv_network_refuses_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        ModelSpec(**CONV_FIELDS | change)
+
+
+def test_the_longest_sum_that_an_int32_holds_is_taken():
+    ModelSpec("mlp", (133_144,), 2, (2,))
+    ModelSpec("resnet8", (14_793, 1, 1), 2)
+
+
+def test_a_conv_network_has_no_dense_sizes():
+    with pytest.raises(ValueError, match="resnet8 has no dense units"):
+        _ = ModelSpec(**CONV_FIELDS).unit_sizes
+
+
+mlp_specs = st.integers(2, 20).flatmap(
     lambda classes: st.builds(
         ModelSpec,
-        name=st.sampled_from(MODEL_NAMES),
+        name=st.just("mlp"),
         input_shape=st.lists(st.integers(1, 50), min_size=1, max_size=3).map(tuple),
         max_classes=st.just(classes),
         hidden=st.lists(st.integers(classes, 500), min_size=1, max_size=5).map(tuple),
     )
 )
+conv_specs = st.builds(
+    ModelSpec,
+    name=st.sampled_from(MODEL_NAMES[1:]),
+    input_shape=st.tuples(st.integers(1, 8), st.integers(1, 100), st.integers(1, 100)),
+    max_classes=st.integers(2, 20),
+    width=st.floats(0, 4, exclude_min=True),
+)
 
 
-@given(specs)
+@given(mlp_specs | conv_specs)
 def test_json_round_trip(spec):
     assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+@given(mlp_specs | conv_specs)
+def test_each_unit_takes_what_the_unit_below_gives(spec):
+    below = spec.units[0]
+    assert math.prod(below.input_shape) == spec.features
+    for unit in spec.units[1:]:
+        assert unit.input_shape == below.output_shape
+        below = unit
+
+
+def test_json_of_before_there_was_a_width_is_read_and_written():
+    """Digests of weights are taken over it: another text would make every kept version damaged."""
+    old = {"name": "mlp", "input_shape": (3, 4), "max_classes": 5, "hidden": (7, 6)}
+    assert ModelSpec.from_json(old) == SPEC
+    assert SPEC.to_json() == old
+
+
+def test_equal_widths_are_one_text():
+    texts = {json.dumps(ModelSpec("resnet8", (3, 8, 8), 2, width=w).to_json()) for w in (2, 2.0)}
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -81,6 +144,10 @@ def test_a_missing_field_is_named(field):
         {"hidden": [7.5]},
         {"max_classes": 5.9},
         {"dropout": 0.5},
+        {"width": "1"},
+        {"width": True},
+        {"width": None},
+        {"width": 10**400},
     ],
 )
 def test_a_field_of_another_kind_is_refused(change):
@@ -108,6 +175,12 @@ def test_first_weights_have_variance_two_over_fan_in():
     # 4 sigma of the mean and of the variance of 10^5 normal draws.
     assert abs(w.mean()) < 4 * np.sqrt(2 / 250 / w.numel())
     assert w.var().item() == pytest.approx(2 / 250, rel=4 * np.sqrt(2 / w.numel()))
+
+
+def test_building_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    build_mlp(SPEC, 3)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_units_compute_dense_relu_layers_of_the_direction_below():
@@ -176,7 +249,9 @@ def test_the_oracles_jacobian_is_that_of_length_normalize():
 # --- imports ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("package", ["models", "engines", "engines.base", "engines.registry"])
+@pytest.mark.parametrize(
+    "package", ["models", "models.spec", "engines", "engines.base", "engines.registry"]
+)
 def test_importing_loads_no_torch(package):
     script = f"import sys, {package}; print('torch' in sys.modules)"
     run = subprocess.run(
