@@ -28,7 +28,8 @@ def trial(**changes: object) -> Trial:
     fields = {
         "method": "ff-int8", "model": "mlp", "data": DIGITS, "test": None, "seed": 0, "epochs": 8,
         "batch": 16, "hidden": (20, 20), "width": 1.0, "learning_rate": 1e-3,
-        "schedule": "cosine", "weight_decay": 0.0, "augment": False, "look_ahead": (0.2, 1.6), "limit": None, "threads": None,
+        "schedule": "cosine", "weight_decay": 0.0, "augment": False, "look_ahead": (0.2, 1.6),
+        "limit": None, "threads": None,
     }  # fmt: skip
     return Trial(**(fields | changes))
 
