@@ -51,7 +51,7 @@ class Trial:
         method: One of `METHOD_NAMES`.
         model: One of `models.MODEL_NAMES`.
         data: Path of the training data, or `digits`.
-        test: Path of the test data; None: as `datasets.open_split` has it.
+        test: Path of the test data; None: as `datasets.load_sources` has it.
         seed: Draws the weights, the order of the samples and the held-out part.
         epochs: E.
         batch: Samples per step; what is left over at an epoch's end waits for the next shuffle.
