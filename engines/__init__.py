@@ -9,6 +9,8 @@ from engines.base import (
     Weights,
     WeightsError,
 )
+from engines.look_ahead import LookAhead
+from engines.recipe import Optimizer, Recipe
 from engines.registry import (
     EngineUnavailableError,
     Opened,
@@ -21,9 +23,12 @@ from engines.weights_file import weights_digest, weights_from_bytes, weights_to_
 __all__ = [
     "EngineUnavailableError",
     "Label",
+    "LookAhead",
     "Opened",
+    "Optimizer",
     "PredictEngine",
     "Prediction",
+    "Recipe",
     "StepReport",
     "TrainEngine",
     "Weights",

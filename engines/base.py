@@ -6,6 +6,7 @@ No torch here: a process that serves through another engine must not load it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
@@ -14,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import ModelSpec
+from models.layers import Layer, SqueezeExciteSpec
+from models.pooling import pooled_shape
+from models.units import DenseUnitSpec
 
 Label = int | str
 
@@ -67,7 +71,7 @@ class Weights:
                     raise WeightsError(f"array {name!r} holds the code -128, which is never used")
             elif not np.isfinite(array).all():
                 raise WeightsError(f"array {name!r} holds a value that is not finite")
-            if name.endswith((".scale", ".input_scale", "input.std")) and array.min() <= 0:
+            if name.endswith(("scale", "input.std")) and array.min() <= 0:
                 raise WeightsError(f"array {name!r} holds a scale that is not positive")
 
 
@@ -77,9 +81,15 @@ CANARY_ROWS = 16
 def expected_arrays(spec: ModelSpec) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
     """Name to dtype and shape of every array in a version's weights.
 
-    `input.mean`, `input.std`: per-feature standardisation. Per unit: int8 codes `[out, in]`, their
-    scales `[out, 1]`, the bias `[out]` and the scale of the unit's int8 input `[]`. `canary.*`: a
-    batch and the goodness that the learner computed for it, for any engine to check itself by.
+    `input.mean`, `input.std`: per-feature standardisation. `canary.*`: a batch and the goodness
+    that the learner computed for it, for any engine to check itself by. Per unit, under `units.N.`:
+
+    Dense: int8 codes `[out, in]`, their scales `[out, 1]`, the bias `[out]` and the scale of the
+    unit's int8 input `[]`. Made of convolutions: for each layer int8 codes `[O, k k C]`, scales
+    `[O, 1]` and bias `[O]` with the batch norm folded in, and the scale of its int8 output `[]`;
+    for a gate its float32 parameters and an output scale; for a sum an output scale. Then also
+    `input.scale`, of the network's int8 input, and `head.weight` `[C, features]`, `head.bias` `[C]`
+    of the last unit's head, which judges.
     """
     arrays: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
         "input.mean": (np.float32, (spec.features,)),
@@ -87,12 +97,43 @@ def expected_arrays(spec: ModelSpec) -> dict[str, tuple[type[np.generic], tuple[
         "canary.input": (np.float32, (CANARY_ROWS, spec.features)),
         "canary.goodness": (np.float32, (CANARY_ROWS, spec.max_classes)),
     }
-    for unit, (inputs, outputs) in enumerate(spec.unit_sizes):
-        arrays[f"units.{unit}.weight.codes"] = (np.int8, (outputs, inputs))
-        arrays[f"units.{unit}.weight.scale"] = (np.float32, (outputs, 1))
-        arrays[f"units.{unit}.bias"] = (np.float32, (outputs,))
-        arrays[f"units.{unit}.input_scale"] = (np.float32, ())
+    for index, unit in enumerate(spec.units):
+        name = f"units.{index}"
+        if isinstance(unit, DenseUnitSpec):
+            arrays |= _product_arrays(name, unit.linear)
+            arrays[f"{name}.input_scale"] = (np.float32, ())
+            continue
+        for part, layer in unit.parts.items():
+            if isinstance(layer, SqueezeExciteSpec):
+                for fc, shape in (
+                    ("fc1", (layer.reduced, layer.channels)),
+                    ("fc2", (layer.channels, layer.reduced)),
+                ):
+                    arrays[f"{name}.{part}.{fc}.weight"] = (np.float32, shape)
+                    arrays[f"{name}.{part}.{fc}.bias"] = (np.float32, shape[:1])
+            else:
+                arrays |= _product_arrays(f"{name}.{part}", layer)
+            arrays[f"{name}.{part}.output_scale"] = (np.float32, ())
+        if unit.adds:
+            arrays[f"{name}.sum.output_scale"] = (np.float32, ())
+    last = spec.units[-1]
+    if not isinstance(last, DenseUnitSpec):
+        features = math.prod(pooled_shape(last.output_shape))
+        arrays["input.scale"] = (np.float32, ())
+        arrays["head.weight"] = (np.float32, (spec.max_classes, features))
+        arrays["head.bias"] = (np.float32, (spec.max_classes,))
     return arrays
+
+
+def _product_arrays(
+    name: str, layer: Layer
+) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
+    rows, _ = layer.weight_shape
+    return {
+        f"{name}.weight.codes": (np.int8, layer.weight_shape),
+        f"{name}.weight.scale": (np.float32, (rows, 1)),
+        f"{name}.bias": (np.float32, (rows,)),
+    }
 
 
 @dataclasses.dataclass(frozen=True)

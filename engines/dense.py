@@ -1,88 +1,212 @@
-"""A dense unit as the engines run it: INT8 (or FP32) products around a float32 master.
+"""A dense unit as the engines run it.
 
-Activity `y = relu(A W^T + b)`. An error arrives at `y`; the ReLU lets it through where `y > 0`, as
-far as the int8 code of `y` still says so.
+    y = relu(A W^T + b)          activity; its goodness is read from it
+    z = y / n                    n: root mean square of each row; z is what the next unit gets
+
+Kept between forward and backward: the input's codes (the unit before keeps the same ones), z's
+codes and n. The activity that an own error is computed from is `n * dequantize(z)`, so no float
+copy of it is stored, and the ReLU lets an error through where z's code is above zero.
+
+A gradient at z becomes one at y by the Jacobian of length normalisation,
+`J^T u = (u - z mean(u z)) / n` (Hinton 2022, arXiv 2212.13345v1, section 2, has the normalisation).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
+from engines.feature import Feature
+from engines.fusion import Fusion
 from engines.int8 import QTensor
-from engines.optim import AdamMasters
-from engines.precision import Precision
-from engines.rounding import NoiseKey
-from models.mlp import DenseUnit
+from engines.masters import Masters
+from engines.precision import Accumulated, Precision
+from engines.rounding import Noise, draws, noise
+from engines.serving_scale import ServingScale
+from engines.unit import Gradients, Step, TrainUnit
+from models.base import length_normalize
 
 
-def dense_activity(precision: Precision, a: QTensor, w: QTensor, bias: Tensor) -> Tensor:
-    """`relu(A W^T + b)`: float32 `[batch, out]`."""
-    return precision.linear(a, w).add_(bias).relu_()
-
-
-def lower(unit: nn.Module, precision: Precision) -> DenseTrainUnit:
-    """The executor that trains a plain float unit.
-
-    Raises:
-        TypeError: No executor is known for this kind of unit.
-    """
-    if isinstance(unit, DenseUnit):
-        return DenseTrainUnit(unit, precision)
-    raise TypeError(f"no training executor for unit {type(unit).__name__}")
-
-
-class DenseTrainUnit:
-    """Weights, codes and optimizer of one dense unit.
+class DenseKept(NamedTuple):
+    """A dense unit's activity, kept as direction and length.
 
     Args:
-        unit: The plain float unit that gives the first weights.
-        precision: Arithmetic of the three products.
+        output: z, `[B, out]`.
+        length: n, float32 `[B, 1]`.
     """
 
-    def __init__(self, unit: DenseUnit, precision: Precision) -> None:
-        self._precision = precision
-        self._masters = AdamMasters({"weight": unit.linear.weight, "bias": unit.linear.bias})
-        self._quantize_weight()
+    output: Feature
+    length: Tensor
 
-    def _quantize_weight(self) -> None:
-        self.weight = self._precision.weight(self._masters.tensors["weight"])
+    def activity(self, precision: Precision) -> Tensor:
+        """`n z`, float32 `[B, out]`."""
+        return self.output.codes * (self.output.scale * self.length)
+
+
+class DenseTrainUnit(TrainUnit):
+    """A dense layer that learns.
+
+    Args:
+        index: Its place in the network, for the rounding noise.
+        masters: Of the weights.
+        bias: float32 `[out]`; moved by whoever gets the gradient.
+        gradients: Where the bias' gradient goes, under `name`.
+        name: Of the bias.
+        precision: Arithmetic.
+        fusion: Fuses the chains.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        masters: Masters,
+        bias: Tensor,
+        gradients: Gradients,
+        name: str,
+        precision: Precision,
+        fusion: Fusion,
+    ) -> None:
+        self._index = index
+        self._masters = masters
+        self._bias = bias
+        self._gradients = gradients
+        self._name = name
+        self._precision = precision
+        self._input_scale = ServingScale()
+        self._forward_chain = fusion.fuse(_forward)
+        self._through_normalization = fusion.fuse(_through_normalization)
+        self._errors = fusion.fuse(_errors)
+        self._input: Feature | None = None
+        self._kept: DenseKept | None = None
+
+    def forward(self, a: Feature) -> Feature:
+        """See `TrainUnit.forward`."""
+        self._input_scale.follow(a.scale)
+        weight = self._masters.weight
+        # [B, in] @ [in, out], int32
+        product = Accumulated(self._precision.linear(a.codes, weight.codes), a.scale)
+        codes, scale, length = self._forward_chain(
+            self._precision, product, weight.scale, self._bias
+        )
+        self._input, self._kept = a, DenseKept(Feature(codes, scale), length)
+        return self._kept.output
 
     @property
-    def bias(self) -> Tensor:
-        """float32 `[out]`."""
-        return self._masters.tensors["bias"]
+    def kept(self) -> DenseKept:
+        """See `TrainUnit.kept`."""
+        if self._kept is None:
+            raise RuntimeError("the unit has kept nothing: forward comes first")
+        return self._kept
 
-    def forward(self, a: QTensor) -> Tensor:
-        """Activity, float32 `[batch, out]`, of the quantized input `[batch, in]`."""
-        return dense_activity(self._precision, a, self.weight, self.bias)
+    def error_at_activity(self, later: Accumulated) -> Tensor:
+        """See `TrainUnit.error_at_activity`."""
+        return self._through_normalization(later, self.kept)
 
-    def grad_input(self, error: Tensor, key: NoiseKey) -> Tensor:
-        """Gradient at the input, float32 `[batch, in]`, of `error` at the pre-activation."""
-        return self._precision.grad_input(error, self.weight, key)
+    def backward(
+        self, error: Tensor, step: Step, *, update: bool, propagate: bool
+    ) -> Accumulated | None:
+        """See `TrainUnit.backward`."""
+        output = self.kept.output
+        assert self._input is not None  # noqa: S101 - kept with the output
+        weight = self._masters.weight
+        by_column, by_row, bias = self._errors(
+            self._precision,
+            error,
+            output.codes,
+            weight.scale,
+            noise(*error.shape, step.key(self._index, 0, 0)),
+            update,
+            propagate,
+        )
+        passed = None
+        if by_row is not None:
+            # [B, out] @ [out, in], int32
+            values = self._precision.linear_grad_input(by_row.codes, weight.codes)
+            passed = Accumulated(values, by_row.scale)
+        if by_column is not None:
+            # [out, B] @ [B, in], int32
+            values = self._precision.linear_grad_weight(by_column.codes, self._input.codes)
+            gradient = Accumulated(values, by_column.scale.t() * self._input.scale)
+            self._masters.step(gradient, step.key(self._index, 0, 1), step.learning_rate)
+            self._gradients[self._name] = bias
+        return passed
 
-    def update(self, error: Tensor, a: QTensor, key: NoiseKey, learning_rate: float) -> None:
-        """One optimizer step on the masters, then new codes.
-
-        Args:
-            error: At the pre-activation, float32 `[batch, out]`.
-            a: The input of the forward pass, `[batch, in]`.
-            key: Rounding noise of the error.
-            learning_rate: Step size.
-        """
-        gradients = {
-            "weight": self._precision.grad_weight(error, a, key),
-            "bias": error.sum(dim=0),
-        }
-        self._masters.step(gradients, learning_rate)
-        self._quantize_weight()
+    def release(self) -> None:
+        """See `TrainUnit.release`."""
+        self._input = self._kept = None
 
     def state(self) -> dict[str, Tensor]:
-        """Masters and optimizer state; not copied."""
-        return self._masters.state()
+        """See `TrainUnit.state`."""
+        masters = {f"weight.{name}": value for name, value in self._masters.state().items()}
+        return masters | {"input_scale": self._input_scale.value}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Copy in what `state` gave, and make the codes again."""
-        self._masters.load_state(state)
-        self._quantize_weight()
+        """See `TrainUnit.load_state`."""
+        prefix = "weight."
+        self._masters.load_state(
+            {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        )
+        self._input_scale.load(state["input_scale"])
+
+    def export(self) -> dict[str, Tensor]:
+        """See `TrainUnit.export`."""
+        weight = self._masters.weight
+        return {
+            "weight.codes": weight.codes,
+            "weight.scale": weight.scale,
+            "bias": self._bias,
+            "input_scale": self._input_scale.value,
+        }
+
+
+def dense_activity(product: Accumulated, weight_scale: Tensor, bias: Tensor) -> Tensor:
+    """`relu(A W^T + b)`: float32 `[B, out]`.
+
+    Args:
+        product: `[B, out]`, with the input's scale.
+        weight_scale: float32 `[out, 1]`.
+        bias: float32 `[out]`.
+    """
+    return (product.values * (product.scale * weight_scale.t()) + bias).relu()
+
+
+def _forward(
+    precision: Precision, product: Accumulated, weight_scale: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    z, length = length_normalize(dense_activity(product, weight_scale, bias))
+    scale = precision.scale(z.amax())
+    return precision.quantize(z, scale), scale, length
+
+
+def _through_normalization(later: Accumulated, kept: DenseKept) -> Tensor:
+    u = later.dequantize()
+    z = kept.output.codes * kept.output.scale
+    return (u - z * (u * z).mean(dim=1, keepdim=True)) / kept.length
+
+
+def _errors(
+    precision: Precision,
+    error: Tensor,
+    output_codes: Tensor,
+    weight_scale: Tensor,
+    randomness: Noise,
+    update: bool,
+    propagate: bool,
+) -> tuple[QTensor | None, QTensor | None, Tensor | None]:
+    """The error behind the ReLU, rounded once for each product that takes it, and its column sums."""
+    # As float32: compilers vectorise that comparison, and not the one of int8.
+    error = torch.where(output_codes.to(torch.float32) > 0, error, 0.0)
+    u1, u2 = draws(randomness.words())
+    by_column = by_row = bias = None
+    if update:
+        scale = precision.scale(error.abs().amax(dim=0, keepdim=True))
+        by_column = QTensor(precision.quantize(error, scale, u1), scale)
+        bias = error.sum(dim=0)
+    if propagate:
+        folded = error * weight_scale.t()
+        scale = precision.scale(folded.abs().amax(dim=1, keepdim=True))
+        by_row = QTensor(precision.quantize(folded, scale, u2), scale)
+    return by_column, by_row, bias

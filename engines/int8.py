@@ -25,6 +25,8 @@ from torch.nn.functional import pad
 from models.spec import CONTRACTION_MAX
 
 CODE_MAX = 127
+# Its reciprocal is still a float32.
+_SMALLEST_SCALE = 1e-37
 _MIN_ROWS = 17
 _MULTIPLE = 8
 
@@ -60,33 +62,30 @@ def absmax_scale(x: Tensor, dim: int | None = None) -> Tensor:
     else:
         # Two calls: along an axis torch's aminmax is not vectorised, and 10 times slower than both.
         low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
-    scale = torch.maximum(high, -low) / CODE_MAX
-    return torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale)
+    return scale_of(torch.maximum(high, -low))
 
 
-def quantize(
-    x: Tensor, scale: Tensor, noise: Tensor | None = None, scratch: Scratch | None = None
-) -> QTensor:
+def scale_of(absmax: Tensor) -> Tensor:
+    """Scale under which `absmax` has code 127; 1 where it is zero (or too small to divide by)."""
+    scale = absmax * (1.0 / CODE_MAX)
+    return torch.where(scale < _SMALLEST_SCALE, 1.0, scale)
+
+
+def quantize(x: Tensor, scale: Tensor, noise: Tensor | None = None) -> QTensor:
     """Codes of `x` under a given scale; what lies beyond 127 scales is clipped.
 
     Args:
         x: float32.
         scale: float32 that broadcasts against `x`, positive.
-        noise: Uniform draws in [0, 1) of the shape of `x` for stochastic rounding; None: nearest.
-        scratch: float32 memory to work in; None: memory of its own.
+        noise: Uniform draws in (0, 1) of 16 bits for stochastic rounding (engines/rounding.py), of
+            the shape of `x`; None: nearest.
 
     Returns:
         int8 codes of the shape of `x`, with `scale` as given.
     """
-    steps = x / scale if scratch is None else torch.div(x, scale, out=scratch.take(*x.shape))
-    if noise is None:
-        steps.round_()
-    else:
-        # Up with probability frac(x / s). floor(x / s + u) would say the same, but that sum rounds:
-        # 126 + (1 - 2^-24) is 127 in float32.
-        lower = steps.floor()
-        steps = lower.add_(noise < steps.sub_(lower))
-    return QTensor(steps.clamp_(-CODE_MAX, CODE_MAX).to(torch.int8), scale)
+    steps = x * scale.reciprocal()
+    steps = steps.round() if noise is None else (steps + noise).floor()
+    return QTensor(steps.clamp(-CODE_MAX, CODE_MAX).to(torch.int8), scale)
 
 
 class Scratch:

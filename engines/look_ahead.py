@@ -7,55 +7,258 @@
 chain through later layers is built, but with the later losses held constant Eq. 4 has no effect at
 all. Reading taken here: Eq. 3-4 as they stand, with true gradients through the later units.
 
-All of it costs one reverse sweep. Let `d_l = dL_l/dy_l` be the own error of unit l and `r_l` the
-gradient of the sum of all later losses at its activity, `r_K = 0`. Then
+Let `d_l = dL_l/dy_l` be the own error of unit l, `J_l = dy_l/dy_{l-1}` its Jacobian with whatever
+joins the two units, and `r_l` what the later losses send back to `y_l`, `r_K = 0`. Then
 
     e_l     = d_l + lambda * r_l            the error that W_l is updated from
-    r_{l-1} = J_l^T (d_l + r_l)             J_l = dy_l / dy_{l-1}
+    r_{l-1} = J_l^T (d_l + delta * r_l)     the error that is carried back
 
-The update uses lambda and the sweep does not, so each unit needs two errors. lambda = 0 is plain
-layer-local learning and skips the sweep; lambda = 1 is back-propagation of the sum of the losses.
+Two forms. `exact`, delta = 1: every later loss weighs lambda, Eq. 3-4 as they stand. The update
+uses lambda and the sweep does not, so a unit between the first and the last needs two errors,
+unless lambda = 1, which is back-propagation of the sum of the losses. `discounted`, delta = lambda:
+the losses weigh lambda, lambda^2, ... with their distance. One error a unit, and the rounding noise
+of far units is damped when lambda < 1.
 
-This module knows neither INT8 nor goodness: it is given functions.
+Two reaches. All later units: one reverse sweep after the forward pass. `window` H, the next H units
+only, in either form, during the forward pass. Each own error is carried back H units as soon as it
+exists; a unit is updated, and its activations released, once H units have run after it. H = 0
+is layer-local learning.
+
+What a step costs, in P, the multiplications of one forward pass, and in units whose activations are
+alive at once:
+
+    reach              input gradients per unit     multiplications     units alive
+    H = 0              0                            2 P                 1
+    H                  H                            (2 + H) P           H + 1
+    all                1                            3 P                 K
+
+(K - 1 in place of K input gradients, since nothing is carried beyond the first unit.) A unit of
+several layers needs its inner input gradients besides, once for every error that goes through it:
+where the errors of update and sweep differ it pays them twice, and under a window H + 1 times.
+
+lambda = 0 carries nothing back in either form, costs 2 P, and makes every window one of H = 0. This
+module knows neither INT8 nor goodness: it is given functions.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Schedule = Callable[[float], float]
 
-def exact_look_ahead(
-    units: int,
-    weight: float,
-    own_error: Callable[[int], Tensor],
-    propagate: Callable[[int, Tensor], Tensor],
-    update: Callable[[int, Tensor], None],
-) -> None:
-    """One reverse sweep over all units.
+
+class Backward(Protocol):
+    """An error's way back through one unit."""
+
+    def __call__(
+        self, unit: int, error: Tensor, /, *, update: bool, propagate: bool
+    ) -> Tensor | None:
+        """Back-propagate through unit l.
+
+        Args:
+            unit: l, from 0.
+            error: At the unit's activity, float32 of its shape; not to be changed.
+            update: Change the unit's weights by `error`, after all that needs the old ones.
+            propagate: Return `J_l^T error`; never asked of unit 0.
+
+        Returns:
+            float32 of the shape of the activity of unit l - 1 where `propagate`, else None.
+        """
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The units of one training step, as functions of a unit's index l from 0.
+
+    Args:
+        units: K.
+        own_error: `l -> d_l`, float32 of the shape of unit l's activity, in memory of its own.
+            Called once a unit, before its update.
+        backward: See `Backward`. Each unit is updated once, after every error that its old weights
+            have to carry.
+        release: The activations of unit l are not needed any more. Called once a unit, after its
+            update.
+    """
+
+    units: int
+    own_error: Callable[[int], Tensor]
+    backward: Backward
+    release: Callable[[int], None]
+
+    def carry_back(self, unit: int, error: Tensor, *, update: bool = False) -> Tensor:
+        """`J_l^T error`, with the unit's update where asked.
+
+        Raises:
+            TypeError: `backward` returned nothing.
+        """
+        carried = self.backward(unit, error, update=update, propagate=True)
+        if carried is None:
+            raise TypeError(f"unit {unit} was asked to propagate its error and returned none")
+        return carried
+
+    def update(self, unit: int, error: Tensor) -> None:
+        """Change unit l's weights by `error`, carrying nothing further."""
+        self.backward(unit, error, update=True, propagate=False)
+
+
+class LookAheadStep(ABC):
+    """One training step. The trainer calls `after_forward` of each unit in order, then `finish`."""
+
+    @abstractmethod
+    def after_forward(self, unit: int) -> None:
+        """Unit l has run and knows its loss."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """All units have run: those that were not updated yet are."""
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """Which later losses count, and how much.
+
+    Args:
+        form: `exact`: lambda each, as Eq. 3 has it; `discounted`: lambda to the power of the
+            distance.
+        window: H, how many later units are looked ahead to; None: all.
+
+    Raises:
+        ValueError: The form is unknown or the window negative.
+    """
+
+    form: Literal["exact", "discounted"] = "exact"
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.form not in ("exact", "discounted"):
+            raise ValueError(f"look-ahead form {self.form!r} is unknown: exact or discounted")
+        if self.window is not None and self.window < 0:
+            raise ValueError(f"look-ahead window is {self.window}; wanted 0 or more units")
+
+    def step(self, chain: Chain, weight: float) -> LookAheadStep:
+        """What drives one training step.
+
+        A window over all units runs as the full sweep, which is the same and cheaper: carried back
+        one by one, the K errors take K (K - 1) / 2 passes instead of K - 1.
+
+        Args:
+            chain: The units.
+            weight: lambda >= 0.
+        """
+        discount = weight if self.form == "discounted" else 1.0
+        if self.window is None or self.window >= chain.units - 1:
+            return FullLookAhead(chain, weight, discount)
+        return WindowedLookAhead(chain, weight, discount, self.window)
+
+
+class FullLookAhead(LookAheadStep):
+    """All later losses, in one reverse sweep when the forward pass is over.
 
     A unit is updated only after the sweep has passed through its old weights, so the result is that
     of updating all units at once, with one unit's gradient alive at a time.
 
     Args:
-        units: K.
-        weight: lambda >= 0.
-        own_error: `l -> d_l`, float32 `[batch, width_l]`.
-        propagate: `(l, s) -> J_l^T s`, float32 `[batch, width_{l-1}]`; called for l >= 1 only.
-        update: `(l, e_l) -> None`, changes unit l's weights.
+        chain: The units.
+        weight: lambda.
+        discount: delta.
     """
-    later: Tensor | None = None
-    for unit in reversed(range(units)):
-        own = own_error(unit)
-        sweep = own if later is None else own + later
-        error = own if later is None else own.add_(later, alpha=weight)
-        later = propagate(unit, sweep) if weight > 0 and unit > 0 else None
-        update(unit, error)
+
+    def __init__(self, chain: Chain, weight: float, discount: float) -> None:
+        self._chain, self._weight, self._discount = chain, weight, discount
+
+    def after_forward(self, unit: int) -> None:
+        """Nothing: the sweep begins at the last unit."""
+
+    def finish(self) -> None:
+        """Sweep from the last unit to the first."""
+        chain, later = self._chain, None
+        for unit in reversed(range(chain.units)):
+            own = chain.own_error(unit)
+            if unit == 0 or self._weight == 0:
+                chain.update(unit, self._error(own, later, self._weight))
+            elif later is None or self._weight == self._discount:
+                error = self._error(own, later, self._weight)
+                later = chain.carry_back(unit, error, update=True)
+            else:
+                error = own.add(later, alpha=self._weight)
+                later = chain.carry_back(unit, self._error(own, later, self._discount))
+                chain.update(unit, error)
+            chain.release(unit)
+
+    @staticmethod
+    def _error(own: Tensor, later: Tensor | None, weight: float) -> Tensor:
+        """`d + weight * r`, in the memory of d."""
+        return own if later is None else own.add_(later, alpha=weight)
 
 
-def linear_schedule(first: float, last: float) -> Callable[[float], float]:
-    """A lambda that moves from `first` to `last` as training progress goes from 0 to 1."""
+class WindowedLookAhead(LookAheadStep):
+    """The losses of the next H units, during the forward pass.
+
+    What adds up is errors, not weight gradients, so each unit has one weight gradient. Unit m is
+    updated when unit m + H has run and its error has come back as far as m, through units m + 1 and
+    later: no error meets changed weights, and the result is that of updating all units at once.
+
+    Args:
+        chain: The units.
+        weight: lambda.
+        discount: delta.
+        window: H.
+    """
+
+    def __init__(self, chain: Chain, weight: float, discount: float, window: int) -> None:
+        self._chain, self._weight, self._discount = chain, weight, discount
+        self._window = window if weight > 0 else 0  # nothing to wait for
+        self._errors: dict[int, Tensor] = {}  # e_l so far, of the units that wait
+
+    def after_forward(self, unit: int) -> None:
+        """Carry unit l's own error back through its window; update the unit that leaves it."""
+        carried = self._errors[unit] = self._chain.own_error(unit)
+        weight = self._weight
+        for above in range(unit, max(0, unit - self._window), -1):
+            carried = self._chain.carry_back(above, carried)
+            self._errors[above - 1].add_(carried, alpha=weight)
+            weight *= self._discount
+        if unit >= self._window:
+            self._update(unit - self._window)
+
+    def finish(self) -> None:
+        """Update the last H units."""
+        for unit in sorted(self._errors):
+            self._update(unit)
+
+    def _update(self, unit: int) -> None:
+        self._chain.update(unit, self._errors.pop(unit))
+        self._chain.release(unit)
+
+
+# --- schedules: training progress, 0 at the start and 1 at the end, to lambda --------------------
+
+
+def constant_schedule(weight: float) -> Schedule:
+    """The same lambda throughout: on a stream, the value that training ended with."""
+    return lambda progress: weight
+
+
+def linear_schedule(first: float, last: float) -> Schedule:
+    """From `first` to `last`."""
     return lambda progress: first + (last - first) * progress
+
+
+def ramp_schedule(last: float, until: float = 0.3) -> Schedule:
+    """From 0 to `last` at progress `until`, and constant from there."""
+    return lambda progress: last * min(1.0, progress / until)
+
+
+def paper_schedule(epochs: int, step: float = 0.001) -> Schedule:
+    """`step` times the epochs done, of `epochs` in all: 0 at first.
+
+    The paper raises lambda between epochs (FF-INT8, arXiv 2506.22771v1, Algorithm 1 lines 2 and
+    11): ask once an epoch for the same.
+    """
+    return linear_schedule(0.0, step * epochs)

@@ -1,97 +1,159 @@
-"""What each unit learns: the goodness of every class, and the loss that raises the right one.
+"""What each unit learns: the loss on its goodness, and which units' goodness answers.
 
-`class_goodness` is the one-pass, multi-class form of the Forward-Forward objective. The unit's
-activity `y` is cut into C contiguous groups and the goodness of class c is its group's mean square
+How an activity becomes goodness is the head's business (engines/heads.py). Two objectives:
 
-    g_c = mean(y_i^2, i in group c)
-    L   = -alpha g_t + logsumexp_c(alpha g_c)                        mean over the batch; t = label
+`ClassGoodness`, one pass: a goodness per class, and the loss that raises the right one,
+
+    L       = -alpha g_t + logsumexp_c(alpha g_c)                    mean over the batch; t = label
     dL/dg_c = alpha (softmax(alpha g)_c - [c = t]) / B
-    dL/dy_i = dL/dg_c(i) * 2 y_i / n_c(i)
 
-No negative data, no threshold, one pass per prediction. With two classes whose logits are `G` and
-theta it is the paper's pair of losses, `log(1 + exp(theta - G))` and `log(1 + exp(G - theta))`
-(FF-INT8, arXiv 2506.22771v1, eq. 1-2), with alpha as the beta of its Fig. 5.
+No negative data, no threshold, one pass per prediction.
 
-The gradient is written out rather than left to autograd: it needs nothing but `y` and `g`, so a
-unit keeps only its int8 output, and no float graph.
+`ForwardForward`, two passes: one goodness per sample, and the paper's losses (FF-INT8, arXiv
+2506.22771v1), which raise it above theta for samples with the right label and lower it for others,
+
+    L_pos = log(1 + exp(-(G_pos - theta)))                                                   (Eq. 1)
+    L_neg = log(1 + exp(G_neg - theta))                                                      (Eq. 2)
+    dL_pos/dG = -sigmoid(theta - G) / B      dL_neg/dG = sigmoid(G - theta) / B
+
+with B samples in each of the two passes. The paper states the losses of one sample; the mean over
+the positive ones plus the mean over the negative ones is taken here.
+
+The first holds the second: two classes whose logits are `G` and theta, with alpha = 1, have the
+losses of Eq. 1-2. C classes put the other classes' goodness in theta's place, and alpha is the beta
+of the paper's Fig. 5.
+
+Gradients are written out rather than left to autograd: a unit keeps `dL/dg` and no float graph.
+They are bounded, by alpha / B and 1 / B, whatever the goodness, which suits INT8.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+class Objective(ABC):
+    """The loss of one unit, as a function of its goodness."""
+
+    @abstractmethod
+    def loss(self, goodness: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss `L`, float32 `[]`, and `dL/dg`, of the shape of `goodness`."""
+
+    @abstractmethod
+    def score(self, goodness: Sequence[Tensor]) -> Tensor:
+        """What the judging units say together, float32 `[batch, C]`: the argmax is the answer.
+
+        Args:
+            goodness: That of each judging unit, see `judging_units`; not empty.
+        """
 
 
 @dataclass(frozen=True)
-class ClassGoodness:
-    """Group-head goodness per class with softmax cross-entropy.
+class ClassGoodness(Objective):
+    """Softmax cross-entropy over the goodness of every class.
 
     Args:
         classes: C.
-        alpha: Sharpness of the softmax; 5 is the value of the recorded MNIST runs.
+        alpha: Sharpness of the softmax. 5 is the value of the recorded MNIST runs, whose goodness
+            is a mean square near 1; a linear head finds its own, with alpha = 1.
     """
 
     classes: int
     alpha: float = 5.0
 
-    def group_sizes(self, width: int) -> Tensor:
-        """Activities per class, int64 `[C]`; sizes differ by at most one, larger ones first."""
-        small, larger = divmod(width, self.classes)
-        sizes = torch.full((self.classes,), small)
-        sizes[:larger] += 1
-        return sizes
-
-    def goodness(self, activity: Tensor) -> Tensor:
-        """Mean square of each class's group.
-
-        Args:
-            activity: `y`, float32 `[batch, width]`, width >= C.
-
-        Returns:
-            `g`, float32 `[batch, C]`.
-        """
-        small, larger = divmod(activity.shape[1], self.classes)
-        split = larger * (small + 1)
-        square = activity.square()
-        groups = [
-            part.reshape(-1, count, size).mean(dim=2)
-            for part, count, size in (
-                (square[:, :split], larger, small + 1),
-                (square[:, split:], self.classes - larger, small),
-            )
-            if count
-        ]
-        return torch.cat(groups, dim=1)
-
-    def loss(self, goodness: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, goodness: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the class goodnesses, and its gradient.
 
         Args:
             goodness: `g`, float32 `[batch, C]`.
-            labels: int64 `[batch]` in [0, C).
+            targets: Class places, int64 `[batch]` in [0, C).
 
         Returns:
             `L`, float32 `[]`, and `dL/dg`, float32 `[batch, C]`.
         """
         log_p = torch.log_softmax(goodness * self.alpha, dim=1)
-        rows = torch.arange(len(labels))
-        loss = -log_p[rows, labels].mean()
-        grad = log_p.exp_()
-        grad[rows, labels] -= 1.0
-        return loss, grad.mul_(self.alpha / len(labels))
+        loss = -log_p.gather(1, targets[:, None]).mean()
+        places = torch.arange(self.classes, device=targets.device)
+        right = (places == targets[:, None]).to(log_p.dtype)
+        return loss, log_p.exp_().sub_(right).mul_(self.alpha / len(targets))
 
-    def grad_activity(self, grad_goodness: Tensor, activity: Tensor) -> Tensor:
-        """`dL/dy` from `dL/dg`.
+    def score(self, goodness: Sequence[Tensor]) -> Tensor:
+        """Sum over units of `log softmax(alpha g)`.
 
         Args:
-            grad_goodness: float32 `[batch, C]`.
-            activity: `y`, float32 `[batch, width]`.
+            goodness: float32 `[batch, C]` each; of the classes in use only, for the others would
+                take their share of the softmax.
 
         Returns:
-            float32 `[batch, width]`; zero where a ReLU is silent.
+            float32 `[batch, C]`.
         """
-        sizes = self.group_sizes(activity.shape[1])
-        per_activity = torch.repeat_interleave(grad_goodness * (2.0 / sizes), sizes, dim=1)
-        return per_activity.mul_(activity)
+        logits = torch.stack([*goodness]) * self.alpha
+        return torch.log_softmax(logits, dim=2).sum(dim=0)
+
+
+@dataclass(frozen=True)
+class ForwardForward(Objective):
+    """The paper's objective: Eq. 1 for positive rows, Eq. 2 for negative ones.
+
+    Args:
+        threshold: theta; 2.0 in the paper (section III).
+    """
+
+    threshold: float = 2.0
+
+    def loss(self, goodness: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of Eq. 1 over the positive rows plus mean of Eq. 2 over the negative rows.
+
+        Written as softplus of `-t (G - theta)`, which cannot overflow.
+
+        Args:
+            goodness: `G`, float32 `[2 batch]`.
+            targets: `t`, float32 `[2 batch]`: +1 for a positive row, -1 for a negative one, as many
+                of either.
+
+        Returns:
+            `L`, float32 `[]`, and `dL/dG`, float32 `[2 batch]`.
+        """
+        margin = targets * (goodness - self.threshold)
+        per_row = 2.0 / len(targets)  # 1 / B: each pass is averaged by itself
+        # log(1 + exp(-m)) = -log_sigmoid(m); torch's softplus would drop exp(-|m|) beyond 20.
+        loss = -logsigmoid(margin).sum() * per_row
+        return loss, torch.sigmoid(-margin) * targets * -per_row
+
+    def score(self, goodness: Sequence[Tensor]) -> Tensor:
+        """Sum over units of the goodness under each label.
+
+        Args:
+            goodness: float32 `[batch, C]` each: of every sample under every label.
+
+        Returns:
+            float32 `[batch, C]`.
+        """
+        return torch.stack([*goodness]).sum(dim=0)
+
+
+def judging_units(units: int, last: int | None = None) -> range:
+    """Which units' goodness makes the answer.
+
+    The first unit sees only raw input and is the weakest judge; it decides only when it is alone
+    (Hinton 2022, arXiv 2212.13345, section 3.3). Linear heads are classifiers themselves, and the
+    later ones know what the earlier ones do: for them, the last or the last few.
+
+    Args:
+        units: K.
+        last: How many units, counted from the end; None: all but the first.
+
+    Raises:
+        ValueError: `last` is not in 1..K.
+    """
+    if last is None:
+        return range(min(1, units - 1), units)
+    if not 1 <= last <= units:
+        raise ValueError(f"the last {last} units cannot judge: there are {units}")
+    return range(units - last, units)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 
 from engines.base import PredictEngine, TrainEngine, Weights
+from engines.recipe import Recipe
 from models import ModelSpec
 
 AUTO = "auto"
@@ -70,17 +71,20 @@ def open_predict_engine(name: str = AUTO) -> Opened:
     raise EngineUnavailableError("no engine opened: " + "; ".join(refusals))
 
 
-def open_train_engine(spec: ModelSpec, *, seed: int, precision: str = "int8") -> TrainEngine:
+def open_train_engine(spec: ModelSpec, *, seed: int, recipe: Recipe | None = None) -> TrainEngine:
     """The engine that learns: torch, the only one that does.
 
     Args:
         spec: The network.
         seed: Draws the first weights and keys the rounding noise.
-        precision: `int8` or `fp32`.
+        recipe: How it learns; None: the default recipe.
+
+    Raises:
+        FusionUnavailableError: The recipe asks for compiled chains, which cannot be had here.
     """
     from engines.torch_train import TorchTrainEngine
 
-    return TorchTrainEngine(spec, seed=seed, precision=precision)
+    return TorchTrainEngine(spec, seed=seed, recipe=recipe or Recipe())
 
 
 def limit_threads(threads: int) -> None:

@@ -49,4 +49,4 @@ def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         mean: float32 `[features]`.
         std: float32 `[features]`, positive.
     """
-    return ((x - mean) / std).clamp_(-INPUT_CLIP, INPUT_CLIP)
+    return ((x - mean) / std).clamp(-INPUT_CLIP, INPUT_CLIP)

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engines.base import PredictEngine, Prediction, Weights
-from engines.dense import dense_activity
-from engines.int8 import QTensor
-from engines.objective import ClassGoodness
-from engines.precision import Int8
+from engines.feature import Feature
+from engines.fusion import Fusion
+from engines.precision import PRECISIONS
+from engines.predict_units import open_predict_unit
+from engines.recipe import Recipe
+from engines.rule import open_rule
 from engines.standardize import standardize
 from models import ModelSpec
-from models.base import length_normalize
+from models.units import DenseUnitSpec
 
 
 def as_rows(x: NDArray[np.float32], spec: ModelSpec) -> Tensor:
@@ -41,6 +43,18 @@ def as_rows(x: NDArray[np.float32], spec: ModelSpec) -> Tensor:
     return torch.from_numpy(np.array(x, dtype=np.float32).reshape(len(x), spec.features))
 
 
+def image_shape(spec: ModelSpec) -> tuple[int, ...] | None:
+    """`[channels, height, width]` of a network of convolutions; None for dense units."""
+    return None if isinstance(spec.units[0], DenseUnitSpec) else spec.input_shape
+
+
+def channels_last(rows: Tensor, image: tuple[int, ...] | None) -> Tensor:
+    """What the first unit gets: `[batch, features]` as they are, or as `[batch, H, W, C]`."""
+    if image is None:
+        return rows
+    return rows.view(len(rows), *image).permute(0, 2, 3, 1).contiguous()
+
+
 class TorchPredictEngine(PredictEngine):
     """See `PredictEngine`.
 
@@ -55,17 +69,16 @@ class TorchPredictEngine(PredictEngine):
         weights.check()
         self._spec = weights.spec
         self._classes = len(weights.classes)
-        self._objective = ClassGoodness(weights.spec.max_classes)
-        self._precision = Int8()
+        self._rule = open_rule(weights.spec, Recipe())
+        self._precision = PRECISIONS["int8"]
         tensors = {name: torch.from_numpy(np.array(a)) for name, a in weights.arrays.items()}
         self._mean, self._std = tensors["input.mean"], tensors["input.std"]
+        self._input_scale = tensors.get("input.scale")
+        self._head = {name: tensors[f"head.{name}"] for name in self._rule.heads[-1].first_parameters()}
+        eager = Fusion("eager", "compiling takes longer than most versions serve")
         self._units = [
-            (
-                QTensor(tensors[f"units.{u}.weight.codes"], tensors[f"units.{u}.weight.scale"]),
-                tensors[f"units.{u}.bias"],
-                tensors[f"units.{u}.input_scale"],
-            )
-            for u in range(len(weights.spec.unit_sizes))
+            open_predict_unit(unit, _named(tensors, f"units.{index}."), self._precision, eager)
+            for index, unit in enumerate(weights.spec.units)
         ]
 
     @torch.no_grad()
@@ -78,16 +91,25 @@ class TorchPredictEngine(PredictEngine):
             index = goodness[:, : self._classes].argmax(dim=1).numpy()
         return Prediction(index, goodness.numpy())
 
-    def _goodness(self, x: Tensor) -> Tensor:
-        x = standardize(x, self._mean, self._std)
+    def _goodness(self, rows: Tensor) -> Tensor:
+        x: Tensor | Feature = channels_last(
+            standardize(rows, self._mean, self._std), image_shape(self._spec)
+        )
+        if self._input_scale is not None:
+            assert isinstance(x, Tensor)  # noqa: S101 - narrows the type
+            x = Feature(self._precision.quantize(x, self._input_scale), self._input_scale)
         judged: list[Tensor] = []
-        for weight, bias, input_scale in self._units:
-            a = self._precision.activation(x, input_scale)
-            activity = dense_activity(self._precision, a, weight, bias)
-            judged.append(self._objective.goodness(activity))
-            x, _ = length_normalize(activity)
+        last = len(self._units) - 1
+        for index, unit in enumerate(self._units):
+            activity, x = unit.forward(x)
+            if not self._head or index == last:
+                judged.append(self._rule.heads[index].goodness(activity, self._head))
         return torch.stack(judged[1:] or judged).mean(dim=0)
 
     def close(self) -> None:
         """See `PredictEngine.close`."""
         self._units = []
+
+
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,24 +1,21 @@
-"""One FF-INT8 training step on torch: where the objective, the look-ahead and INT8 meet.
+"""One FF-INT8 training step on torch: where units, goodness, look-ahead and optimizers meet.
 
     a_1 = quantize(standardize(x))
-    for each unit l:                            forward
-        y_l     = relu(a_l W_l^T + b_l)         INT8 product, float32 epilogue
-        g_l     = goodness of y_l per class;  L_l, dL_l/dg_l
-        a_{l+1} = quantize(y_l / n_l)           n_l: root mean square of each row
-    for each unit l, last to first:             look-ahead sweep (engines/look_ahead.py)
+    for each unit l:                            forward (engines/dense.py, engines/conv_units.py)
+        a_{l+1} = unit l of a_l                 INT8 products, float32 chains, int8 codes kept
+        g_l     = goodness of y_l (engines/heads.py);  L_l, dL_l/dg_l (engines/objective.py)
+    look-ahead (engines/look_ahead.py) decides which error each unit is updated by:
         weight gradient and, where lambda > 0, input gradient: INT8 products
-        Adam on the float32 master; new codes
+        a step of the unit's masters (engines/masters.py), new codes
+    a step of all that is small and float32 (biases, norms, gates, heads)
 
-What a unit keeps between the two loops is `a_l`, `a_{l+1}` (int8), `n_l` and `dL_l/dg_l` (one, and
-C, floats a row): its activity is `n_l * dequantize(a_{l+1})`, so no float copy of it is stored.
-Differs from the paper (FF-INT8, arXiv 2506.22771v1, Algorithm 1): one pass over labelled data takes
-the place of a positive and a negative pass (engines/objective.py).
+Goodness and own errors are read from the kept codes, so that no float copy of an activity is
+stored: what is learned from is what the next unit, and serving, will see.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,33 +30,22 @@ from engines.base import (
     Weights,
     WeightsError,
 )
-from engines.dense import lower
-from engines.int8 import QTensor
-from engines.look_ahead import exact_look_ahead
-from engines.objective import ClassGoodness
-from engines.precision import PRECISIONS
-from engines.rounding import NoiseKey, uniform
+from engines.feature import Feature
+from engines.fusion import open_fusion
+from engines.heads import Head
+from engines.look_ahead import Chain
+from engines.lower import lower
+from engines.objective import Objective
+from engines.precision import PRECISIONS, Precision
+from engines.recipe import Recipe
+from engines.rounding import NoiseKey, draws, noise
+from engines.rule import open_rule
+from engines.serving_scale import ServingScale
 from engines.standardize import fit_standardization, standardize
-from engines.torch_predict import TorchPredictEngine, as_rows
+from engines.torch_predict import TorchPredictEngine, as_rows, channels_last, image_shape
+from engines.unit import Kept, Step
 from models import ModelSpec
-from models.base import length_normalize
-from models.mlp import build_mlp
-
-# How fast the serving scale of a unit's input follows the absmax of the batches.
-_SCALE_MOMENTUM = 0.05
-
-
-class _Trace(NamedTuple):
-    """What the forward pass leaves of one unit for the sweep."""
-
-    input: QTensor  # a_l, [batch, in]
-    output: QTensor  # a_{l+1}, [batch, out]
-    length: Tensor  # n_l, [batch, 1]
-    grad_goodness: Tensor  # dL_l/dg_l, [batch, C]
-
-    def activity(self) -> Tensor:
-        """`y_l` as the codes have it, float32 `[batch, out]`."""
-        return self.output.dequantize().mul_(self.length)
+from models.build import build_model
 
 
 class TorchTrainEngine(TrainEngine):
@@ -68,16 +54,34 @@ class TorchTrainEngine(TrainEngine):
     Args:
         spec: The network.
         seed: Draws the first weights and keys the rounding noise.
-        precision: `int8`, or `fp32` for its float twin, which cannot be exported.
+        recipe: How it learns.
     """
 
-    def __init__(self, spec: ModelSpec, *, seed: int, precision: str = "int8") -> None:
+    def __init__(self, spec: ModelSpec, *, seed: int, recipe: Recipe) -> None:
         self._spec = spec
         self._seed = seed
-        self._precision = PRECISIONS[precision]()
-        self._objective = ClassGoodness(spec.max_classes)
-        self._units = [lower(u, self._precision) for u in build_mlp(spec, seed).units]
-        self._input_scales = [torch.ones(()) for _ in self._units]
+        self._recipe = recipe
+        self.fusion = open_fusion(recipe.fusion)
+        self._precision = PRECISIONS[recipe.precision]
+        self._rule = open_rule(spec, recipe)
+        network = lower(
+            spec,
+            build_model(spec, seed),
+            self._rule.heads,
+            recipe,
+            self._precision,
+            self.fusion,
+        )
+        self._units, self._parameters, self._gradients = network
+        self._heads = [
+            {name: self._parameters.tensors[f"heads.{index}.{name}"] for name in first}
+            for index, first in enumerate(head.first_parameters() for head in self._rule.heads)
+        ]
+        self._judge = self.fusion.fuse(_judge)
+        self._own_error = self.fusion.fuse(_own_error)
+        self._first_codes = self.fusion.fuse(_first_codes)
+        self._image = image_shape(spec)
+        self._input_scale = ServingScale()
         self._mean = torch.zeros(spec.features)
         self._std = torch.ones(spec.features)
         self._step = 0
@@ -98,14 +102,64 @@ class TorchTrainEngine(TrainEngine):
         look_ahead_weight: float,
     ) -> StepReport:
         """See `TrainEngine.train_step`."""
-        rows = standardize(as_rows(x, self._spec), self._mean, self._std)
+        rows = as_rows(x, self._spec)
         self._check_labels(labels, len(rows))
-        traces, losses = self._forward(rows, torch.from_numpy(labels))
+        batch, targets = rows, torch.from_numpy(labels)
+        step = Step(self._seed, self._step, learning_rate)
+        losses = self._learn(batch, targets, step, look_ahead_weight)
         report = StepReport(tuple(losses))
         if report.finite:
-            self._sweep(traces, learning_rate, look_ahead_weight)
+            self._parameters.step(self._gradients, learning_rate)
             self._step += 1
+        self._gradients.clear()
         return report
+
+    def _learn(
+        self, batch: Tensor, targets: Tensor, step: Step, look_ahead_weight: float
+    ) -> list[float]:
+        """All units forward and backward; the losses, as far as they are finite."""
+        grads: dict[int, Tensor] = {}
+
+        def own_error(index: int) -> Tensor:
+            head, parameters = self._rule.heads[index], self._heads[index]
+            kept = self._units[index].kept
+            return self._own_error(self._precision, head, grads.pop(index), kept, parameters)
+
+        def backward(index: int, error: Tensor, *, update: bool, propagate: bool) -> Tensor | None:
+            passed = self._units[index].backward(error, step, update=update, propagate=propagate)
+            return None if passed is None else self._units[index - 1].error_at_activity(passed)
+
+        def release(index: int) -> None:
+            self._units[index].release()
+
+        chain = Chain(len(self._units), own_error, backward, release)
+        look_ahead = self._recipe.look_ahead.step(chain, look_ahead_weight)
+        losses: list[float] = []
+        a = self._first(batch)
+        for index, unit in enumerate(self._units):
+            a = unit.forward(a)
+            loss, grads[index], learned = self._judge(
+                self._precision,
+                self._rule.heads[index],
+                self._rule.objective,
+                unit.kept,
+                self._heads[index],
+                targets,
+            )
+            losses.append(loss.item())
+            if not np.isfinite(losses[-1]):
+                return losses
+            self._gradients |= {f"heads.{index}.{name}": grad for name, grad in learned.items()}
+            look_ahead.after_forward(index)
+        look_ahead.finish()
+        return losses
+
+    def _first(self, batch: Tensor) -> Feature:
+        codes, scale = self._first_codes(
+            self._precision, batch, self._mean, self._std, self._image
+        )
+        self._input_scale.follow(scale)
+        return Feature(codes, scale)
 
     def _check_labels(self, labels: NDArray[np.int64], samples: int) -> None:
         if samples == 0 or labels.shape != (samples,) or labels.dtype != np.int64:
@@ -117,45 +171,6 @@ class TorchTrainEngine(TrainEngine):
                 f"labels lie in {labels.min()}..{labels.max()}, "
                 f"wanted 0..{self._spec.max_classes - 1}"
             )
-
-    def _forward(self, x: Tensor, labels: Tensor) -> tuple[list[_Trace], list[float]]:
-        traces: list[_Trace] = []
-        losses: list[float] = []
-        a = self._precision.activation(x)
-        for index, unit in enumerate(self._units):
-            momentum = _SCALE_MOMENTUM if self._step else 1.0
-            self._input_scales[index].lerp_(a.scale, momentum)
-            activity = unit.forward(a)
-            loss, grad_goodness = self._objective.loss(self._objective.goodness(activity), labels)
-            direction, length = length_normalize(activity)
-            output = self._precision.activation(direction)
-            traces.append(_Trace(a, output, length, grad_goodness))
-            losses.append(loss.item())
-            a = output
-        return traces, losses
-
-    def _sweep(self, traces: list[_Trace], learning_rate: float, weight: float) -> None:
-        def own_error(index: int) -> Tensor:
-            trace = traces[index]
-            return self._objective.grad_activity(trace.grad_goodness, trace.activity())
-
-        def through_relu(index: int, error: Tensor) -> Tensor:
-            return error * (traces[index].output.codes > 0)
-
-        def propagate(index: int, error: Tensor) -> Tensor:
-            key = NoiseKey(self._seed, self._step, 2 * index + 1)
-            u = self._units[index].grad_input(through_relu(index, error), key)
-            # J^T u of z = y / n: (u - z mean(u z)) / n, Hinton 2022 (arXiv 2212.13345) section 2.
-            below = traces[index - 1]
-            z = below.output.dequantize()
-            return (u - z * (u * z).mean(dim=1, keepdim=True)).div_(below.length)
-
-        def update(index: int, error: Tensor) -> None:
-            key = NoiseKey(self._seed, self._step, 2 * index)
-            unit, trace = self._units[index], traces[index]
-            unit.update(through_relu(index, error), trace.input, key, learning_rate)
-
-        exact_look_ahead(len(traces), weight, own_error, propagate, update)
 
     def export(
         self, *, classes: tuple[Label, ...], version: int, parent: int | None, last_seq: int
@@ -169,10 +184,10 @@ class TorchTrainEngine(TrainEngine):
             raise WeightsError("only int8 networks are exported; fp32 is their twin for tests")
         arrays = {"input.mean": self._mean, "input.std": self._std}
         for index, unit in enumerate(self._units):
-            arrays[f"units.{index}.weight.codes"] = unit.weight.codes
-            arrays[f"units.{index}.weight.scale"] = unit.weight.scale
-            arrays[f"units.{index}.bias"] = unit.bias
-            arrays[f"units.{index}.input_scale"] = self._input_scales[index]
+            arrays |= {f"units.{index}.{name}": value for name, value in unit.export().items()}
+        if self._heads[-1]:
+            arrays["input.scale"] = self._input_scale.value
+            arrays |= {f"head.{name}": value for name, value in self._heads[-1].items()}
         arrays["canary.input"] = self._canary_input()
         arrays["canary.goodness"] = torch.zeros(CANARY_ROWS, self._spec.max_classes)
         copied = {name: tensor.numpy().copy() for name, tensor in arrays.items()}
@@ -185,18 +200,16 @@ class TorchTrainEngine(TrainEngine):
 
     def _canary_input(self) -> Tensor:
         """Made up within two standard deviations: weights files travel, samples should not."""
-        shape = torch.Size((CANARY_ROWS, self._spec.features))
-        deviations = uniform(shape, NoiseKey(0, 0, 0)).mul_(4).sub_(2)
-        return self._mean + self._std * deviations
+        words = noise(CANARY_ROWS, self._spec.features, NoiseKey(0, 0, 0)).words()
+        return self._mean + self._std * draws(words)[0].mul_(4).sub_(2)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """See `TrainEngine.state`."""
-        tensors = self._tensors() | {"step": torch.tensor(self._step)}
-        return {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+        return {name: tensor.numpy().copy() for name, tensor in self._tensors().items()}
 
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """See `TrainEngine.load_state`."""
-        own = self._tensors() | {"step": torch.tensor(self._step)}
+        own = self._tensors()
         if unknown := sorted(state.keys() ^ own.keys()):
             raise WeightsError(f"training state is of another model: {', '.join(unknown)}")
         for name, tensor in own.items():
@@ -205,14 +218,54 @@ class TorchTrainEngine(TrainEngine):
         given = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
         self._mean.copy_(given["input.mean"])
         self._std.copy_(given["input.std"])
+        self._input_scale.load(given["input.scale"])
         for index, unit in enumerate(self._units):
-            self._input_scales[index].copy_(given[f"units.{index}.input_scale"])
             unit.load_state({name: given[f"units.{index}.{name}"] for name in unit.state()})
+        parameters = self._parameters.state()
+        self._parameters.load_state({name: given[f"parameters.{name}"] for name in parameters})
         self._step = int(given["step"])
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {"input.mean": self._mean, "input.std": self._std}
+        """All that the next step depends on; not copied."""
+        tensors = {
+            "input.mean": self._mean,
+            "input.std": self._std,
+            "input.scale": self._input_scale.value,
+            "step": torch.tensor(self._step),
+        }
         for index, unit in enumerate(self._units):
-            tensors[f"units.{index}.input_scale"] = self._input_scales[index]
             tensors |= {f"units.{index}.{name}": value for name, value in unit.state().items()}
-        return tensors
+        parameters = self._parameters.state()
+        return tensors | {f"parameters.{name}": value for name, value in parameters.items()}
+
+
+def _first_codes(
+    precision: Precision, rows: Tensor, mean: Tensor, std: Tensor, image: tuple[int, ...] | None
+) -> tuple[Tensor, Tensor]:
+    x = channels_last(standardize(rows, mean, std), image)
+    scale = precision.scale(x.abs().amax())
+    return precision.quantize(x, scale), scale
+
+
+def _judge(
+    precision: Precision,
+    head: Head,
+    objective: Objective,
+    kept: Kept,
+    parameters: Mapping[str, Tensor],
+    targets: Tensor,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The unit's loss, its gradient at the goodness, and the head's gradients."""
+    activity = kept.activity(precision)
+    loss, grad = objective.loss(head.goodness(activity, parameters), targets)
+    return loss, grad, head.grad_parameters(grad, activity)
+
+
+def _own_error(
+    precision: Precision,
+    head: Head,
+    grad_goodness: Tensor,
+    kept: Kept,
+    parameters: Mapping[str, Tensor],
+) -> Tensor:
+    return head.grad_activity(grad_goodness, kept.activity(precision), parameters)

@@ -39,6 +39,11 @@ class UnitSpec(ABC):
         """Shape of one sample's activity."""
 
     @property
+    @abstractmethod
+    def adds(self) -> bool:
+        """Whether its activity is a sum of two."""
+
+    @property
     def layers(self) -> dict[str, Layer]:
         """The integer products: the parts without a squeeze-and-excitation."""
         return {
@@ -69,6 +74,11 @@ class DenseUnitSpec(UnitSpec):
     linear: DenseLayer
 
     @property
+    def adds(self) -> bool:
+        """See `UnitSpec.adds`."""
+        return False
+
+    @property
     def parts(self) -> dict[str, Layer | SqueezeExciteSpec]:
         """See `UnitSpec.parts`."""
         return {"linear": self.linear}
@@ -93,6 +103,11 @@ class ConvUnitSpec(UnitSpec):
     """
 
     conv: ConvLayer
+
+    @property
+    def adds(self) -> bool:
+        """See `UnitSpec.adds`."""
+        return False
 
     @property
     def parts(self) -> dict[str, Layer | SqueezeExciteSpec]:
@@ -140,6 +155,11 @@ class ResidualUnitSpec(UnitSpec):
         _follows("the sum with the shortcut", self.shortcut.output_shape, self.output_shape)
         if self.shortcut.activation != "none":
             raise ValueError("the activation function comes after the sum, not in the shortcut")
+
+    @property
+    def adds(self) -> bool:
+        """See `UnitSpec.adds`."""
+        return True
 
     @property
     def parts(self) -> dict[str, Layer | SqueezeExciteSpec]:
@@ -198,6 +218,11 @@ class InvertedResidualUnitSpec(UnitSpec):
             raise ValueError("the projection is linear: its activation function is none")
         if self.skip:
             _follows("the sum with the input", self.input_shape, self.output_shape)
+
+    @property
+    def adds(self) -> bool:
+        """See `UnitSpec.adds`."""
+        return self.skip
 
     @property
     def parts(self) -> dict[str, Layer | SqueezeExciteSpec]:

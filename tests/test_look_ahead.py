@@ -1,242 +1,355 @@
-"""Look-ahead: the engine's gradients are those of Eq. 3-4 (FF-INT8, arXiv 2506.22771v1).
+"""Look-ahead by itself: every form against autograd, in float64, on a small chain of units.
 
-In fp32 the engine must match autograd through the plain model; lambda = 0 must be layer-local
-learning to the last bit, and must not pay for what it does not use.
+The units are made hard to please: two layers each, weights that turn to NaN the moment they are
+updated, activations that are gone the moment they are released.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import itertools
+
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
-from engines.dense import lower
-from engines.look_ahead import exact_look_ahead, linear_schedule
-from engines.objective import ClassGoodness
-from engines.optim import AdamMasters
-from engines.precision import PRECISIONS
-from engines.rounding import NoiseKey
-from engines.torch_train import TorchTrainEngine
-from models import ModelSpec
-from models.base import length_normalize
-from models.mlp import build_mlp
-from tests import reference
+from engines.look_ahead import (
+    Chain,
+    LookAhead,
+    WindowedLookAhead,
+    constant_schedule,
+    linear_schedule,
+    paper_schedule,
+    ramp_schedule,
+)
 
-# Widths that 5 classes do not divide, and no two alike.
-SPEC = ModelSpec("mlp", (11,), 5, (23, 17, 31, 14))
-SEED, UNITS, ALPHA = 4, len(SPEC.hidden), 5.0
-# Float32 sums of at most 31 products through four units, against float64.
-GRADIENT_TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module")
-def batch():
-    rng = np.random.default_rng(0)
-    x = np.clip(rng.normal(size=(19, 11)), -3.9, 3.9).astype(np.float32)  # the engine clips at 4
-    return x, rng.integers(0, 5, 19)
+UNITS, BATCH, CLASSES = 5, 6, 3
+FORMS = ("exact", "discounted")
+WINDOWS = (0, 1, 2, UNITS - 1, UNITS + 2)
+WEIGHTS = (0.3, 0.7, 1.0, 1.6)
+# The same float64 chain rule in another order, through ten layers.
+CLOSE = {"rtol": 1e-10, "atol": 1e-13}
 
 
-@pytest.fixture
-def gradients(monkeypatch):
-    """Gradients of each unit as they reach its optimizer, which then takes its step."""
-    captured: list[dict[str, np.ndarray]] = []
-    step = AdamMasters.step
+class Network:
+    """`y_l = tanh(relu(z_{l-1} A) B)`, `z_l = y_l / n_l`; L_l: cross-entropy over the first y_l."""
 
-    def record(self, gradients, learning_rate):
-        captured.insert(0, {name: g.numpy().copy() for name, g in gradients.items()})
-        step(self, gradients, learning_rate)
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(5)
 
-    monkeypatch.setattr(AdamMasters, "step", record)
-    return captured
+        def normal(*shape: int):
+            return torch.randn(shape, generator=generator, dtype=torch.float64) * 0.7
+
+        self.x = normal(BATCH, 4)
+        self.labels = torch.randint(CLASSES, (BATCH,), generator=generator)
+        widths = [4, 7, 5, 8, 6, 7]
+        self.weights = [
+            (normal(inputs, 9), normal(9, outputs))
+            for inputs, outputs in itertools.pairwise(widths)
+        ]
+        self.cache: dict[int, tuple] = {}
+        self.gradients: dict[int, tuple] = {}
+        self.calls: list[tuple[str, int]] = []
+        self.most_alive = 0
+
+    def forward(self, unit: int, z):
+        A, B = self.weights[unit]
+        hidden = (z @ A).relu()
+        y = (hidden @ B).tanh()
+        n = (y.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
+        self.cache[unit] = (z, hidden, y, n)
+        self.most_alive = max(self.most_alive, len(self.cache))
+        return y / n
+
+    def loss(self, y):
+        return cross_entropy(y[:, :CLASSES], self.labels)
+
+    def own_error(self, unit: int):
+        self.calls.append(("own_error", unit))
+        y = self.cache[unit][2]
+        error = torch.zeros_like(y)
+        right = one_hot(self.labels, CLASSES)
+        error[:, :CLASSES] = (y[:, :CLASSES].softmax(dim=1) - right) / BATCH
+        return error
+
+    def backward(self, unit: int, error, *, update: bool, propagate: bool):
+        kept = error.clone()
+        self.calls.append(("update" * update + "propagate" * propagate, unit))
+        (z, hidden, y, _), (A, B) = self.cache[unit], self.weights[unit]
+        at_B = error * (1 - y.square())
+        at_A = (at_B @ B.t()) * (hidden > 0)
+        below = None
+        if propagate:
+            _, _, _, n = self.cache[unit - 1]
+            u = at_A @ A.t()
+            below = (u - z * (u * z).mean(dim=1, keepdim=True)) / n
+        if update:
+            assert unit not in self.gradients
+            self.gradients[unit] = (z.t() @ at_A, hidden.t() @ at_B)
+            A.fill_(torch.nan)
+            B.fill_(torch.nan)
+        assert torch.equal(error, kept)
+        return below
+
+    def release(self, unit: int) -> None:
+        self.calls.append(("release", unit))
+        assert unit in self.gradients
+        del self.cache[unit]
+
+    def chain(self) -> Chain:
+        return Chain(UNITS, self.own_error, self.backward, self.release)
+
+    def run(self, step) -> Network:
+        z = self.x
+        for unit in range(UNITS):
+            z = self.forward(unit, z)
+            step.after_forward(unit)
+        step.finish()
+        return self
+
+    def count(self, word: str) -> int:
+        return sum(word in call for call, _ in self.calls)
 
 
-def fp32_step(batch, weight: float):
-    engine = TorchTrainEngine(SPEC, seed=SEED, precision="fp32")
-    # A rate that wrecks the weights: a gradient taken through updated ones would show.
-    return engine.train_step(*batch, learning_rate=1.0, look_ahead_weight=weight)
+def trained(form: str, window: int | None, weight: float) -> Network:
+    network = Network()
+    return network.run(LookAhead(form, window).step(network.chain(), weight))
 
 
-def autograd(batch, weight: float) -> list[dict[str, np.ndarray]]:
-    """float64 `dL_new/d(weight, bias)` of each unit, Eq. 4, through the plain model."""
-    x, labels = (torch.from_numpy(array) for array in batch)
-    model = build_mlp(SPEC, SEED).double()
-    losses = []
-    for y in model(x.double()):
-        groups = torch.tensor_split(y, SPEC.max_classes, dim=1)
-        goodness = torch.stack([group.square().mean(dim=1) for group in groups], dim=1)
-        losses.append(cross_entropy(ALPHA * goodness, labels))
+def share(form: str, window: int | None, weight: float, distance: int) -> float:
+    """What the loss of a unit `distance` further on counts."""
+    if distance == 0:
+        return 1.0
+    if window is not None and distance > window:
+        return 0.0
+    return weight if form == "exact" else weight**distance
+
+
+def autograd(form: str, window: int | None, weight: float) -> list[tuple]:
+    """Per unit, the gradient of the sum of losses that its update is to follow."""
+    network = Network()
+    leaves = [tuple(w.requires_grad_() for w in pair) for pair in network.weights]
+    losses, z = [], network.x
+    for unit in range(UNITS):
+        z = network.forward(unit, z)
+        losses.append(network.loss(network.cache[unit][2]))
     found = []
-    for index, unit in enumerate(model.units):
-        loss = losses[index] + weight * sum(losses[index + 1 :])
-        parameters = [unit.linear.weight, unit.linear.bias]
-        grads = torch.autograd.grad(loss, parameters, retain_graph=True)
-        found.append({n: g.numpy() for n, g in zip(("weight", "bias"), grads, strict=True)})
+    for unit, pair in enumerate(leaves):
+        shares = [share(form, window, weight, j - unit) for j in range(unit, UNITS)]
+        total = sum(s * loss for s, loss in zip(shares, losses[unit:], strict=True))
+        found.append(torch.autograd.grad(total, pair, retain_graph=True))
     return found
 
 
-def assert_close(found, wanted, tolerance: float) -> None:
-    for unit in range(UNITS):
-        for name in ("weight", "bias"):
-            error = reference.relative_error(found[unit][name], wanted[unit][name])
-            assert error < tolerance, f"unit {unit} {name}"
+def assert_gradients(network: Network, wanted) -> None:
+    assert sorted(network.gradients) == [*range(UNITS)]
+    for unit, pair in enumerate(wanted):
+        torch.testing.assert_close(network.gradients[unit], pair, **CLOSE)
 
 
 # --- gradients --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.3, 0.7, 1.0, 1.6])
-def test_every_unit_gets_the_gradient_of_its_own_and_lambda_times_the_later_losses(
-    batch, gradients, weight
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("window", [None, *WINDOWS])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_unit_follows_its_own_loss_and_its_share_of_the_later_ones(form, window, weight):
+    assert_gradients(trained(form, window, weight), autograd(form, window, weight))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_lambda_one_is_back_propagation_of_the_sum_of_all_losses(form):
+    network = Network()
+    leaves = [w.requires_grad_() for pair in network.weights for w in pair]
+    z, total = network.x, 0.0
+    for unit in range(UNITS):
+        z = network.forward(unit, z)
+        total = total + network.loss(network.cache[unit][2])
+    wanted = torch.autograd.grad(total, leaves)
+    pairs = zip(wanted[::2], wanted[1::2], strict=True)
+    assert_gradients(trained(form, None, 1.0), pairs)
+
+
+@pytest.mark.parametrize(
+    ("window", "weight"), [(0, 0.7), *((window, 0.0) for window in (None, *WINDOWS))]
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_lambda_zero_or_no_window_is_the_detached_computation_bit_for_bit(form, window, weight):
+    local = Network()
+    z = local.x
+    for unit in range(UNITS):
+        z = local.forward(unit, z)
+        local.backward(unit, local.own_error(unit), update=True, propagate=False)
+    network = trained(form, window, weight)
+    for unit in range(UNITS):
+        assert all(map(torch.equal, network.gradients[unit], local.gradients[unit]))
+
+
+@pytest.mark.parametrize("window", [UNITS - 1, UNITS, 100])
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("form", FORMS)
+def test_the_ring_buffer_itself_over_all_units_equals_the_sweep(form, weight, window):
+    network, discount = Network(), weight if form == "discounted" else 1.0
+    network.run(WindowedLookAhead(network.chain(), weight, discount, window))
+    full = trained(form, None, weight)
+    assert_gradients(network, [full.gradients[unit] for unit in range(UNITS)])
+
+
+# --- what it costs ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "window", "weight", "weight_gradients_only", "both", "input_gradients_only", "alive"),
+    [
+        ("exact", None, 0.0, 5, 0, 0, 5),
+        ("exact", None, 1.0, 1, 4, 0, 5),
+        # Two errors in the three units between the first and the last.
+        ("exact", None, 0.5, 4, 1, 3, 5),
+        ("discounted", None, 0.0, 5, 0, 0, 5),
+        ("discounted", None, 0.5, 1, 4, 0, 5),
+        ("exact", 0, 0.5, 5, 0, 0, 1),
+        ("exact", 1, 0.5, 5, 0, 4, 2),
+        ("exact", 2, 0.5, 5, 0, 4 + 3, 3),
+        ("exact", 3, 0.5, 5, 0, 4 + 3 + 2, 4),
+        ("discounted", 2, 0.5, 5, 0, 4 + 3, 3),
+        # Nothing to wait for.
+        ("exact", 2, 0.0, 5, 0, 0, 1),
+        # All units: the sweep.
+        ("discounted", 4, 0.5, 1, 4, 0, 5),
+        ("exact", 9, 1.0, 1, 4, 0, 5),
+    ],
+)
+def test_passes_and_units_alive_per_step(
+    form, window, weight, weight_gradients_only, both, input_gradients_only, alive
 ):
-    fp32_step(batch, weight)
-    assert len(gradients) == UNITS
-    assert_close(gradients, autograd(batch, weight), GRADIENT_TOLERANCE)
+    network = trained(form, window, weight)
+    calls = [call for call, _ in network.calls]
+    assert calls.count("update") == weight_gradients_only
+    assert calls.count("updatepropagate") == both
+    assert calls.count("propagate") == input_gradients_only
+    assert calls.count("own_error") == calls.count("release") == UNITS
+    assert network.most_alive == alive
+    assert not network.cache
 
 
-def test_lambda_one_is_back_propagation_of_the_sum_of_all_losses(batch, gradients):
-    fp32_step(batch, 1.0)
-    x, labels = (torch.from_numpy(array) for array in batch)
-    model = build_mlp(SPEC, SEED).double()
-    objective = ClassGoodness(SPEC.max_classes)
-    goodness = [objective.goodness(y) for y in model(x.double())]
-    sum(cross_entropy(ALPHA * g, labels) for g in goodness).backward()
-    summed = [
-        {"weight": u.linear.weight.grad.numpy(), "bias": u.linear.bias.grad.numpy()}
-        for u in model.units
-    ]
-    assert_close(gradients, summed, GRADIENT_TOLERANCE)
+def test_hops_of_the_ring_buffer_over_all_units_grow_as_the_square():
+    network = Network()
+    network.run(WindowedLookAhead(network.chain(), 0.5, 1.0, UNITS - 1))
+    assert network.count("propagate") == UNITS * (UNITS - 1) / 2
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.7])
-def test_the_numpy_oracle_agrees_with_autograd_and_with_the_engine(batch, gradients, weight):
-    report = fp32_step(batch, weight)
-    model = build_mlp(SPEC, SEED).double()
-    losses, wanted = reference.mlp_step(
-        [unit.linear.weight.detach().numpy() for unit in model.units],
-        [unit.linear.bias.detach().numpy() for unit in model.units],
-        batch[0].astype(np.float64),
-        batch[1],
-        classes=SPEC.max_classes,
-        alpha=ALPHA,
-        look_ahead_weight=weight,
-    )
-    assert_close(wanted, autograd(batch, weight), 1e-12)  # both float64
-    assert_close(gradients, wanted, GRADIENT_TOLERANCE)
-    np.testing.assert_allclose(report.losses, losses, rtol=GRADIENT_TOLERANCE)
+def test_a_window_updates_and_releases_units_while_later_ones_have_yet_to_run():
+    network = Network()
+    step = LookAhead("exact", 1).step(network.chain(), 0.5)
+    z = network.forward(0, network.x)
+    step.after_forward(0)
+    assert network.calls == [("own_error", 0)]
+    network.forward(1, z)
+    step.after_forward(1)
+    assert network.calls[1:] == [
+        ("own_error", 1), ("propagate", 1), ("update", 0), ("release", 0),
+    ]  # fmt: skip
 
 
-# --- lambda = 0 -------------------------------------------------------------------------------
+def test_one_unit_alone():
+    for form, window in itertools.product(FORMS, (None, 0, 1)):
+        calls = []
+
+        def backward(unit, error, *, update, propagate, calls=calls):
+            calls.append((unit, error.item(), update, propagate))
+
+        chain = Chain(1, lambda unit: torch.tensor(3.0), backward, lambda unit: None)
+        step = LookAhead(form, window).step(chain, 0.5)
+        step.after_forward(0)
+        step.finish()
+        assert calls == [(0, 3.0, True, False)]
 
 
-def layer_local_steps(batch, precision_name: str, steps: int, learning_rate: float):
-    """Forward-Forward without any sweep: each unit learns before the next one has even run."""
-    precision = PRECISIONS[precision_name]()
-    objective = ClassGoodness(SPEC.max_classes)
-    units = [lower(unit, precision) for unit in build_mlp(SPEC, SEED).units]
-    x, labels = (torch.from_numpy(array) for array in batch)
-    for step in range(steps):
-        a = precision.activation(x)
-        for index, unit in enumerate(units):
-            activity = unit.forward(a)
-            _, grad_goodness = objective.loss(objective.goodness(activity), labels)
-            direction, length = length_normalize(activity)
-            output = precision.activation(direction)
-            error = objective.grad_activity(grad_goodness, output.dequantize() * length)
-            error *= output.codes > 0
-            unit.update(error, a, NoiseKey(SEED, step, 2 * index), learning_rate)
-            a = output
-    return [unit.state() for unit in units]
+# --- by hand ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_lambda_zero_is_layer_local_learning_bit_for_bit(batch, precision):
-    with torch.no_grad():
-        wanted = layer_local_steps(batch, precision, steps=5, learning_rate=0.01)
-    engine = TorchTrainEngine(SPEC, seed=SEED, precision=precision)
-    for _ in range(5):
-        engine.train_step(*batch, learning_rate=0.01, look_ahead_weight=0.0)
-    found = engine.state()
-    for index, state in enumerate(wanted):
-        for name, tensor in state.items():
-            assert found[f"units.{index}.{name}"].tobytes() == tensor.numpy().tobytes(), name
-
-
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-@pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_only_with_look_ahead_does_a_unit_depend_on_those_after_it(batch, precision, weight):
-    short = ModelSpec(SPEC.name, SPEC.input_shape, SPEC.max_classes, SPEC.hidden[:2])
-    states = []
-    for spec in (short, SPEC):
-        engine = TorchTrainEngine(spec, seed=SEED, precision=precision)
-        for _ in range(3):
-            engine.train_step(*batch, learning_rate=0.01, look_ahead_weight=weight)
-        states.append(engine.state())
-    same = [
-        states[0][name].tobytes() == states[1][name].tobytes()
-        for name in ("units.0.weight", "units.1.weight")
-    ]
-    assert same == ([True, True] if weight == 0 else [False, False])
-
-
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-@pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_products_per_step(batch, precision, weight, monkeypatch):
-    kind, calls = PRECISIONS[precision], []
-
-    def counted(name: str):
-        product = getattr(kind, name)
-
-        def count(self, *args):
-            calls.append(name)
-            return product(self, *args)
-
-        return count
-
-    for name in ("linear", "grad_weight", "grad_input"):
-        monkeypatch.setattr(kind, name, counted(name))
-    engine = TorchTrainEngine(SPEC, seed=SEED, precision=precision)
-    engine.train_step(*batch, learning_rate=0.01, look_ahead_weight=weight)
-    assert calls.count("linear") == UNITS
-    assert calls.count("grad_weight") == UNITS
-    assert calls.count("grad_input") == (UNITS - 1 if weight > 0 else 0)
-
-
-# --- the recursion by itself ------------------------------------------------------------------
-
-
-def sweep(weight: float) -> list[tuple[str, int, float]]:
+def sweep(form: str, weight: float) -> list[tuple[str, int, float]]:
     """The chain y_1 = 2, y_2 = 3 y_1, y_3 = 5 y_2 with L_l = y_l^2 / 2, so that d_l = y_l."""
     factors, activity, calls = (2.0, 3.0, 5.0), (2.0, 6.0, 30.0), []
 
-    def propagate(unit, error):
-        calls.append(("propagate", unit, error.item()))
-        return factors[unit] * error
+    def backward(unit, error, *, update, propagate):
+        calls.append(("update" * update + "propagate" * propagate, unit, error.item()))
+        return factors[unit] * error if propagate else None
 
-    def update(unit, error):
-        calls.append(("update", unit, error.item()))
-
-    exact_look_ahead(3, weight, lambda unit: torch.tensor(activity[unit]), propagate, update)
+    chain = Chain(3, lambda unit: torch.tensor(activity[unit]), backward, lambda unit: None)
+    LookAhead(form).step(chain, weight).finish()
     return calls
 
 
-@pytest.mark.parametrize("weight", [0.25, 1.0, 2.0])
-def test_linear_chain_by_hand(weight):
+@pytest.mark.parametrize("weight", [0.25, 2.0])
+def test_exact_linear_chain_by_hand(weight):
     # r_3 = 0, r_2 = 5 * 30 = 150, r_1 = 3 * (6 + 150) = 468: lambda enters no r. A unit is updated
     # only once the sweep has gone through its old weights.
-    assert sweep(weight) == [
-        ("propagate", 2, 30),
-        ("update", 2, 30),
+    assert sweep("exact", weight) == [
+        ("updatepropagate", 2, 30),
         ("propagate", 1, 6 + 150),
         ("update", 1, 6 + weight * 150),
         ("update", 0, 2 + weight * 468),
     ]
 
 
-def test_lambda_zero_does_not_sweep():
-    assert sweep(0.0) == [("update", 2, 30), ("update", 1, 6), ("update", 0, 2)]
+@pytest.mark.parametrize("form", FORMS)
+def test_linear_chain_with_lambda_one_needs_one_error_a_unit(form):
+    assert sweep(form, 1.0) == [
+        ("updatepropagate", 2, 30), ("updatepropagate", 1, 156), ("update", 0, 470),
+    ]  # fmt: skip
 
 
-def test_linear_schedule_reaches_both_ends():
-    schedule = linear_schedule(0.2, 1.6)
-    assert [schedule(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.9, 1.6])
+def test_discounted_linear_chain_by_hand():
+    # e_2 = 6 + 150 / 2 = 81, e_1 = 2 + 3 * 81 / 2.
+    assert sweep("discounted", 0.5) == [
+        ("updatepropagate", 2, 30), ("updatepropagate", 1, 81), ("update", 0, 123.5),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_lambda_zero_does_not_sweep(form):
+    assert sweep(form, 0.0) == [("update", 2, 30), ("update", 1, 6), ("update", 0, 2)]
+
+
+# --- refusals and schedules -------------------------------------------------------------------
+
+
+def test_unknown_forms_and_negative_windows_are_refused():
+    with pytest.raises(ValueError, match="form 'scalar' is unknown: exact or discounted"):
+        LookAhead("scalar")
+    with pytest.raises(ValueError, match="window is -1; wanted 0 or more units"):
+        LookAhead(window=-1)
+
+
+def test_a_unit_that_propagates_nothing_is_named():
+    def backward(unit, error, *, update, propagate):
+        return None
+
+    chain = Chain(3, lambda unit: torch.ones(1), backward, lambda unit: None)
+    for step, culprit in ((LookAhead(), 2), (LookAhead(window=1), 1)):
+        driver = step.step(chain, 0.5)
+        driver.after_forward(0)
+        with pytest.raises(TypeError, match=f"unit {culprit} was asked to propagate its error"):
+            driver.after_forward(1) if step.window else driver.finish()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at_the_start", "halfway", "at_the_end"),
+    [
+        (constant_schedule(0.4), 0.4, 0.4, 0.4),
+        (linear_schedule(0.2, 1.6), 0.2, 0.9, 1.6),
+        (ramp_schedule(0.5, until=0.8), 0.0, 0.3125, 0.5),
+        (ramp_schedule(0.5), 0.0, 0.5, 0.5),
+        (paper_schedule(1000), 0.0, 0.5, 1.0),
+    ],
+)
+def test_schedules(schedule, at_the_start, halfway, at_the_end):
+    found = [schedule(progress) for progress in (0.0, 0.5, 1.0)]
+    assert found == pytest.approx([at_the_start, halfway, at_the_end])
+
+
+def test_the_papers_lambda_grows_by_a_thousandth_an_epoch():
+    schedule = paper_schedule(epochs=130)
+    assert [schedule(epoch / 130) for epoch in (0, 1, 2, 130)] == pytest.approx(
+        [0, 0.001, 0.002, 0.13]
+    )

@@ -1,0 +1,164 @@
+"""A convolution's three products in the precision of a run, dense or depthwise, behind one interface.
+
+    forward          [B, H, W, C], weights            -> [B, Ho, Wo, O]
+    weight gradient  [B, Ho, Wo, O], [B, H, W, C]     -> the weights' shape
+    input gradient   [B, Ho, Wo, O], weights          -> [B, H, W, C]
+
+Accumulators come back without scales: int32 (float32 from the twin).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn import grad as float_gradients
+
+from engines.conv import conv_forward, conv_grad_input, conv_grad_weight
+from engines.depthwise import depthwise_forward, depthwise_grad_input, depthwise_grad_weight
+from engines.feature import Feature
+from engines.fusion import Fusion
+from engines.im2col import ConvGeometry, ConvScratch
+from engines.precision import Precision
+from models.layers import ConvLayer
+
+
+class ConvProducts(ABC):
+    """The products of one convolution."""
+
+    @abstractmethod
+    def forward(self, a: Feature, w: Tensor) -> Tensor:
+        """Accumulator `[B, Ho, Wo, O]` of the activity `[B, H, W, C]` and the weights' codes."""
+
+    @abstractmethod
+    def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
+        """Accumulator of the weights' shape; `e`: codes `[B, Ho, Wo, O]`."""
+
+    @abstractmethod
+    def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
+        """Accumulator `[B, H, W, C]`; `e`: codes `[B, Ho, Wo, O]`."""
+
+
+def conv_products(
+    layer: ConvLayer, precision: Precision, fusion: Fusion, scratch: ConvScratch | None
+) -> ConvProducts:
+    """The products of `layer`.
+
+    Args:
+        layer: The convolution.
+        precision: INT8 or the float twin.
+        fusion: Fuses what is elementwise.
+        scratch: Memory that the products of a training step use again, one after the other; None:
+            each its own, so that several threads may predict.
+    """
+    if precision.name != "int8":
+        return _FloatConv(layer, precision)
+    if layer.depthwise:
+        return _DepthwiseConv(layer, precision, fusion)
+    return _DenseConv(layer, precision, scratch)
+
+
+def _geometry(layer: ConvLayer) -> ConvGeometry:
+    return ConvGeometry(
+        layer.kernel,
+        layer.stride,
+        layer.padding,
+        layer.in_size,
+        layer.in_channels,
+        layer.out_channels,
+    )
+
+
+class _DenseConv(ConvProducts):
+    def __init__(
+        self, layer: ConvLayer, precision: Precision, scratch: ConvScratch | None
+    ) -> None:
+        self._geometry = _geometry(layer)
+        self._precision = precision
+        self._scratch = scratch
+
+    def forward(self, a: Feature, w: Tensor) -> Tensor:
+        sums = conv_forward(
+            a.codes,
+            w,
+            self._geometry,
+            activation=a.code_map(self._precision),
+            scratch=self._scratch,
+        )
+        return sums.view(len(a.codes), *self._geometry.out_size, -1)
+
+    def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
+        return conv_grad_weight(
+            e.flatten(0, 2),
+            a.codes,
+            self._geometry,
+            activation=a.code_map(self._precision),
+            scratch=self._scratch,
+        )
+
+    def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
+        return conv_grad_input(e, w, self._geometry, scratch=self._scratch)
+
+
+class _DepthwiseConv(ConvProducts):
+    def __init__(self, layer: ConvLayer, precision: Precision, fusion: Fusion) -> None:
+        self._geometry = _geometry(layer)
+        self._precision = precision
+        self._forward = fusion.fuse(depthwise_forward)
+        self._grad_weight = fusion.fuse(depthwise_grad_weight)
+        self._grad_input = fusion.fuse(depthwise_grad_input)
+
+    def forward(self, a: Feature, w: Tensor) -> Tensor:
+        return self._forward(a.operand(self._precision), w, self._geometry)
+
+    def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
+        return self._grad_weight(e, a.operand(self._precision), self._geometry)
+
+    def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
+        return self._grad_input(e, w, self._geometry)
+
+
+class _FloatConv(ConvProducts):
+    def __init__(self, layer: ConvLayer, precision: Precision) -> None:
+        self._layer = layer
+        self._precision = precision
+        self._groups = layer.in_channels if layer.depthwise else 1
+
+    def forward(self, a: Feature, w: Tensor) -> Tensor:
+        layer = self._layer
+        x = _nchw(a.operand(self._precision))
+        y = functional.conv2d(
+            x, self._kernel(w), None, layer.stride, layer.padding, 1, self._groups
+        )
+        return _nhwc(y)
+
+    def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
+        layer = self._layer
+        shape = self._kernel(torch.empty(layer.weight_shape)).shape
+        x = _nchw(a.operand(self._precision))
+        gradient = float_gradients.conv2d_weight(
+            x, list(shape), _nchw(e), layer.stride, layer.padding, 1, self._groups
+        )
+        return gradient.permute(0, 2, 3, 1).reshape(layer.weight_shape)
+
+    def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
+        layer = self._layer
+        shape = (len(e), layer.in_channels, *layer.in_size)
+        gradient = float_gradients.conv2d_input(
+            shape, self._kernel(w), _nchw(e), layer.stride, layer.padding, 1, self._groups
+        )
+        return _nhwc(gradient)
+
+    def _kernel(self, w: Tensor) -> Tensor:
+        k = self._layer.kernel
+        return w.view(self._layer.out_channels, k, k, -1).permute(0, 3, 1, 2)
+
+
+def _nchw(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def _nhwc(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,352 @@
+"""Units made of convolutions, as the trainer runs them.
+
+    conv                a -> conv
+    residual            relu(conv2(conv1(a)) + shortcut(a))             shortcut: a conv, or a itself
+    inverted residual   project(gate(depthwise(expand(a)))) [+ a]       expand, gate: where present
+
+A sum is computed from the codes of its two terms and rounded to codes of its own; its gradient goes
+to both terms as it is. Errors travel as float32 between units and as accumulators inside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from engines.conv_norm import ConvNormTrainLayer
+from engines.feature import Feature, activation_slope
+from engines.fusion import Fusion
+from engines.precision import Accumulated, Precision
+from engines.serving_scale import ServingScale
+from engines.squeeze_excite import SqueezeExciteTrainLayer
+from engines.unit import Step, TrainUnit
+
+
+class _Part(Protocol):
+    def release(self) -> None: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def load_state(self, state: Mapping[str, Tensor]) -> None: ...
+    def export(self) -> dict[str, Tensor]: ...
+
+
+class ConvKept(NamedTuple):
+    """A conv unit's activity.
+
+    Args:
+        output: Its codes, `[B, H, W, C]`.
+    """
+
+    output: Feature
+
+    def activity(self, precision: Precision) -> Tensor:
+        """float32 `[B, H, W, C]`."""
+        return self.output.dequantize(precision)
+
+
+class ConvTrainUnit(TrainUnit):
+    """One convolution: a network's stem or its last 1x1 layer.
+
+    Args:
+        conv: The layer.
+    """
+
+    def __init__(self, conv: ConvNormTrainLayer) -> None:
+        self._conv = conv
+        self._parts = _Parts({"conv": conv})
+        self._end = _End()
+
+    def forward(self, a: Feature) -> Feature:
+        """See `TrainUnit.forward`."""
+        return self._end.keep(self._conv.forward(a))
+
+    @property
+    def kept(self) -> ConvKept:
+        """See `TrainUnit.kept`."""
+        return self._end.kept
+
+    def error_at_activity(self, later: Accumulated) -> Tensor:
+        """See `TrainUnit.error_at_activity`."""
+        return later.dequantize()
+
+    def backward(
+        self, error: Tensor, step: Step, *, update: bool, propagate: bool
+    ) -> Accumulated | None:
+        """See `TrainUnit.backward`."""
+        return self._conv.backward(_whole(error), step, update=update, propagate=propagate)
+
+    def release(self) -> None:
+        """See `TrainUnit.release`."""
+        self._parts.release()
+        self._end.release()
+
+    def state(self) -> dict[str, Tensor]:
+        """See `TrainUnit.state`."""
+        return self._parts.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See `TrainUnit.load_state`."""
+        self._parts.load_state(state)
+
+    def export(self) -> dict[str, Tensor]:
+        """See `TrainUnit.export`."""
+        return self._parts.export()
+
+
+class ResidualTrainUnit(TrainUnit):
+    """A residual block.
+
+    Args:
+        conv1: First layer.
+        conv2: Second, without activation.
+        shortcut: Around both; None: the input itself.
+        precision: Arithmetic.
+        fusion: Fuses the chains.
+    """
+
+    def __init__(
+        self,
+        conv1: ConvNormTrainLayer,
+        conv2: ConvNormTrainLayer,
+        shortcut: ConvNormTrainLayer | None,
+        precision: Precision,
+        fusion: Fusion,
+    ) -> None:
+        self._conv1, self._conv2, self._shortcut = conv1, conv2, shortcut
+        self._precision = precision
+        self._sum = _Sum(precision, fusion)
+        self._parts = _Parts({"conv1": conv1, "conv2": conv2, "sum": self._sum})
+        if shortcut is not None:
+            self._parts.named["shortcut"] = shortcut
+        self._end = _End()
+        self._behind = fusion.fuse(_behind_activation)
+
+    def forward(self, a: Feature) -> Feature:
+        """See `TrainUnit.forward`."""
+        branch = self._conv2.forward(self._conv1.forward(a))
+        around = a if self._shortcut is None else self._shortcut.forward(a)
+        return self._end.keep(self._sum.forward(branch, around, "relu"))
+
+    @property
+    def kept(self) -> ConvKept:
+        """See `TrainUnit.kept`."""
+        return self._end.kept
+
+    def error_at_activity(self, later: Accumulated) -> Tensor:
+        """See `TrainUnit.error_at_activity`."""
+        return later.dequantize()
+
+    def backward(
+        self, error: Tensor, step: Step, *, update: bool, propagate: bool
+    ) -> Accumulated | None:
+        """See `TrainUnit.backward`."""
+        at_sum = _whole(self._behind(error, self._end.kept.output))
+        at_middle = self._conv2.backward(at_sum, step, update=update, propagate=True)
+        assert at_middle is not None  # noqa: S101 - it was asked for
+        branch = self._conv1.backward(at_middle, step, update=update, propagate=propagate)
+        around: Accumulated | None = at_sum
+        if self._shortcut is not None:
+            # What the branch gave lies in memory that the shortcut's products use again.
+            branch = None if branch is None else _whole(branch.dequantize())
+            around = self._shortcut.backward(at_sum, step, update=update, propagate=propagate)
+        if branch is None or around is None:
+            return None
+        return _whole(branch.dequantize().add_(around.dequantize()))
+
+    def release(self) -> None:
+        """See `TrainUnit.release`."""
+        self._parts.release()
+        self._end.release()
+
+    def state(self) -> dict[str, Tensor]:
+        """See `TrainUnit.state`."""
+        return self._parts.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See `TrainUnit.load_state`."""
+        self._parts.load_state(state)
+
+    def export(self) -> dict[str, Tensor]:
+        """See `TrainUnit.export`."""
+        return self._parts.export()
+
+
+class InvertedResidualTrainUnit(TrainUnit):
+    """An inverted residual block.
+
+    Args:
+        expand: 1x1; None where the expansion factor is 1.
+        depthwise: The middle layer.
+        gate: Squeeze-and-excitation behind it; None: none.
+        project: 1x1, linear.
+        skip: Add the input.
+        precision: Arithmetic.
+        fusion: Fuses the chains.
+    """
+
+    def __init__(
+        self,
+        expand: ConvNormTrainLayer | None,
+        depthwise: ConvNormTrainLayer,
+        gate: SqueezeExciteTrainLayer | None,
+        project: ConvNormTrainLayer,
+        *,
+        skip: bool,
+        precision: Precision,
+        fusion: Fusion,
+    ) -> None:
+        self._expand, self._depthwise, self._gate, self._project = expand, depthwise, gate, project
+        self._sum = _Sum(precision, fusion) if skip else None
+        named: dict[str, _Part | None] = {
+            "expand": expand,
+            "depthwise": depthwise,
+            "squeeze_excite": gate,
+            "project": project,
+            "sum": self._sum,
+        }
+        self._parts = _Parts({name: part for name, part in named.items() if part is not None})
+        self._end = _End()
+
+    def forward(self, a: Feature) -> Feature:
+        """See `TrainUnit.forward`."""
+        inner = a if self._expand is None else self._expand.forward(a)
+        inner = self._depthwise.forward(inner)
+        if self._gate is not None:
+            inner = self._gate.forward(inner)
+        output = self._project.forward(inner)
+        if self._sum is not None:
+            output = self._sum.forward(output, a, "none")
+        return self._end.keep(output)
+
+    @property
+    def kept(self) -> ConvKept:
+        """See `TrainUnit.kept`."""
+        return self._end.kept
+
+    def error_at_activity(self, later: Accumulated) -> Tensor:
+        """See `TrainUnit.error_at_activity`."""
+        return later.dequantize()
+
+    def backward(
+        self, error: Tensor, step: Step, *, update: bool, propagate: bool
+    ) -> Accumulated | None:
+        """See `TrainUnit.backward`."""
+        inner = self._project.backward(_whole(error), step, update=update, propagate=True)
+        assert inner is not None  # noqa: S101 - it was asked for
+        if self._gate is not None:
+            inner = self._gate.backward(inner, update=update)
+        expand = self._expand
+        passed = self._depthwise.backward(
+            inner, step, update=update, propagate=propagate or expand is not None
+        )
+        if expand is not None and passed is not None:
+            passed = expand.backward(passed, step, update=update, propagate=propagate)
+        if passed is None or self._sum is None:
+            return passed
+        return _whole(passed.dequantize().add_(error))
+
+    def release(self) -> None:
+        """See `TrainUnit.release`."""
+        self._parts.release()
+        self._end.release()
+
+    def state(self) -> dict[str, Tensor]:
+        """See `TrainUnit.state`."""
+        return self._parts.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See `TrainUnit.load_state`."""
+        self._parts.load_state(state)
+
+    def export(self) -> dict[str, Tensor]:
+        """See `TrainUnit.export`."""
+        return self._parts.export()
+
+
+class _Parts:
+    """What a unit is made of, by name."""
+
+    def __init__(self, named: dict[str, _Part]) -> None:
+        self.named = named
+
+    def release(self) -> None:
+        for part in self.named.values():
+            part.release()
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"{n}.{key}": v for n, part in self.named.items() for key, v in part.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        for name, part in self.named.items():
+            own = {key: state[f"{name}.{key}"] for key in part.state()}
+            part.load_state(own)
+
+    def export(self) -> dict[str, Tensor]:
+        return {f"{n}.{key}": v for n, part in self.named.items() for key, v in part.export().items()}
+
+
+class _Sum:
+    """Adds two features, with a serving scale for the result."""
+
+    def __init__(self, precision: Precision, fusion: Fusion) -> None:
+        self._precision = precision
+        self._add = fusion.fuse(add_features)
+        self._output_scale = ServingScale()
+
+    def forward(self, branch: Feature, around: Feature, activation: str) -> Feature:
+        codes, scale = self._add(self._precision, branch, around, None)
+        self._output_scale.follow(scale)
+        return Feature(codes, scale, activation)
+
+    def release(self) -> None:
+        """Nothing is kept: the gradient of a sum needs neither term."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {"output_scale": self._output_scale.value}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._output_scale.load(state["output_scale"])
+
+    def export(self) -> dict[str, Tensor]:
+        return self.state()
+
+
+class _End:
+    """A unit's output, as long as it is kept."""
+
+    def __init__(self) -> None:
+        self._kept: ConvKept | None = None
+
+    def keep(self, output: Feature) -> Feature:
+        self._kept = ConvKept(output)
+        return output
+
+    @property
+    def kept(self) -> ConvKept:
+        if self._kept is None:
+            raise RuntimeError("the unit has kept nothing: forward comes first")
+        return self._kept
+
+    def release(self) -> None:
+        self._kept = None
+
+
+def add_features(
+    precision: Precision, branch: Feature, around: Feature, scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Codes of the sum of two activities and their scale: `scale` where given, else its absmax's."""
+    total = branch.dequantize(precision) + around.dequantize(precision)
+    if scale is None:
+        scale = precision.scale(total.abs().amax())
+    return precision.quantize(total, scale), scale
+
+
+def _behind_activation(error: Tensor, output: Feature) -> Tensor:
+    return error * activation_slope(output.codes * output.scale, output.activation)
+
+
+def _whole(error: Tensor) -> Accumulated:
+    """An error that has no scale of its own."""
+    return Accumulated(error, torch.ones(()))

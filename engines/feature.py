@@ -1,0 +1,84 @@
+"""What travels between layers: int8 codes, their scale, and the activation still to be applied.
+
+A convolution's codes are those of its *pre*-activation. The next product multiplies
+`activation(codes)`, an int8 to int8 map applied while its operand is gathered, and the backward
+pass still has the sign and size that a ReLU would have destroyed (a batch norm's gradient needs
+them). So one byte an element serves the forward product, the weight gradient, the activation's and
+the norm's gradient; back-propagation in float32 keeps eight or more.
+
+    none    f(z) = z
+    relu    f(z) = max(z, 0)
+    relu6   f(z) = min(max(z, 0), 6)                MobileNetV2, arXiv 1801.04381
+    silu    f(z) = z / (1 + exp(-z))                arXiv 1702.03118; never larger than |z|, so that
+                                                    its codes keep z's scale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engines.precision import Precision
+
+ACTIVATIONS = ("none", "relu", "relu6", "silu")
+
+
+class Feature(NamedTuple):
+    """Codes of a pre-activation.
+
+    Args:
+        codes: int8 `[B, N]` or `[B, H, W, C]` (FP32: float32).
+        scale: float32 `[]`.
+        activation: One of `ACTIVATIONS`.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    activation: str = "none"
+
+    def operand(self, precision: Precision) -> Tensor:
+        """Codes of the activity, under the same scale."""
+        return activity_codes(precision, self.codes, self.scale, self.activation)
+
+    def code_map(self, precision: Precision) -> Callable[[Tensor], Tensor] | None:
+        """The activation on any part of the codes; None where it changes nothing."""
+        if self.activation == "none":
+            return None
+        return lambda codes: activity_codes(precision, codes, self.scale, self.activation)
+
+    def dequantize(self, precision: Precision) -> Tensor:
+        """The activity, float32."""
+        return self.operand(precision) * self.scale
+
+
+def activity_codes(precision: Precision, codes: Tensor, scale: Tensor, activation: str) -> Tensor:
+    """Codes of the activation's value under the pre-activation's scale.
+
+    Args:
+        precision: Rounds where a value is no code.
+        codes: Of the pre-activation.
+        scale: float32 `[]`.
+        activation: One of `ACTIVATIONS`.
+    """
+    if activation == "none":
+        return codes
+    if activation == "relu":
+        return codes.clamp_min(0)
+    z = codes * scale
+    value = z.clamp(0.0, 6.0) if activation == "relu6" else z * torch.sigmoid(z)
+    return precision.quantize(value, scale)
+
+
+def activation_slope(z: Tensor, activation: str) -> Tensor:
+    """The activation's derivative at the pre-activation `z`, float32; 0 at a ReLU's corner."""
+    if activation == "none":
+        return torch.ones_like(z)
+    if activation == "relu":
+        return torch.where(z > 0, 1.0, 0.0)
+    if activation == "relu6":
+        return torch.where(z > 0, 1.0, 0.0) * torch.where(z < 6.0, 1.0, 0.0)
+    gate = torch.sigmoid(z)
+    return gate * (1.0 + z * (1.0 - gate))

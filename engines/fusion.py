@@ -1,0 +1,139 @@
+"""Whether elementwise chains run fused: `torch.compile` where it works, eager otherwise.
+
+An INT8 step is a few integer products with chains between them: scale, norm, ReLU, goodness,
+requantize, the optimizer. Run op by op each link of a chain reads and writes the whole tensor and
+the chains cost more than the products; fused they cost a pass or two. Every chain here is a pure
+function of tensors, written once and run either way.
+
+The mode is chosen when an engine opens, never later, and reported with its reason: the two modes
+order their float sums differently, so the same bits are promised within a mode only. `auto` tries
+to compile a small function; a machine without a C++ compiler says so and runs eager.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+import torch
+
+from engines.recipe import FUSION_NAMES
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+AUTO, COMPILED, EAGER = FUSION_NAMES
+
+class FusionUnavailableError(RuntimeError):
+    """Compiled chains were asked for by name and cannot be had here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fusion:
+    """A mode and how it came to be chosen.
+
+    Args:
+        name: `compiled` or `eager`.
+        reason: Why.
+    """
+
+    name: str
+    reason: str
+
+    def fuse(self, chain: Callable[P, R]) -> Callable[P, R]:
+        """`chain`, fused in compiled mode: a pure function of tensors and constants."""
+        return _Fused(chain) if self.name == COMPILED else chain
+
+
+def open_fusion(name: str = AUTO) -> Fusion:
+    """The mode for an engine.
+
+    Args:
+        name: One of `FUSION_NAMES`.
+
+    Raises:
+        FusionUnavailableError: `compiled` was asked for and does not work; the message says why.
+    """
+    if name == EAGER:
+        return Fusion(EAGER, "asked for by name")
+    refusal = _refusal()
+    if refusal is None:
+        why = "asked for by name" if name == COMPILED else "torch.compile works here"
+        return Fusion(COMPILED, why)
+    if name == COMPILED:
+        raise FusionUnavailableError(f"torch.compile does not work here: {refusal}")
+    return Fusion(EAGER, f"torch.compile does not work here: {refusal}")
+
+
+class _Fused(Generic[P, R]):
+    """One layer's use of a chain, with the code compiled for each kind of arguments it has met.
+
+    Compiled ahead of time and called past torch.compile's own dispatch, which takes longer than a
+    small chain does (52 against 12 microseconds measured). What a layer's calls may differ in is the
+    batch and the constants; that the rest is as it was, the compiled code asserts itself, by size
+    and stride of every tensor.
+    """
+
+    def __init__(self, chain: Callable[P, R]) -> None:
+        self._chain = chain
+        self._variants: dict[Hashable, Callable[P, R]] = {}
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        key = tuple(map(_outline, args))
+        variant = self._variants.get(key)
+        if variant is None:
+            variant = self._variants[key] = _compiled(self._chain, args)
+        return variant(*args)
+
+
+_VARIANTS: dict[Hashable, Any] = {}
+
+
+def _compiled(chain: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa: ANN401 - torch's own
+    """The code for arguments like these, shared by all layers that have the same."""
+    key = (chain, _kind(args))
+    if key not in _VARIANTS:
+        # A chain is to be one loop however long it is; by default 30 operations end it with a
+        # buffer in memory.
+        options = {"realize_opcount_threshold": 1000}
+        jit = torch.compile(chain, fullgraph=True, dynamic=False, options=options)
+        variant = jit.aot_compile((args, {}))
+        variant.disable_guard_check()
+        _VARIANTS[key] = variant
+    return _VARIANTS[key]
+
+
+def _outline(value: Any) -> Hashable:  # noqa: ANN401 - whatever a chain takes
+    """The shape of a tensor, or of a tuple's first one; no mapping; any other value itself."""
+    while isinstance(value, tuple) and value:
+        value = value[0]
+    if isinstance(value, torch.Tensor):
+        return value.shape
+    return None if isinstance(value, Mapping) else cast("Hashable", value)
+
+
+def _kind(value: Any) -> Hashable:  # noqa: ANN401 - whatever a chain takes
+    """What compiled code may depend on: layouts of tensors, values of everything else."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.stride()
+    if isinstance(value, tuple):
+        return type(value), tuple(map(_kind, value))
+    if isinstance(value, Mapping):
+        return tuple((name, _kind(part)) for name, part in value.items())
+    return cast("Hashable", value)
+
+
+@functools.cache
+def _refusal() -> str | None:
+    """Why torch.compile does not work here; None where it does."""
+
+    def probe(x: torch.Tensor) -> torch.Tensor:
+        return (x * 2).relu()
+
+    try:
+        _Fused(probe)(torch.ones(64))
+    except Exception as error:  # noqa: BLE001 - whatever a compiler or its absence may raise
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return None
