@@ -160,6 +160,7 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
             "schedule": trial.schedule,
             "weight_decay": trial.weight_decay,
             "augment": trial.augment,
+            "fusion": trial.fusion,
             "look_ahead": list(trial.look_ahead) if trial.method.startswith("ff-") else None,
             "input_shape": list(spec.input_shape),
             "classes": len(split.train.classes),

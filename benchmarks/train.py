@@ -34,6 +34,7 @@ from benchmarks.meter import commit
 from benchmarks.report import as_table, summarize
 from benchmarks.samples import DataError
 from benchmarks.trial import DEFAULT_HIDDEN, METHOD_NAMES, SCHEDULES, Trial, TrialError
+from engines.recipe import FUSION_NAMES
 from models import MODEL_NAMES
 
 EXIT_FAILED = 1
@@ -106,7 +107,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch", type=int, default=128, help="samples per step")
     add("--learning-rate", type=float, default=1e-3, help="AdamW's largest")
     add("--schedule", default=SCHEDULES[0], help=f"of the rate, per step: {', '.join(SCHEDULES)}")
-    add("--weight-decay", type=float, default=0.0, help="AdamW's, on every parameter")
+    add("--weight-decay", type=float, default=0.0, help="AdamW's, on weight matrices")
     add("--augment", action="store_true", help="crop by up to 4 pixels and mirror, at random")
     add(
         "--look-ahead",
@@ -115,6 +116,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="lambda in the first and last epoch",
     )
     add("--threads", type=int, help="threads of torch; without it torch's own choice")
+    add(
+        "--fusion",
+        default=FUSION_NAMES[0],
+        help=f"of the chains between INT8 products: {', '.join(FUSION_NAMES)}",
+    )
     return parser.parse_args(argv)
 
 
@@ -130,6 +136,7 @@ def _trials(asked: argparse.Namespace) -> list[Trial]:
         for name in (
             "model", "data", "test", "epochs", "batch", "hidden", "width", "learning_rate",
             "schedule", "weight_decay", "augment", "look_ahead", "limit", "threads",
+            "fusion",
         )
     }  # fmt: skip
     return [Trial(method=m, seed=seed, **shared) for seed in asked.seeds for m in asked.methods]

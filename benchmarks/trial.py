@@ -18,6 +18,7 @@ import dataclasses
 import math
 
 from engines.look_ahead import linear_schedule
+from engines.recipe import FUSION_NAMES
 from models import MODEL_NAMES, ModelSpec
 
 METHOD_NAMES = (
@@ -59,12 +60,13 @@ class Trial:
         width: Factor on every width in `hidden`, or on the channels of a conv network.
         learning_rate: r, AdamW's largest step size.
         schedule: One of `SCHEDULES`.
-        weight_decay: AdamW's (Loshchilov & Hutter, arXiv 1711.05101v3, algorithm 2), on every
-            parameter.
+        weight_decay: AdamW's (Loshchilov & Hutter, arXiv 1711.05101v3, algorithm 2), on weight
+            matrices.
         augment: Whether training images are cropped and mirrored at random.
         look_ahead: lambda in the first and in the last epoch; read by Forward-Forward methods.
         limit: Most training samples; None: all.
         threads: Threads of torch; None: its own choice.
+        fusion: Whether the chains between INT8 products are compiled: one of `FUSION_NAMES`.
 
     Raises:
         TrialError: A name is unknown, or a number is out of range.
@@ -86,12 +88,14 @@ class Trial:
     look_ahead: tuple[float, float]
     limit: int | None
     threads: int | None
+    fusion: str
 
     def __post_init__(self) -> None:
         for what, name, known in (
             ("method", self.method, METHOD_NAMES),
             ("model", self.model, MODEL_NAMES),
             ("schedule", self.schedule, SCHEDULES),
+            ("fusion", self.fusion, FUSION_NAMES),
         ):
             if name not in known:
                 raise TrialError(f"{what} {name!r} is unknown; known: {', '.join(known)}")

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from benchmarks.backprop import layers
-from benchmarks.backprop.gradient import GradientCodes, GradientQuantizer
+from benchmarks.backprop.gradient import GradientCodes, GradientQuantizer, Rounding
 from benchmarks.backprop.layers import Int8Layer, convert_to_int8
 from benchmarks.backprop.masked_relu import masked_relus
 from benchmarks.backprop.method import BACKPROP_NAMES, Backprop
@@ -20,11 +20,13 @@ from benchmarks.backprop.policies import Nearest
 from benchmarks.live_bytes import peak_live_bytes
 from benchmarks.samples import label_samples
 from benchmarks.trial import Trial
+from engines.fusion import Fusion
 from engines.int8 import QTensor
 from models import ModelSpec
 from models.blocks import SqueezeExcite
 from tests.test_int8_is_real import ProductRecorder, check_integer_products
 
+EAGER = Rounding(0, Fusion("eager", "a test"))
 INT8_NAMES = [name for name in BACKPROP_NAMES if not name.startswith("bp-fp32")]
 
 
@@ -121,7 +123,11 @@ def test_without_rounding_the_twins_are_autograd(spec, monkeypatch):
     for quantize in (False, True):
         network = build_network(spec, seed=1).double()
         kinds = [type(module) for module in network.modules()]
-        twins = convert_to_int8(network, Unrounded, (SqueezeExcite,)) if quantize else []
+        twins = (
+            convert_to_int8(network, lambda _: Unrounded(), EAGER, (SqueezeExcite,))
+            if quantize
+            else []
+        )
         with masked_relus():
             F.cross_entropy(network(x), labels).backward()
         gradients.append({name: p.grad for name, p in network.named_parameters()})
@@ -156,7 +162,7 @@ def trial(method: str, **changes: object) -> Trial:
         "method": method, "model": "mlp", "data": "made up", "test": None, "seed": 0, "epochs": 1,
         "batch": 24, "hidden": (20, 17), "width": 1.0, "learning_rate": 1e-2,
         "schedule": "cosine", "weight_decay": 0.0, "augment": False, "look_ahead": (0.0, 0.0),
-        "limit": None, "threads": None,
+        "limit": None, "threads": None, "fusion": "eager",
     }  # fmt: skip
     return Trial(**(fields | changes))
 
@@ -241,7 +247,7 @@ def test_ui8_scales_the_rate_of_each_layer_alone():
     trained = method("bp-ui8", learning_rate=1e-3)
     for layer, factor in zip(trained._twins, (1.0, 0.5, 0.1), strict=True):
         layer.quantizer = Unrounded()
-        layer.quantizer.quantize = Nearest().quantize
+        layer.quantizer.quantize = Nearest(EAGER).quantize
         layer.quantizer.learning_rate_factor = factor
     before = [layer.bias.detach().clone() for layer in trained._twins]
     take_steps(trained, 1)
@@ -253,26 +259,30 @@ def test_ui8_scales_the_rate_of_each_layer_alone():
     assert moved == pytest.approx([1e-3, 5e-4, 1e-4], rel=1e-3)
 
 
-def test_weight_decay_shrinks_what_has_no_gradient():
-    trained = method("bp-fp32", learning_rate=0.1, weight_decay=0.5)
+@pytest.mark.parametrize("name", ["bp-fp32", "bp-int8-strong"])
+def test_only_matrices_decay(name):
+    trained = method(name, learning_rate=0.1, weight_decay=0.5)
+    layer = trained._network.units[0][0]
     with torch.no_grad():
-        for unit in trained._network.units:
-            unit[0].bias.fill_(-100.0)  # every ReLU is silent
+        layer.bias.fill_(-100.0)  # every ReLU is silent: no gradient
+    before = layer.weight.detach().clone()
     take_steps(trained, 1)
-    assert trained._network.units[0][0].bias[0].item() == pytest.approx(-95.0)
+    torch.testing.assert_close(layer.weight.detach(), 0.95 * before)
+    assert (layer.bias == -100.0).all()
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "features"),
-    [(64, 8, 1024), (128, 8, 2048), (136, 8, 544), (512, 4, 2048), (520, 4, 520), (64, 2, 256)],
+    ("shape", "features"),
+    [((8, 8, 64), 1024), ((4, 4, 512), 2048), ((8, 8, 256), 2048), ((2, 2, 64), 256)],
 )
-def test_the_head_pools_as_far_as_its_features_allow(channels, size, features):
-    head = PooledLinear(channels, size, 10)
+def test_the_head_is_that_of_forward_forward(shape, features):
+    head = PooledLinear(shape, 10)
     assert head.linear.in_features == features
-    assert head(torch.zeros(2, channels, size, size)).shape == (2, 10)
+    height, width, channels = shape
+    assert head(torch.zeros(2, channels, height, width)).shape == (2, 10)
 
 
 def test_a_convolution_in_groups_has_no_twin():
     grouped = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=2, bias=False))
     with pytest.raises(ValueError, match="every channel must be a group, or none"):
-        convert_to_int8(grouped, Nearest)
+        convert_to_int8(grouped, Nearest, EAGER)

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.backprop.gradient import GradientCodes, GradientQuantizer, Noise, direction_error
+from benchmarks.backprop.gradient import GradientCodes, GradientQuantizer, Rounding, direction_error
 from benchmarks.backprop.policies import SEARCH_PERIOD, Dai8, Gdai8Like, Nearest, Strong, Ui8
+from engines.fusion import Fusion, open_fusion
 from engines.int8 import QTensor
 
 SHARED_SCALE = torch.tensor(0.5)
+EAGER = Fusion("eager", "a test of the formula")
 
 
-class HalfNoise(Noise):
-    """Every draw is 1/2: stochastic rounding becomes rounding to nearest, halves down."""
+class Halves(NamedTuple):
+    """Noise of which every draw is 1/2 - 2^-17: rounding becomes nearest, halves down."""
 
-    def draw(self, shape: torch.Size) -> torch.Tensor:
-        return torch.full(shape, 0.5)
+    elements: int
+
+    def words(self) -> torch.Tensor:
+        return torch.full((self.elements,), 0x7FFF7FFF, dtype=torch.int32)
+
+
+class HalfRounding(Rounding):
+    def __init__(self) -> None:
+        super().__init__(0, EAGER)
+
+    def noise(self, g: torch.Tensor) -> Halves:
+        return Halves(g.numel())
 
 
 def quantized(
@@ -44,7 +57,7 @@ def codes(part: QTensor) -> list[list[int]]:
 
 
 def nearest_down(x: np.ndarray, scale: float) -> np.ndarray:
-    """What `HalfNoise` rounds to, in float64."""
+    """What `HalfRounding` rounds to, in float64."""
     return np.clip(np.ceil(x / scale - 0.5), -127, 127) * scale
 
 
@@ -58,7 +71,7 @@ def turned(g: np.ndarray, rounded: np.ndarray) -> float:
 
 def test_nearest_has_one_scale_and_shares_its_codes():
     g = rows([1.0, -2.0], [0.5, 4.0])
-    found = quantized(Nearest(), g)
+    found = quantized(Nearest(HalfRounding()), g)
     (for_weight,), (for_input,) = found
     assert codes(for_weight) == [[32, -64], [16, 127]]  # 31.75, -63.5 (to even), 15.875, 127
     assert for_weight.scale.item() == pytest.approx(4 / 127)
@@ -67,7 +80,7 @@ def test_nearest_has_one_scale_and_shares_its_codes():
 
 
 def test_strong_clips_each_channel_at_a_moving_maximum():
-    policy = Strong(HalfNoise(0))
+    policy = Strong(HalfRounding())
     ((part,), nothing) = quantized(policy, rows([1.0, -2.0], [0.5, 4.0]), want_input=False)
     assert codes(part) == [[127, -64], [63, 127]]
     assert part.scale.flatten().tolist() == pytest.approx([1 / 127, 4 / 127])
@@ -80,10 +93,10 @@ def test_strong_clips_each_channel_at_a_moving_maximum():
 
 def test_strong_folds_the_weight_scale_into_the_rows_of_the_input_gradient():
     g, scales = rows([1.0, -2.0], [0.5, 4.0]), torch.tensor([2.0, 0.5])
-    (_, (part,)) = quantized(Strong(HalfNoise(0)), g, scales)
+    (_, (part,)) = quantized(Strong(HalfRounding()), g, scales)
     assert codes(part) == [[127, -64], [63, 127]]  # of the rows [2, -1] and [1, 2]
     assert part.scale.flatten().tolist() == pytest.approx([2 / 127, 2 / 127])
-    (_, (part,)) = quantized(Strong(HalfNoise(0)), g, scales, sums_channels=False)
+    (_, (part,)) = quantized(Strong(HalfRounding()), g, scales, sums_channels=False)
     assert codes(part) == [[127, -127], [127, 127]]  # depthwise: a scale for each channel too
     assert part.scale[:, 0].tolist() == [
         pytest.approx([2 / 127, 1 / 127]),
@@ -98,7 +111,7 @@ def heavy_tailed(seed: int) -> torch.Tensor:
 
 
 def test_ui8_searches_the_clip_that_turns_the_gradient_least():
-    policy, scales = Ui8(HalfNoise(0)), torch.linspace(0.5, 2.0, 500)
+    policy, scales = Ui8(HalfRounding()), torch.linspace(0.5, 2.0, 500)
     # One value is 100 times the rest's deviation, and the rest has most of the energy.
     g = 0.01 * torch.randn((400, 1, 500), generator=torch.Generator().manual_seed(0))
     g[7, 0, 7] = 1.0
@@ -122,7 +135,7 @@ def test_ui8_searches_the_clip_that_turns_the_gradient_least():
 
 
 def test_ui8_keeps_its_clip_for_a_hundred_steps():
-    policy, g = Ui8(HalfNoise(0)), rows([1.0, 0.5])
+    policy, g = Ui8(HalfRounding()), rows([1.0, 0.5])
     for step in range(2 * SEARCH_PERIOD + 1):
         ((part,), _) = quantized(policy, g * (1 + step), torch.ones(2), want_input=False)
         searched = step - step % SEARCH_PERIOD
@@ -132,7 +145,7 @@ def test_ui8_keeps_its_clip_for_a_hundred_steps():
 
 @pytest.mark.parametrize("policy", [Ui8, Gdai8Like])
 def test_a_gradient_of_zeros_postpones_the_search(policy):
-    layer = policy(HalfNoise(0))
+    layer = policy(HalfRounding())
     for _ in range(3):
         found = quantized(layer, torch.zeros(4, 1, 3))
         assert all(not part.codes.any() and part.scale > 0 for part in found.for_weight)
@@ -143,7 +156,7 @@ def test_a_gradient_of_zeros_postpones_the_search(policy):
 def test_dai8_clips_by_the_distribution_of_each_channel():
     # |g| > sigma in 4 of 6 (sigma 0.82), in 1 of 6 (sigma 1.49).
     g = rows([1.0, 4.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.1, 0.0], [-0.1, 0.0])
-    policy = Dai8(HalfNoise(0))
+    policy = Dai8(HalfRounding())
 
     def clips(gradient: torch.Tensor) -> list[float]:
         found = quantized(policy, gradient)
@@ -157,7 +170,7 @@ def test_dai8_clips_by_the_distribution_of_each_channel():
 
 
 def test_gdai8_like_parts_the_gradient_at_the_best_break_point():
-    policy, g = Gdai8Like(HalfNoise(0)), heavy_tailed(1)
+    policy, g = Gdai8Like(HalfRounding()), heavy_tailed(1)
     found = quantized(policy, g)
     exact = g.double().numpy()
     highest = np.abs(exact).max()
@@ -184,7 +197,7 @@ def test_gdai8_like_parts_the_gradient_at_the_best_break_point():
 def test_stochastic_policies_are_right_on_average(policy):
     g = torch.tensor([0.3, -0.01, 0.002, 1.0]).repeat(4, 1)[:, None] * torch.tensor([1.0, 2, 3, 4])
     scales = torch.full((4,), 0.5) if policy.per_channel_weights else SHARED_SCALE
-    layer, draws = policy(Noise(3)), 1000
+    layer, draws = policy(Rounding(3, EAGER)), 1000
     total_weight, total_input = torch.zeros_like(g), torch.zeros_like(g)
     quantized(layer, g, scales)
     clip = 127 * max(part.scale.max() for part in quantized(layer, g, scales).for_weight)
@@ -205,3 +218,19 @@ def test_direction_error():
     assert direction_error(g, torch.tensor([3.0, 0.0])) == pytest.approx(1 - 3 / 5)
     assert direction_error(g, -g) == pytest.approx(2.0)
     assert direction_error(g, torch.zeros(2)) == 1.0
+    assert direction_error(1e-15 * g, 1e-15 * g) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("policy", [Strong, Gdai8Like])
+def test_compiled_chains_give_the_same_codes(policy):
+    fusion = open_fusion()
+    if fusion.name == EAGER.name:
+        pytest.skip(fusion.reason)
+    g, scales = heavy_tailed(2), torch.linspace(0.5, 2.0, 32)
+    if not policy.per_channel_weights:
+        scales = SHARED_SCALE
+    found = [quantized(policy(Rounding(5, mode)), g, scales) for mode in (EAGER, fusion)]
+    for eager, compiled in zip(*map(lambda f: f.for_weight + f.for_input, found), strict=True):
+        assert torch.equal(eager.codes, compiled.codes)
+        torch.testing.assert_close(eager.scale, compiled.scale)

@@ -29,7 +29,7 @@ def trial(**changes: object) -> Trial:
         "method": "ff-int8", "model": "mlp", "data": DIGITS, "test": None, "seed": 0, "epochs": 8,
         "batch": 16, "hidden": (20, 20), "width": 1.0, "learning_rate": 1e-3,
         "schedule": "cosine", "weight_decay": 0.0, "augment": False, "look_ahead": (0.2, 1.6),
-        "limit": None, "threads": None,
+        "limit": None, "threads": None, "fusion": "eager",
     }  # fmt: skip
     return Trial(**(fields | changes))
 
@@ -53,7 +53,8 @@ def test_schedules():
     [
         {"method": "bp"}, {"model": "cnn"}, {"epochs": 0}, {"batch": 0}, {"seed": -1},
         {"width": 0.0}, {"learning_rate": float("nan")}, {"look_ahead": (-1.0, 0.0)},
-        {"limit": 0}, {"threads": 0}, {"schedule": "step"}, {"weight_decay": -0.1},
+        {"limit": 0}, {"threads": 0}, {"schedule": "step"}, {"fusion": "none"},
+        {"weight_decay": -0.1},
     ],
 )  # fmt: skip
 def test_trials_that_cannot_be(changes):

@@ -26,4 +26,8 @@ Activations have one scale a tensor and round to nearest in all of them. Batch n
 functions, losses, biases and the masters stay float32, as in the papers; the optimizer is the one
 every method of a run has (`benchmarks/trial.py`). A policy that rounds nothing gives the gradients
 of plain autograd: `tests/test_backprop.py` holds the whole frame to that.
+
+A baseline that is easy to beat proves nothing, so these get what Forward-Forward gets: the same
+integer kernels, the same compiled or eager chains (`engines/fusion.py`), memory that is used again,
+and a ReLU that keeps a byte an element (`masked_relu.py`).
 """

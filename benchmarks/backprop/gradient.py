@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from engines.int8 import CODE_MAX, QTensor, quantize
-from engines.rounding import NoiseKey, uniform
+from engines.fusion import Fusion
+from engines.int8 import QTensor
+from engines.rounding import Noise, NoiseKey, draws, noise
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class GradientCodes(NamedTuple):
@@ -51,31 +56,33 @@ class GradientQuantizer(ABC):
         """
 
 
-class Noise:
-    """Uniform draws in [0, 1) for stochastic rounding; the same seed gives the same sequence.
+class Rounding:
+    """Where the layers of a run take their noise from, and how their chains run.
 
     Args:
-        seed: Of the run.
+        seed: Of the run; the same seed gives the same sequence of noise.
+        fusion: Compiled or eager: the same as Forward-Forward has, or times tell nothing.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, fusion: Fusion) -> None:
         self._seed = seed
+        self._fusion = fusion
         self._drawn = 0
 
-    def draw(self, shape: torch.Size) -> Tensor:
-        """The next tensor of draws, float32 of `shape`."""
+    def noise(self, g: Tensor) -> Noise:
+        """Noise for a gradient `[G, R, O]`, another one at each call."""
         self._drawn += 1
-        return uniform(shape, NoiseKey(self._seed, 0, self._drawn))
+        return noise(g.shape[0] * g.shape[1], g.shape[2], NoiseKey(self._seed, 0, self._drawn))
 
-    def round(self, x: Tensor, scale: Tensor) -> QTensor:
-        """`x` in steps of `scale`, rounded stochastically; beyond 127 of them it is clipped."""
-        return quantize(x, scale, self.draw(x.shape))
+    def fuse(self, chain: Callable[P, R]) -> Callable[P, R]:
+        """A pure function of tensors and constants, for one layer's use."""
+        return self._fusion.fuse(chain)
 
 
-def scale_for(clip: Tensor) -> Tensor:
-    """The scale whose code 127 is `clip`, float32 of its shape; 1 where `clip` is zero."""
-    scale = clip / CODE_MAX
-    return torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale)
+def uniform(g: Tensor, source: Noise) -> tuple[Tensor, Tensor]:
+    """Two uniform draws in (0, 1) for each element of a gradient, float32 of its shape."""
+    first, second = draws(source.words())
+    return first.view(g.shape), second.view(g.shape)
 
 
 def absmax(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -83,14 +90,17 @@ def absmax(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return torch.maximum(x.amax(dims, keepdim=True), -x.amin(dims, keepdim=True))
 
 
-def direction_error(g: Tensor, rounded: Tensor) -> float:
+def direction_error(g: Tensor, rounded: Tensor) -> Tensor:
     """`d_c = 1 - cos(g, g_hat)`: how far rounding turned the gradient; 1 where `g_hat` is zero.
 
     Source: UI8, Zhu et al. 2020 (arXiv 1912.12607), direction-sensitive gradient clipping.
 
     Args:
-        g: float32, not all zero.
+        g: float32.
         rounded: `g_hat`, of the same shape.
+
+    Returns:
+        float32 `[]`.
     """
-    norms = (g.square().sum() * rounded.square().sum()).sqrt().item()
-    return 1.0 if norms == 0 else 1.0 - (g * rounded).sum().item() / norms
+    norms = g.square().sum().sqrt() * rounded.square().sum().sqrt()
+    return torch.where(norms > 0, 1.0 - (g * rounded).sum() / norms, 1.0)

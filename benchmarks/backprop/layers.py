@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.backprop.gradient import GradientQuantizer
+from benchmarks.backprop.gradient import GradientQuantizer, Rounding
 from benchmarks.backprop.products import ConvProduct, DepthwiseProduct, LinearProduct, Product
 from engines.im2col import ConvGeometry, ConvScratch
-from engines.int8 import absmax_scale, quantize
+from engines.int8 import QTensor, absmax_scale, quantize
 
 
 class QuantizedProduct(torch.autograd.Function):
@@ -30,9 +30,8 @@ class QuantizedProduct(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401 - torch gives it no public type
         x: Tensor,
         weight: Tensor,
-        weight_scale: Tensor,
         product: Product,
-        quantizer: GradientQuantizer,
+        layer: Int8Layer,
     ) -> Tensor:
         """Output, float32 `[..., O]`.
 
@@ -40,15 +39,15 @@ class QuantizedProduct(torch.autograd.Function):
             ctx: Kept for `backward`.
             x: float32 input, as `product` takes it.
             weight: float32 `[O, K]`.
-            weight_scale: float32 `[O, 1]` or `[]`.
             product: The integer arithmetic.
-            quantizer: Asked in `backward`.
+            layer: Quantizes.
         """
-        a = quantize(x, absmax_scale(x))
-        w = quantize(weight, weight_scale)
-        ctx.save_for_backward(*a, *w)
-        ctx.product, ctx.quantizer = product, quantizer
-        return product.forward(a.codes, w.codes) * (a.scale * weight_scale.reshape(-1))
+        # No business of `masked_relus`, and compilers do not look through such a mode.
+        with torch._C.DisableTorchFunction():
+            a, w = layer.quantize_input(x.detach()), layer.quantize_weight(weight.detach())
+            ctx.save_for_backward(*a, *w)
+            ctx.product, ctx.layer = product, layer
+            return layer.scaled(product.forward(a.codes, w.codes), a.scale * w.scale.reshape(-1))
 
     @staticmethod
     def backward(
@@ -58,26 +57,31 @@ class QuantizedProduct(torch.autograd.Function):
         """Gradients at input and weight, float32 of their shapes."""
         (g,) = grad_outputs
         product: Product = ctx.product
+        layer: Int8Layer = ctx.layer
         a_codes, a_scale, w_codes, w_scale = ctx.saved_tensors
-        codes = ctx.quantizer.quantize(
+        codes = layer.quantizer.quantize(
             product.grouped(g),
             w_scale.flatten() if w_scale.ndim else w_scale,
             want_input=ctx.needs_input_grad[0],
             sums_channels=product.sums_channels,
         )
         grad_weight = _sum(
-            product.grad_weight(e.codes.reshape(g.shape), a_codes)
-            * (e.scale.reshape(-1, 1) * a_scale)
+            layer.scaled(
+                product.grad_weight(e.codes.reshape(g.shape), a_codes),
+                e.scale.reshape(-1, 1) * a_scale,
+            )
             for e in codes.for_weight
         )
         grad_input = None
         if codes.for_input:
             grad_input = _sum(
-                product.grad_input(e.codes.reshape(g.shape), w_codes)
-                * (product.per_input(e.scale) if e.scale.ndim else e.scale)
+                layer.scaled(
+                    product.grad_input(e.codes.reshape(g.shape), w_codes),
+                    product.per_input(e.scale) if e.scale.ndim else e.scale,
+                )
                 for e in codes.for_input
             )
-        return grad_input, grad_weight, None, None, None
+        return grad_input, grad_weight, None, None
 
 
 def _sum(terms: Iterator[Tensor]) -> Tensor:
@@ -88,30 +92,43 @@ def _sum(terms: Iterator[Tensor]) -> Tensor:
     return total
 
 
+def _quantize(x: Tensor, dim: int | None) -> QTensor:
+    return quantize(x, absmax_scale(x, dim))
+
+
+def _scaled(sums: Tensor, scale: Tensor) -> Tensor:
+    return sums * scale
+
+
 class Int8Layer(nn.Module, ABC):
     """A layer whose products are integers, around the float layer's own parameters.
 
     Args:
         layer: The float layer.
         quantizer: Its gradient's.
+        rounding: How its chains run.
     """
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, quantizer: GradientQuantizer) -> None:
+    def __init__(
+        self, layer: nn.Linear | nn.Conv2d, quantizer: GradientQuantizer, rounding: Rounding
+    ) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         self.quantizer = quantizer
         self._fixed_scale: Tensor | None = None
+        self._quantize_input = rounding.fuse(_quantize)
+        self._quantize_weight = rounding.fuse(_quantize)
+        self.scaled = rounding.fuse(_scaled)
 
-    def apply_product(self, x: Tensor, matrix: Tensor, product: Product) -> Tensor:
-        """`x W^T`, float32 `[..., O]`, with the weight as a matrix `[O, K]`."""
-        scale = self._fixed_scale
-        if scale is None:
-            dim = 1 if self.quantizer.per_channel_weights else None
-            scale = absmax_scale(matrix.detach(), dim)
-        y: Tensor = QuantizedProduct.apply(  # type: ignore[no-untyped-call]
-            x, matrix, scale, product, self.quantizer
-        )
-        return y
+    def quantize_input(self, x: Tensor) -> QTensor:
+        """Codes of the input, one scale `[]`."""
+        return self._quantize_input(x, None)
+
+    def quantize_weight(self, matrix: Tensor) -> QTensor:
+        """Codes of the weight matrix `[O, K]`, scales `[O, 1]` or `[]`."""
+        if self._fixed_scale is not None:
+            return quantize(matrix, self._fixed_scale)
+        return self._quantize_weight(matrix, 1 if self.quantizer.per_channel_weights else None)
 
     @torch.no_grad()
     def round_weight(self) -> None:
@@ -128,13 +145,15 @@ class Int8Layer(nn.Module, ABC):
 class Int8Linear(Int8Layer):
     """`y = x W^T + b` with its products in integers."""
 
-    def __init__(self, layer: nn.Linear, quantizer: GradientQuantizer) -> None:
-        super().__init__(layer, quantizer)
+    def __init__(self, layer: nn.Linear, quantizer: GradientQuantizer, rounding: Rounding) -> None:
+        super().__init__(layer, quantizer, rounding)
         self._product = LinearProduct()
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, in] -> [batch, out]`."""
-        y = self.apply_product(x, self.weight, self._product)
+        y: Tensor = QuantizedProduct.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self._product, self
+        )
         return y if self.bias is None else y + self.bias
 
 
@@ -144,6 +163,7 @@ class Int8Conv(Int8Layer):
     Args:
         layer: The float layer: no bias, a square window, zeros around.
         quantizer: Its gradient's.
+        rounding: How its chains run.
         scratch: Memory that every call uses again.
 
     Raises:
@@ -151,9 +171,13 @@ class Int8Conv(Int8Layer):
     """
 
     def __init__(
-        self, layer: nn.Conv2d, quantizer: GradientQuantizer, scratch: ConvScratch
+        self,
+        layer: nn.Conv2d,
+        quantizer: GradientQuantizer,
+        rounding: Rounding,
+        scratch: ConvScratch,
     ) -> None:
-        super().__init__(layer, quantizer)
+        super().__init__(layer, quantizer, rounding)
         self._depthwise = layer.groups > 1
         if self._depthwise and not layer.groups == layer.in_channels == layer.out_channels:
             raise ValueError(f"no INT8 twin for {layer}: every channel must be a group, or none")
@@ -170,13 +194,16 @@ class Int8Conv(Int8Layer):
             DepthwiseProduct(geometry) if self._depthwise else ConvProduct(geometry, self._scratch)
         )
         matrix = self.weight.permute(0, 2, 3, 1).flatten(1)  # [O, k*k*C], tap after tap
-        y = self.apply_product(x.permute(0, 2, 3, 1), matrix, product)
+        y: Tensor = QuantizedProduct.apply(  # type: ignore[no-untyped-call]
+            x.permute(0, 2, 3, 1), matrix, product, self
+        )
         return y.permute(0, 3, 1, 2)
 
 
 def convert_to_int8(
     network: nn.Module,
-    new_quantizer: Callable[[], GradientQuantizer],
+    new_quantizer: Callable[[Rounding], GradientQuantizer],
+    rounding: Rounding,
     keep_float: tuple[type[nn.Module], ...] = (),
 ) -> list[Int8Layer]:
     """Swap every linear layer and convolution of `network` for its INT8 twin, in place.
@@ -184,6 +211,7 @@ def convert_to_int8(
     Args:
         network: Plain float network.
         new_quantizer: Called once a layer.
+        rounding: Given to it and to the layer.
         keep_float: Modules that are left alone with all that is in them.
 
     Returns:
@@ -195,10 +223,10 @@ def convert_to_int8(
     def walk(parent: nn.Module) -> None:
         for name, module in parent.named_children():
             if isinstance(module, nn.Linear):
-                twins.append(Int8Linear(module, new_quantizer()))
+                twins.append(Int8Linear(module, new_quantizer(rounding), rounding))
                 setattr(parent, name, twins[-1])
             elif isinstance(module, nn.Conv2d):
-                twins.append(Int8Conv(module, new_quantizer(), scratch))
+                twins.append(Int8Conv(module, new_quantizer(rounding), rounding, scratch))
                 setattr(parent, name, twins[-1])
             elif not isinstance(module, keep_float):
                 walk(module)

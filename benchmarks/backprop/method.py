@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from benchmarks.backprop.gradient import GradientQuantizer, Noise
+from benchmarks.backprop.gradient import GradientQuantizer, Rounding
 from benchmarks.backprop.layers import Int8Layer, convert_to_int8
 from benchmarks.backprop.masked_relu import masked_relus
 from benchmarks.backprop.network import build_network
@@ -20,6 +20,7 @@ from benchmarks.backprop.policies import Dai8, Gdai8Like, Nearest, Strong, Ui8
 from benchmarks.method import Method, share_right
 from benchmarks.samples import Samples
 from benchmarks.trial import Trial
+from engines.fusion import open_fusion
 from engines.standardize import fit_standardization, standardize
 from models import ModelSpec
 from models.blocks import SqueezeExcite
@@ -27,9 +28,9 @@ from models.blocks import SqueezeExcite
 _RECOMPUTED = "bp-fp32-checkpoint"
 _INT8_WEIGHTS = "bp-int8-codes"
 # How the INT8 methods round gradients; one policy a layer.
-_POLICIES: Mapping[str, Callable[[Noise], GradientQuantizer]] = {
-    "bp-int8": lambda _: Nearest(),
-    _INT8_WEIGHTS: lambda _: Nearest(),
+_POLICIES: Mapping[str, Callable[[Rounding], GradientQuantizer]] = {
+    "bp-int8": Nearest,
+    _INT8_WEIGHTS: Nearest,
     "bp-int8-strong": Strong,
     "bp-ui8": Ui8,
     "bp-dai8": Dai8,
@@ -54,22 +55,32 @@ class Backprop(Method):
         self._network = build_network(spec, trial.seed, recompute=trial.method == _RECOMPUTED)
         self._twins: list[Int8Layer] = []
         if trial.method in _POLICIES:
-            new_quantizer = partial(_POLICIES[trial.method], Noise(trial.seed))
-            # As in the Forward-Forward engine; its two layers see one pixel a sample.
-            self._twins = convert_to_int8(self._network, new_quantizer, (SqueezeExcite,))
+            # A gate's two layers stay float32, as in the Forward-Forward engine: they see one pixel
+            # a sample.
+            self._twins = convert_to_int8(
+                self._network,
+                _POLICIES[trial.method],
+                Rounding(trial.seed, open_fusion(trial.fusion)),
+                (SqueezeExcite,),
+            )
         self._round_weights()
-        # A group for each INT8 layer, since UI8 gives each its own rate, and one for the rest.
-        rest = {*self._network.parameters()}
-        groups: list[list[Tensor]] = []
-        for twin in self._twins:
-            groups.append([*twin.parameters()])
-            rest -= {*groups[-1]}
-        ordered = [p for p in self._network.parameters() if p in rest]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": group} for group in [*groups, ordered] if group],
-            weight_decay=trial.weight_decay,
-            fused=True,
-        )
+        self._learning_rate = 0.0
+        self._optimizer = torch.optim.AdamW(self._groups(), fused=True)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by rate and decay: UI8 gives every layer a rate; only matrices decay."""
+        layers = [[*twin.parameters()] for twin in self._twins]
+        own = {parameter for layer in layers for parameter in layer}
+        layers.append([p for p in self._network.parameters() if p not in own])
+        return [
+            {"params": group, "weight_decay": decay, "layer": index}
+            for index, layer in enumerate(layers)
+            for group, decay in (
+                ([p for p in layer if p.ndim > 1], self._trial.weight_decay),
+                ([p for p in layer if p.ndim == 1], 0.0),
+            )
+            if group
+        ]
 
     @property
     def parameters(self) -> int:
@@ -78,8 +89,7 @@ class Backprop(Method):
 
     def start_step(self, epoch: float) -> None:
         """See `Method.start_step`."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._trial.learning_rate_at(epoch)
+        self._learning_rate = self._trial.learning_rate_at(epoch)
 
     def step(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
         """See `Method.step`."""
@@ -88,8 +98,9 @@ class Backprop(Method):
             logits = self._network(self._input(x))
             loss = F.cross_entropy(logits, torch.from_numpy(labels))
         loss.backward()  # type: ignore[no-untyped-call]
-        for group, twin in zip(self._optimizer.param_groups, self._twins, strict=False):
-            group["lr"] *= twin.quantizer.learning_rate_factor
+        factors = [twin.quantizer.learning_rate_factor for twin in self._twins] + [1.0]
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate * factors[group["layer"]]
         self._optimizer.step()
         # Dropped at once: gradients that outlive the step would count against the baseline.
         self._optimizer.zero_grad(set_to_none=True)

@@ -13,9 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models import ModelSpec
 from models.build import build_model
-
-_POOLED_SIZES = (4, 2, 1)
-_POOLED_FEATURES_MAX = 2048
+from models.pooling import pooled_shape
 
 
 def build_network(spec: ModelSpec, seed: int, *, recompute: bool = False) -> Network:
@@ -38,30 +36,28 @@ def build_network(spec: ModelSpec, seed: int, *, recompute: bool = False) -> Net
                 for inputs, outputs in spec.unit_sizes
             ]
             return Network(units, nn.Linear(spec.hidden[-1], spec.max_classes), recompute)
-        *size, channels = spec.units[-1].output_shape
-        head = PooledLinear(channels, min(size), spec.max_classes)
+        head = PooledLinear(spec.units[-1].output_shape, spec.max_classes)
     network = Network(list(build_model(spec, seed).units), head, recompute)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
 class PooledLinear(nn.Module):
-    """Average-pool to 4x4, or as far as 2,048 features allow, then a linear layer.
+    """Average-pool as Forward-Forward's linear heads do (models/pooling.py), then a linear layer.
 
     Pooled to one pixel, as these networks are usually ended, a narrow one is a worse baseline:
     67.4 against 73.3 % (algorithm.md 2.5).
 
     Args:
-        channels: Of the activity.
-        size: Its height or width, the smaller.
+        activity_shape: (H, W, C) of one sample's last activity.
         classes: Logits.
     """
 
-    def __init__(self, channels: int, size: int, classes: int) -> None:
+    def __init__(self, activity_shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
-        fits = (p for p in _POOLED_SIZES if p <= size and channels * p * p <= _POOLED_FEATURES_MAX)
-        self._pooled = next(fits, 1)
-        self.linear = nn.Linear(channels * self._pooled**2, classes)
+        height, width, channels = pooled_shape(activity_shape)
+        self._pooled = (height, width)
+        self.linear = nn.Linear(height * width * channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, channels, height, width] -> [batch, classes]`."""

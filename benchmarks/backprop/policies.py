@@ -14,17 +14,20 @@ from torch import Tensor
 from benchmarks.backprop.gradient import (
     GradientCodes,
     GradientQuantizer,
-    Noise,
+    Rounding,
     absmax,
     direction_error,
-    scale_for,
+    uniform,
 )
-from engines.int8 import QTensor, quantize
+from engines.int8 import QTensor, quantize, scale_of
+from engines.rounding import Noise
 
 _ALL = (0, 1, 2)
 _ROWS = (0, 1)
 # Steps from one search for a clip or break-point to the next.
 SEARCH_PERIOD = 100
+# A in DAI8's average of maxima; k is 1.
+_NEW_MAXIMUM = 0.8
 
 
 class Nearest(GradientQuantizer):
@@ -32,16 +35,21 @@ class Nearest(GradientQuantizer):
 
     `s = max|g| / 127`, `q = round(g / s)`. Ours: FF-INT8 (arXiv 2506.22771v1) does not say how the
     BP-INT8 of its Table I was set up.
+
+    Args:
+        rounding: How its chain runs.
     """
 
     per_channel_weights = False
+
+    def __init__(self, rounding: Rounding) -> None:
+        self._round = rounding.fuse(_nearest)
 
     def quantize(
         self, g: Tensor, weight_scale: Tensor, *, want_input: bool, sums_channels: bool
     ) -> GradientCodes:
         """See `GradientQuantizer.quantize`."""
-        part = quantize(g, scale_for(absmax(g, _ALL)))
-        return _shared((part,), weight_scale, want_input)
+        return _shared((self._round(g),), weight_scale, want_input)
 
 
 class Strong(GradientQuantizer):
@@ -52,28 +60,24 @@ class Strong(GradientQuantizer):
     channels are not summed over). Both stochastic.
 
     Args:
-        noise: Draws for the rounding.
+        rounding: Noise, and how the chains run.
     """
 
     per_channel_weights = True
 
-    def __init__(self, noise: Noise) -> None:
-        self._noise = noise
-        self._clip = _AveragedMaximum()
+    def __init__(self, rounding: Rounding) -> None:
+        self._noise = rounding.noise
+        self._round = rounding.fuse(_strong)
+        self._clip: Tensor | None = None
 
     def quantize(
         self, g: Tensor, weight_scale: Tensor, *, want_input: bool, sums_channels: bool
     ) -> GradientCodes:
         """See `GradientQuantizer.quantize`."""
-        clip = self._clip.average(absmax(g, _ROWS))
-        self._clip.keep(clip)
-        for_weight = self._noise.round(g, scale_for(clip))
-        if not want_input:
-            return GradientCodes((for_weight,), ())
-        folded = g * weight_scale
-        shared = (1, 2) if sums_channels else (1,)
-        for_input = self._noise.round(folded, scale_for(absmax(folded, shared)))
-        return GradientCodes((for_weight,), (for_input,))
+        self._clip, weight_part, input_part = self._round(
+            g, *_moving(self._clip, g), weight_scale, self._noise(g), want_input, sums_channels
+        )
+        return _codes(weight_part, input_part)
 
 
 class Ui8(GradientQuantizer):
@@ -87,7 +91,7 @@ class Ui8(GradientQuantizer):
     The original finds c by gradient descent on d_c; the grid stands in for it.
 
     Args:
-        noise: Draws for the rounding.
+        rounding: Noise, and how the chains run.
     """
 
     per_channel_weights = True
@@ -95,24 +99,19 @@ class Ui8(GradientQuantizer):
     _ALPHA = 20.0
     _BETA = 0.1
 
-    def __init__(self, noise: Noise) -> None:
-        self._noise = noise
-        self._search = _PeriodicSearch()
+    def __init__(self, rounding: Rounding) -> None:
+        self._noise = rounding.noise
+        self._round = rounding.fuse(_clipped)
+        self._error = rounding.fuse(_clipping_error)
+        self._search = _PeriodicSearch(self._SHARES)
 
     def quantize(
         self, g: Tensor, weight_scale: Tensor, *, want_input: bool, sums_channels: bool
     ) -> GradientCodes:
         """See `GradientQuantizer.quantize`."""
-        clip, error = self._search.value(
-            g, self._SHARES, lambda c: self._noise.round(g, scale_for(c)).dequantize()
-        )
+        clip, error = self._search.value(g, lambda c: self._error(g, c, self._noise(g)))
         self.learning_rate_factor = max(math.exp(-self._ALPHA * error), self._BETA)
-        for_weight = self._noise.round(g, scale_for(clip))
-        if not want_input:
-            return GradientCodes((for_weight,), ())
-        folded = g.clamp(-clip, clip).mul_(weight_scale)
-        for_input = self._noise.round(folded, scale_for(clip * weight_scale.max()))
-        return GradientCodes((for_weight,), (for_input,))
+        return _codes(*self._round(g, clip, weight_scale, self._noise(g), want_input))
 
 
 class Dai8(GradientQuantizer):
@@ -124,31 +123,24 @@ class Dai8(GradientQuantizer):
     Both stochastic.
 
     Args:
-        noise: Draws for the rounding.
+        rounding: Noise, and how the chains run.
     """
 
     per_channel_weights = False
-    _GAUSSIAN_SHARE = 0.3
 
-    def __init__(self, noise: Noise) -> None:
-        self._noise = noise
-        self._clip = _AveragedMaximum()
+    def __init__(self, rounding: Rounding) -> None:
+        self._noise = rounding.noise
+        self._round = rounding.fuse(_by_distribution)
+        self._clip: Tensor | None = None
 
     def quantize(
         self, g: Tensor, weight_scale: Tensor, *, want_input: bool, sums_channels: bool
     ) -> GradientCodes:
         """See `GradientQuantizer.quantize`."""
-        sigma = g.std(_ROWS, correction=0, keepdim=True)
-        beyond = (g.abs() > sigma).mean(_ROWS, keepdim=True, dtype=torch.float32)
-        highest = absmax(g, _ROWS)
-        averaged = self._clip.average(highest)
-        clip = torch.where(beyond > self._GAUSSIAN_SHARE, highest, averaged)
-        self._clip.keep(clip)
-        for_weight = self._noise.round(g, scale_for(clip))
-        if not want_input:
-            return GradientCodes((for_weight,), ())
-        for_input = self._noise.round(g, scale_for(highest.max()))
-        return GradientCodes((for_weight,), (_times(for_input, weight_scale),))
+        self._clip, weight_part, input_part = self._round(
+            g, *_moving(self._clip, g), weight_scale, self._noise(g), want_input
+        )
+        return _codes(weight_part, input_part)
 
 
 class Gdai8Like(GradientQuantizer):
@@ -160,94 +152,140 @@ class Gdai8Like(GradientQuantizer):
     Stochastic; the weight has one scale, so both products share the codes.
 
     Args:
-        noise: Draws for the rounding.
+        rounding: Noise, and how the chains run.
     """
 
     per_channel_weights = False
     _SHARES = tuple(0.5**halvings for halvings in range(1, 7))
 
-    def __init__(self, noise: Noise) -> None:
-        self._noise = noise
-        self._search = _PeriodicSearch()
+    def __init__(self, rounding: Rounding) -> None:
+        self._noise = rounding.noise
+        self._round = rounding.fuse(_parted)
+        self._error = rounding.fuse(_parting_error)
+        self._search = _PeriodicSearch(self._SHARES)
 
     def quantize(
         self, g: Tensor, weight_scale: Tensor, *, want_input: bool, sums_channels: bool
     ) -> GradientCodes:
         """See `GradientQuantizer.quantize`."""
-        highest = absmax(g, _ALL)
-
-        def parts(break_point: Tensor) -> tuple[QTensor, QTensor]:
-            low = torch.where(g.abs() <= break_point, g, 0.0)
-            high = g - low
-            return (
-                self._noise.round(low, scale_for(break_point)),
-                self._noise.round(high, scale_for(highest)),
-            )
-
-        def rounded(break_point: Tensor) -> Tensor:
-            low, high = parts(break_point)
-            return low.dequantize() + high.dequantize()
-
-        break_point, _ = self._search.value(g, self._SHARES, rounded)
-        return _shared(parts(break_point), weight_scale, want_input)
-
-
-class _AveragedMaximum:
-    """A clip that follows the maximum: `c <- (1 - k A) c + A max`, k = 1, A = 0.8."""
-
-    _WEIGHT = 0.8
-
-    def __init__(self) -> None:
-        self._clip: Tensor | None = None
-
-    def average(self, highest: Tensor) -> Tensor:
-        """The kept clip moved towards `highest`; `highest` itself at the first step."""
-        if self._clip is None:
-            return highest
-        return torch.lerp(self._clip, highest, self._WEIGHT)
-
-    def keep(self, clip: Tensor) -> None:
-        """Use `clip` as the one to move from at the next step."""
-        self._clip = clip
+        break_point, _ = self._search.value(g, lambda b: self._error(g, b, self._noise(g)))
+        return _shared(self._round(g, break_point, self._noise(g)), weight_scale, want_input)
 
 
 class _PeriodicSearch:
     """The share of max|g| that turns the gradient least, looked for every 100 steps.
 
     A gradient of zeros says nothing: it leaves the value as it was and the search due.
+
+    Args:
+        shares: To choose from; the first of equals is taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shares: tuple[float, ...]) -> None:
+        self._shares = shares
         self._due_in = 0
         self._value = torch.zeros(())
         self._error = 0.0
 
-    def value(
-        self, g: Tensor, shares: tuple[float, ...], rounded: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, float]:
+    def value(self, g: Tensor, error: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
         """The value in use at this step, float32 `[]`, and d_c when it was found.
 
         Args:
             g: float32 gradient.
-            shares: Of max|g|, to choose from; the first of equals is taken.
-            rounded: What the gradient becomes under a value.
+            error: `d_c` under a value, float32 `[]`.
         """
         if self._due_in == 0:
-            highest = g.abs().max()
+            highest = absmax(g, _ALL).view(())
             if highest > 0:
-                found = [(direction_error(g, rounded(s * highest)), s) for s in shares]
-                self._error, share = min(found, key=lambda pair: pair[0])
-                self._value = share * highest
+                found = [(error(share * highest).item(), share) for share in self._shares]
+                self._error, best = min(found, key=lambda pair: pair[0])
+                self._value = best * highest
                 self._due_in = SEARCH_PERIOD
         self._due_in = max(0, self._due_in - 1)
         return self._value, self._error
 
 
-def _times(part: QTensor, weight_scale: Tensor) -> QTensor:
-    """The same codes for the input gradient, where the weight has one scale."""
-    return QTensor(part.codes, part.scale * weight_scale)
+# --- the chains: pure functions of tensors and constants ----------------------------------------
+
+
+def _nearest(g: Tensor) -> QTensor:
+    return quantize(g, scale_of(absmax(g, _ALL)))
+
+
+def _strong(
+    g: Tensor,
+    clip: Tensor,
+    newness: float,
+    weight_scale: Tensor,
+    noise: Noise,
+    want_input: bool,
+    sums_channels: bool,
+) -> tuple[Tensor, QTensor, QTensor | None]:
+    first, second = uniform(g, noise)
+    clip = torch.lerp(clip, absmax(g, _ROWS), newness)
+    weight_part = quantize(g, scale_of(clip), first)
+    if not want_input:
+        return clip, weight_part, None
+    folded = g * weight_scale
+    scale = scale_of(absmax(folded, (1, 2) if sums_channels else (1,)))
+    return clip, weight_part, quantize(folded, scale, second)
+
+
+def _clipped(
+    g: Tensor, clip: Tensor, weight_scale: Tensor, noise: Noise, want_input: bool
+) -> tuple[QTensor, QTensor | None]:
+    first, second = uniform(g, noise)
+    weight_part = quantize(g, scale_of(clip), first)
+    if not want_input:
+        return weight_part, None
+    folded = torch.maximum(torch.minimum(g, clip), -clip) * weight_scale
+    return weight_part, quantize(folded, scale_of(clip * weight_scale.max()), second)
+
+
+def _clipping_error(g: Tensor, clip: Tensor, noise: Noise) -> Tensor:
+    return direction_error(g, quantize(g, scale_of(clip), uniform(g, noise)[0]).dequantize())
+
+
+def _by_distribution(
+    g: Tensor, clip: Tensor, newness: float, weight_scale: Tensor, noise: Noise, want_input: bool
+) -> tuple[Tensor, QTensor, QTensor | None]:
+    first, second = uniform(g, noise)
+    sigma = g.var(_ROWS, correction=0, keepdim=True).sqrt()
+    beyond = (g.abs() > sigma).to(torch.float32).mean(_ROWS, keepdim=True)
+    highest = absmax(g, _ROWS)
+    clip = torch.where(beyond > 0.3, highest, torch.lerp(clip, highest, newness))
+    weight_part = quantize(g, scale_of(clip), first)
+    if not want_input:
+        return clip, weight_part, None
+    input_part = quantize(g, scale_of(highest.max()), second)
+    return clip, weight_part, QTensor(input_part.codes, input_part.scale * weight_scale)
+
+
+def _parted(g: Tensor, break_point: Tensor, noise: Noise) -> tuple[QTensor, QTensor]:
+    # An element is zero in one of the parts and rounds to zero there, so one draw serves both.
+    draw, _ = uniform(g, noise)
+    low = torch.where(g.abs() <= break_point, g, 0.0)
+    return (
+        quantize(low, scale_of(break_point), draw),
+        quantize(g - low, scale_of(absmax(g, _ALL)), draw),
+    )
+
+
+def _parting_error(g: Tensor, break_point: Tensor, noise: Noise) -> Tensor:
+    low, high = _parted(g, break_point, noise)
+    return direction_error(g, low.dequantize() + high.dequantize())
+
+
+def _moving(clip: Tensor | None, g: Tensor) -> tuple[Tensor, float]:
+    """A kept clip and how much the new maximum counts against it: alone at the first step."""
+    return (g.new_zeros(1, 1, g.shape[2]), 1.0) if clip is None else (clip, _NEW_MAXIMUM)
+
+
+def _codes(weight_part: QTensor, input_part: QTensor | None) -> GradientCodes:
+    return GradientCodes((weight_part,), () if input_part is None else (input_part,))
 
 
 def _shared(parts: tuple[QTensor, ...], weight_scale: Tensor, want_input: bool) -> GradientCodes:
     """The same codes for both products, where the weight has one scale."""
-    return GradientCodes(parts, tuple(_times(p, weight_scale) for p in parts if want_input))
+    scaled = tuple(QTensor(part.codes, part.scale * weight_scale) for part in parts)
+    return GradientCodes(parts, scaled if want_input else ())
