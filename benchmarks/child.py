@@ -1,7 +1,7 @@
-"""What happens inside the child process of one trial: load, rehearse, train, judge, report.
+"""What happens inside the child process of one trial: rehearse, train, judge, count, report.
 
-The parent gets messages through a pipe: `Progress` now and then, `EpochDone` after each epoch, and
-last either `Finished` with the record or `Failed` with one line for the user.
+The parent gives it the data, and gets messages through a pipe: `Progress` now and then, `EpochDone`
+after each epoch, and last either `Finished` with the record or `Failed` with one line for the user.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.datasets import open_split
+from benchmarks.augment import crop_and_flip
+from benchmarks.datasets import Split
 from benchmarks.meter import EnergyMeter, MemoryMeter, machine
-from benchmarks.samples import DataError, Samples
-from benchmarks.trial import Trial, TrialError
+from benchmarks.samples import Samples, as_floats
+from benchmarks.trial import Trial
 
 if TYPE_CHECKING:
-    from benchmarks.methods import Method
+    from benchmarks.method import Method
 
-EXIT_DIVERGED = 1
-EXIT_USAGE = 2
 _PROGRESS_SECONDS = 0.5
 _REHEARSED_STEPS = 3
+# As many as `engines.standardize` looks at.
+_FITTED_SAMPLES = 4096
+# Tells the augmentation's draws from those of the order of samples.
+_AUGMENTATION = 1
 
 
 class Progress(NamedTuple):
@@ -53,10 +57,9 @@ class Finished(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """Why there is no record, and the exit status that fits."""
+    """Why there is no record."""
 
     message: str
-    exit_code: int
 
 
 Message = Progress | EpochDone | Finished | Failed
@@ -66,49 +69,53 @@ class DivergedError(RuntimeError):
     """The loss is no longer a number."""
 
 
-def serve_trial(trial: Trial, pipe: Connection) -> None:
+def serve_trial(trial: Trial, split: Split, pipe: Connection) -> None:
     """Entry point of the child: run `trial` and send what happens into `pipe`."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the parent, which ends this process
     try:
-        pipe.send(Finished(run_trial(trial, pipe.send)))
-    except (DataError, TrialError) as error:
-        pipe.send(Failed(str(error), EXIT_USAGE))
+        pipe.send(Finished(run_trial(trial, split, pipe.send)))
     except DivergedError as error:
-        pipe.send(Failed(str(error), EXIT_DIVERGED))
+        pipe.send(Failed(str(error)))
     finally:
         pipe.close()
 
 
-def run_trial(trial: Trial, report: Callable[[Message], None]) -> dict[str, Any]:
+def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> dict[str, Any]:
     """Train and judge one network in this process.
 
     Args:
         trial: What to do.
+        split: The data.
         report: Gets `Progress` and `EpochDone`.
 
     Returns:
         The record, without `commit`.
 
     Raises:
-        DataError: The data cannot be used.
-        TrialError: The network cannot be built for it.
+        TrialError: The network cannot be built for the data.
         DivergedError: The loss stopped being finite.
     """
     import torch
 
+    from benchmarks.live_bytes import peak_live_bytes
     from benchmarks.methods import METHODS
 
     if trial.threads is not None:
         torch.set_num_threads(trial.threads)
-    split = open_split(trial.data, trial.test, seed=trial.seed, limit=trial.limit)
     spec = trial.spec(split.train.x.shape[1:], len(split.train.classes))
     batch = min(trial.batch, len(split.train))
+    fitted = split.train.floats(_FITTED_SAMPLES)
+
+    def new_method() -> Method:
+        method = METHODS[trial.method](trial, spec, fitted)
+        method.start_step(0.0)
+        return method
 
     memory, energy = MemoryMeter(), EnergyMeter()
-    first = split.train.take(np.arange(batch))
-    rehearsal = METHODS[trial.method](trial, spec, first)
+    first = split.train.take(np.arange(batch)).floats(batch)
+    rehearsal = new_method()
     for _ in range(_REHEARSED_STEPS):
         rehearsal.step(first.x, first.labels)
     rehearsal.accuracy(first)
@@ -116,17 +123,18 @@ def run_trial(trial: Trial, report: Callable[[Message], None]) -> dict[str, Any]
     measured = memory.mark()
     baseline_bytes = memory.high_water_bytes()
 
-    method = METHODS[trial.method](trial, spec, split.train)
+    method = new_method()
     fit = Fit(trial, split.train, batch, energy, report)
     accuracies: list[float] = []
     high_water: list[int | None] = []
     for epoch in range(trial.epochs):
-        method.start_epoch(epoch)
         measured = memory.mark() and measured
         loss = fit.epoch(method, epoch)
         high_water.append(memory.high_water_bytes())
         accuracies.append(method.accuracy(split.test))
         report(EpochDone(epoch, loss, accuracies[-1], fit.train_seconds))
+    # Last, since the profiler's own memory would be in the other readings.
+    live = peak_live_bytes(new_method, lambda counted: counted.step(first.x, first.labels))
     known = [reading for reading in high_water if reading is not None]
     peak = max(known) - baseline_bytes if measured and known and baseline_bytes else None
     return {
@@ -143,11 +151,16 @@ def run_trial(trial: Trial, report: Callable[[Message], None]) -> dict[str, Any]
         "train_seconds": round(fit.train_seconds, 3),
         "step_milliseconds": round(1e3 * statistics.median(fit.step_seconds), 4),
         "peak_training_bytes": peak,
+        "planned_training_bytes": live,
         "energy_joules": energy.joules,
         "machine": machine(),
         "settings": {
             "hidden": list(spec.hidden),
             "learning_rate": trial.learning_rate,
+            "schedule": trial.schedule,
+            "weight_decay": trial.weight_decay,
+            "augment": trial.augment,
+            "fusion": trial.fusion,
             "look_ahead": list(trial.look_ahead) if trial.method.startswith("ff-") else None,
             "input_shape": list(spec.input_shape),
             "classes": len(split.train.classes),
@@ -201,7 +214,8 @@ class Fit:
         began = reported = time.perf_counter()
         for step in range(self._steps_per_epoch):
             rows = order[step * self._batch : (step + 1) * self._batch]
-            x, labels = self._train.x[rows], self._train.labels[rows]
+            x, labels = self._pixels(rows, epoch, step), self._train.labels[rows]
+            method.start_step(epoch + step / self._steps_per_epoch)
             start = time.perf_counter()
             losses.append(method.step(x, labels))
             now = time.perf_counter()
@@ -219,3 +233,12 @@ class Fit:
         self._energy.poll()
         self.train_seconds += time.perf_counter() - began
         return float(np.mean(losses))
+
+    def _pixels(self, rows: NDArray[np.int64], epoch: int, step: int) -> NDArray[np.float32]:
+        """The samples at `rows`, augmented by draws that seed, epoch and step alone decide."""
+        x = self._train.x[rows]
+        if self._trial.augment:
+            x = crop_and_flip(
+                x, np.random.default_rng([self._trial.seed, epoch, step, _AUGMENTATION])
+            )
+        return as_floats(x)

@@ -35,7 +35,7 @@ class _Entry(NamedTuple):
 
 
 def load_image_folder(path: Path) -> Samples:
-    """Every image under `<class>/`, pixels in 0..1.
+    """Every image under `<class>/`, pixels as bytes.
 
     Args:
         path: A directory or a zip.

@@ -2,10 +2,13 @@
 
 | name | what it is |
 | --- | --- |
-| `bp-fp32` | float32 back-propagation: the hidden layers, then a linear layer; cross-entropy |
+| `bp-fp32` | float32 back-propagation: the units, then a linear layer; cross-entropy |
+| `bp-fp32-checkpoint` | the same, each unit's inside computed again on the way back |
+| `bp-int8`, `bp-int8-codes`, `bp-int8-strong` | back-propagation with INT8 products, and ... |
+| `bp-ui8`, `bp-dai8`, `bp-gdai8-like` | ... `benchmarks/backprop/__init__.py` tells them apart |
 | `ff-int8` | this project: class-goodness Forward-Forward, INT8 products, exact look-ahead |
 
-Both get the same standardised input `clip((x - mean) / std, -4, 4)` and torch's fused Adam.
+All get the same standardised input `clip((x - mean) / std, -4, 4)` and torch's fused AdamW.
 
 `ff-int8` answers the test samples through `export()` and the engine that the daemon would open, so
 its accuracy is that of the integers that would be served, not of the trainer's own forward pass.
@@ -17,105 +20,17 @@ reproduction, not an independent result, and no further setting is chosen on tes
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 import engines
+from benchmarks.backprop.method import BACKPROP_NAMES, Backprop
+from benchmarks.method import Method, share_right
 from benchmarks.samples import Samples
 from benchmarks.trial import Trial
-from engines.standardize import fit_standardization, standardize
 from models import ModelSpec
-
-# Rows asked about at once, so that judging needs little memory beside training.
-_JUDGED_ROWS = 1000
-
-
-class Method(ABC):
-    """A network that is fitted step by step and asked how well it does."""
-
-    @property
-    @abstractmethod
-    def parameters(self) -> int:
-        """Numbers that are learned: weights and biases."""
-
-    @abstractmethod
-    def start_epoch(self, epoch: int) -> None:
-        """Take the settings of `epoch`, counted from 0."""
-
-    @abstractmethod
-    def step(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-        """Learn from one batch.
-
-        Args:
-            x: float32 `[batch, *input_shape]`; not changed.
-            labels: int64 `[batch]`, class indices.
-
-        Returns:
-            Loss before the update, mean over the batch.
-        """
-
-    @abstractmethod
-    def accuracy(self, samples: Samples) -> float:
-        """Share of samples answered rightly, a fraction."""
-
-
-class BackpropFp32(Method):
-    """Back-propagation in float32 through torch's autograd: the baseline.
-
-    The hidden layers have the shape and count of the Forward-Forward units; a linear layer to the
-    classes comes after them. Weights start as torch starts a linear layer.
-
-    Args:
-        trial: Seed and schedule.
-        spec: Shape of the network.
-        train: All training samples, for the standardisation.
-    """
-
-    def __init__(self, trial: Trial, spec: ModelSpec, train: Samples) -> None:
-        self._trial = trial
-        self._mean, self._std = fit_standardization(torch.from_numpy(train.x))
-        layers: list[nn.Module] = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(trial.seed)
-            for inputs, outputs in spec.unit_sizes:
-                layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-            layers.append(nn.Linear(spec.hidden[-1], spec.max_classes))
-        self._network = nn.Sequential(*layers)
-        self._adam = torch.optim.Adam(
-            self._network.parameters(), lr=trial.learning_rate, fused=True
-        )
-
-    @property
-    def parameters(self) -> int:
-        """See `Method.parameters`."""
-        return sum(tensor.numel() for tensor in self._network.parameters())
-
-    def start_epoch(self, epoch: int) -> None:
-        """See `Method.start_epoch`."""
-        self._adam.param_groups[0]["lr"] = self._trial.learning_rate_at(epoch)
-
-    def step(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-        """See `Method.step`."""
-        logits = self._network(self._rows(x))  # [batch, features] -> [batch, classes]
-        loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels))
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._adam.step()
-        # Dropped at once: gradients that outlive the step would count against the baseline.
-        self._adam.zero_grad(set_to_none=True)
-        return loss.item()
-
-    @torch.no_grad()
-    def accuracy(self, samples: Samples) -> float:
-        """See `Method.accuracy`."""
-        return _share_right(lambda x: self._network(self._rows(x)).argmax(dim=1).numpy(), samples)
-
-    def _rows(self, x: NDArray[np.float32]) -> Tensor:
-        return standardize(torch.from_numpy(x).flatten(start_dim=1), self._mean, self._std)
 
 
 class ForwardForwardInt8(Method):
@@ -141,8 +56,8 @@ class ForwardForwardInt8(Method):
         """See `Method.parameters`."""
         return sum(inputs * outputs + outputs for inputs, outputs in self._spec.unit_sizes)
 
-    def start_epoch(self, epoch: int) -> None:
-        """See `Method.start_epoch`."""
+    def start_step(self, epoch: float) -> None:
+        """See `Method.start_step`."""
         self._learning_rate = self._trial.learning_rate_at(epoch)
         self._look_ahead = self._trial.look_ahead_at(epoch)
 
@@ -160,17 +75,10 @@ class ForwardForwardInt8(Method):
             classes=samples.classes, version=self._exports, parent=None, last_seq=0
         )
         with engines.open_predict_engine().open(weights) as serving:
-            return _share_right(lambda x: serving.predict(x).class_index, samples)
+            return share_right(lambda x: serving.predict(x).class_index, samples)
 
 
 METHODS: dict[str, Callable[[Trial, ModelSpec, Samples], Method]] = {
-    "bp-fp32": BackpropFp32,
+    **dict.fromkeys(BACKPROP_NAMES, Backprop),
     "ff-int8": ForwardForwardInt8,
 }
-
-
-def _share_right(predict: Callable[[NDArray[np.float32]], NDArray[np.int64]], s: Samples) -> float:
-    starts = range(0, len(s), _JUDGED_ROWS)
-    slices = [slice(start, start + _JUDGED_ROWS) for start in starts]
-    right = sum(int((predict(s.x[rows]) == s.labels[rows]).sum()) for rows in slices)
-    return right / len(s)

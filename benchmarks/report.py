@@ -18,7 +18,15 @@ from benchmarks.trial import BASELINE
 
 Record = dict[str, Any]
 
-_AVERAGED = ("train_seconds", "step_milliseconds", "peak_training_bytes", "energy_joules")
+_AVERAGED = (
+    "train_seconds", "step_milliseconds", "peak_training_bytes", "planned_training_bytes",
+    "energy_joules",
+)  # fmt: skip
+_RATIOS = {
+    "step_ratio": "step_milliseconds",
+    "peak_ratio": "peak_training_bytes",
+    "planned_ratio": "planned_training_bytes",
+}
 _ABSENT = "-"
 
 
@@ -30,9 +38,10 @@ def summarize(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
 
     Returns:
         Per method: `seeds`, `parameters`, `accuracy_mean` and `accuracy_deviation` (fractions),
-        means of `train_seconds`, `step_milliseconds`, `peak_training_bytes` and `energy_joules`
-        (None where a record lacks the figure), and against the baseline, None without one:
-        `points` (percentage points of accuracy), `step_ratio` and `peak_ratio`.
+        means of `train_seconds`, `step_milliseconds`, `peak_training_bytes`,
+        `planned_training_bytes` and `energy_joules` (None where a record lacks the figure), and
+        against the baseline, None without one: `points` (percentage points of accuracy),
+        `step_ratio`, `peak_ratio` and `planned_ratio`.
     """
     methods = list(dict.fromkeys(record["method"] for record in records))
     return {method: _summary(method, records) for method in methods}
@@ -52,7 +61,7 @@ def _summary(method: str, records: Sequence[Record]) -> dict[str, Any]:
         summary[field] = _mean([record[field] for record in own.values()])
     pairs = [(own[seed], base[seed]) for seed in own if seed in base] if method != BASELINE else []
     summary["points"] = _mean([100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs])
-    for name, field in (("step_ratio", _AVERAGED[1]), ("peak_ratio", _AVERAGED[2])):
+    for name, field in _RATIOS.items():
         summary[name] = _mean(
             [a[field] / b[field] if a[field] and b[field] else None for a, b in pairs]
         )
@@ -80,6 +89,8 @@ def as_table(summaries: dict[str, dict[str, Any]], title: str) -> Table:
         ("ratio", lambda s: _shown(s["step_ratio"], ".2f")),
         ("peak MiB", lambda s: _shown(s["peak_training_bytes"], ".1f", 2**-20)),
         ("ratio", lambda s: _shown(s["peak_ratio"], ".2f")),
+        ("live MiB", lambda s: _shown(s["planned_training_bytes"], ".1f", 2**-20)),
+        ("ratio", lambda s: _shown(s["planned_ratio"], ".2f")),
         ("energy J", lambda s: _shown(s["energy_joules"], ".0f")),
         ("parameters", lambda s: _shown(s["parameters"], ",d")),
     )

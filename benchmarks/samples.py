@@ -1,4 +1,4 @@
-"""Samples in memory: float32 features, and labels as places in a list of class names."""
+"""Samples in memory: features as they came, and labels as places in a list of class names."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-AXES_MAX = 3
 
 
 class DataError(ValueError):
@@ -20,12 +18,12 @@ class Samples:
     """Labelled samples.
 
     Args:
-        x: float32 `[n, *shape]`, finite; 0..1 where it came from bytes.
+        x: `[n, *shape]`, uint8 where bytes were read (a quarter of the memory), else float32.
         labels: int64 `[n]`, places in `classes`.
         classes: Name of each class.
     """
 
-    x: NDArray[np.float32]
+    x: NDArray[Any]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
 
@@ -35,6 +33,11 @@ class Samples:
     def take(self, rows: NDArray[np.int64]) -> Samples:
         """The samples at `rows`, int64 `[m]`; copied, classes as they were."""
         return Samples(self.x[rows], self.labels[rows], self.classes)
+
+    def floats(self, most: int) -> Samples:
+        """Every so many-th sample, so that there are at most `most`, as float32."""
+        every = slice(None, None, max(1, -(-len(self) // most)))
+        return Samples(as_floats(self.x[every]), self.labels[every], self.classes)
 
     def with_classes(self, classes: tuple[str, ...]) -> Samples:
         """The same samples, labels as places in another list of classes.
@@ -54,35 +57,30 @@ class Samples:
         return Samples(self.x, moved[self.labels], classes)
 
 
-def label_samples(values: NDArray[Any], labels: NDArray[Any], source: str) -> Samples:
-    """Check and convert raw arrays.
+def label_samples(x: NDArray[Any], labels: NDArray[Any], source: str) -> Samples:
+    """Samples from arrays.
 
     Args:
-        values: Numbers `[n, ...]` with one to three axes per sample; uint8 is divided by 255.
+        x: uint8 or float32 `[n, *shape]`.
         labels: Integers or strings `[n]`; classes are their distinct values, in order.
         source: Where they came from, for messages.
 
     Raises:
-        DataError: Counts differ, nothing is there, or a value is not a finite number.
+        DataError: Counts differ, or nothing is there.
     """
-    if values.dtype.kind not in "biuf":
-        raise DataError(f"{source}: x is {values.dtype}; wanted real numbers")
-    if not 1 <= values.ndim - 1 <= AXES_MAX or len(values) == 0 or values[0].size == 0:
-        raise DataError(
-            f"{source}: x has shape {[*values.shape]}; wanted samples first, then [features], "
-            "[channels, length] or [channels, height, width], and none of them zero"
-        )
-    if len(values) != len(labels):
-        raise DataError(f"{source}: {len(values)} samples and {len(labels)} labels; wanted as many")
-    with np.errstate(over="ignore"):  # a value too large for float32 is reported below
-        x = values.astype(np.float32)
-    if values.dtype == np.uint8:
-        x /= 255.0
-    if not np.isfinite(x).all():
-        row = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
-        raise DataError(
-            f"{source}: sample {row} holds a value that is missing, infinite or beyond float32; "
-            "fill or drop it"
-        )
+    if len(x) != len(labels):
+        raise DataError(f"{source}: {len(x)} samples and {len(labels)} labels; wanted as many")
+    if x.size == 0:
+        raise DataError(f"{source}: x has shape {[*x.shape]}; wanted none of its sizes to be zero")
     names, places = np.unique(labels, return_inverse=True)
     return Samples(x, places.astype(np.int64), tuple(str(name) for name in names))
+
+
+def as_floats(x: NDArray[Any]) -> NDArray[np.float32]:
+    """Bytes as float32 in 0..1 (divided by 255); float32 as it is, not copied."""
+    floats: NDArray[np.float32] = (
+        np.divide(x, np.float32(255), dtype=np.float32)
+        if x.dtype == np.uint8
+        else x.astype(np.float32, copy=False)
+    )
+    return floats

@@ -29,16 +29,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks import child
-from benchmarks.datasets import DIGITS
+from benchmarks.datasets import DIGITS, Split, load_sources
 from benchmarks.meter import commit
 from benchmarks.report import as_table, summarize
-from benchmarks.trial import DEFAULT_HIDDEN, METHOD_NAMES, Trial, TrialError
+from benchmarks.samples import DataError
+from benchmarks.trial import DEFAULT_HIDDEN, METHOD_NAMES, SCHEDULES, Trial, TrialError
+from engines.recipe import FUSION_NAMES
 from models import MODEL_NAMES
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-_TABLE_COLUMNS = 110
+_TABLE_COLUMNS = 130
 
 T = TypeVar("T")
 
@@ -85,7 +87,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     integers = _listed(int, "integers with commas between")
     add = parser.add_argument
     add("--model", required=True, help=f"one of: {', '.join(MODEL_NAMES)}")
-    add("--data", required=True, help="IDX or ImageFolder folder, .zip, .npz, .csv, or: digits")
+    add("--data", required=True, help="IDX or ImageFolder folder, .zip, or: digits")
     add(
         "--test",
         help="test set, any of these layouts; without it t10k-* files, else a fifth held out",
@@ -98,12 +100,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--epochs", type=int, required=True, help="passes over the training samples")
     add("--seeds", type=integers, default=(0,), help="integers with commas between")
-    add("--width", type=float, default=1.0, help="factor on every hidden width")
+    add("--width", type=float, default=1.0, help="factor on hidden widths or channels")
     add("--limit", type=int, help="most training samples, drawn by seed; the test set stays whole")
     add("--json", type=Path, required=True, metavar="FILE", help="records go here; replaced")
     add("--hidden", type=integers, default=DEFAULT_HIDDEN, help="hidden widths of the mlp")
     add("--batch", type=int, default=128, help="samples per step")
-    add("--learning-rate", type=float, default=1e-3, help="Adam's, first epoch; cosine per epoch")
+    add("--learning-rate", type=float, default=1e-3, help="AdamW's largest")
+    add("--schedule", default=SCHEDULES[0], help=f"of the rate, per step: {', '.join(SCHEDULES)}")
+    add("--weight-decay", type=float, default=0.0, help="AdamW's, on weight matrices")
+    add("--augment", action="store_true", help="crop by up to 4 pixels and mirror, at random")
     add(
         "--look-ahead",
         type=_listed(float, "two numbers, 0.2,1.6"),
@@ -111,6 +116,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="lambda in the first and last epoch",
     )
     add("--threads", type=int, help="threads of torch; without it torch's own choice")
+    add(
+        "--fusion",
+        default=FUSION_NAMES[0],
+        help=f"of the chains between INT8 products: {', '.join(FUSION_NAMES)}",
+    )
     return parser.parse_args(argv)
 
 
@@ -125,7 +135,8 @@ def _trials(asked: argparse.Namespace) -> list[Trial]:
         name: getattr(asked, name)
         for name in (
             "model", "data", "test", "epochs", "batch", "hidden", "width", "learning_rate",
-            "look_ahead", "limit", "threads",
+            "schedule", "weight_decay", "augment", "look_ahead", "limit", "threads",
+            "fusion",
         )
     }  # fmt: skip
     return [Trial(method=m, seed=seed, **shared) for seed in asked.seeds for m in asked.methods]
@@ -177,15 +188,17 @@ def _shown_progress(trials: int) -> Iterator[Callable[[Trial, child.Message], No
         yield show
 
 
-def _run_child(trial: Trial, show: Callable[[Trial, child.Message], None]) -> dict[str, Any]:
+def _run_child(
+    trial: Trial, split: Split, show: Callable[[Trial, child.Message], None]
+) -> dict[str, Any]:
     """One trial in a fresh process; its record without `commit`.
 
     Raises:
-        StoppedError: The child refused, or ended without a record.
+        StoppedError: The loss diverged, or the child ended without a record.
     """
     context = multiprocessing.get_context("spawn")  # fresh memory; a fork would inherit ours
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=child.serve_trial, args=(trial, sending), daemon=True)
+    process = context.Process(target=child.serve_trial, args=(trial, split, sending), daemon=True)
     process.start()
     sending.close()
     try:
@@ -218,7 +231,7 @@ def _await_record(
         if isinstance(message, child.Finished):
             return message.record
         if isinstance(message, child.Failed):
-            raise StoppedError(message.message, message.exit_code)
+            raise StoppedError(message.message, EXIT_FAILED)
 
 
 def _write_records(path: Path, records: list[dict[str, Any]]) -> None:
@@ -233,16 +246,20 @@ def run(argv: Sequence[str] | None) -> None:
 
     Raises:
         StoppedError: It cannot be done.
-        TrialError: It cannot be understood.
+        TrialError: It cannot be understood, or does not fit the data.
+        DataError: The data cannot be used.
     """
     asked = _arguments(argv)
     trials = _trials(asked)
     _check_paths(asked)
+    sources = load_sources(asked.data, asked.test)
+    trials[0].spec(sources.train.x.shape[1:], len(sources.train.classes))
     version = commit(Path(__file__).parent)
     records: list[dict[str, Any]] = []
     with _shown_progress(len(trials)) as show:
         for trial in trials:
-            record = _run_child(trial, show)
+            split = sources.split(seed=trial.seed, limit=trial.limit)
+            record = _run_child(trial, split, show)
             after = ("machine", "settings")
             ends = {name: record.pop(name) for name in after}
             records.append(record | {"commit": version} | ends)
@@ -273,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(argv)
     except StoppedError as error:
         message, status = str(error), error.exit_code
-    except (TrialError, OSError) as error:
+    except (TrialError, DataError, OSError) as error:
         message, status = str(error), EXIT_USAGE
     except KeyboardInterrupt:
         message, status = "interrupted; the records so far are written", EXIT_INTERRUPTED

@@ -3,8 +3,13 @@
 Every method of a run sees the same samples in the same order, the same input standardisation, batch
 size, hidden widths and learning rate, so that a difference between two records is the method's.
 
-    learning rate of epoch e    r * (1 + cos(pi * e / E)) / 2        constant within the epoch
-    lambda of epoch e           first + (last - first) * e / (E - 1)
+With e epochs done of E, a fraction within an epoch, so that rates change at every step:
+
+    cosine        r (1 + cos(pi e / E)) / 2
+    one-cycle     from r / 25 up to r in the first 0.3 E, then down to r / 250,000, both by half
+                  a cosine (Smith & Topin 2017, arXiv 1708.07120v3, in torch's `OneCycleLR` form,
+                  its momentum left alone)
+    lambda        first + (last - first) floor(e) / (E - 1), constant within the epoch
 """
 
 from __future__ import annotations
@@ -13,10 +18,25 @@ import dataclasses
 import math
 
 from engines.look_ahead import linear_schedule
+from engines.recipe import FUSION_NAMES
 from models import MODEL_NAMES, ModelSpec
 
-METHOD_NAMES = ("bp-fp32", "ff-int8")
+METHOD_NAMES = (
+    "bp-fp32",
+    "bp-fp32-checkpoint",
+    "bp-int8",
+    "bp-int8-codes",
+    "bp-int8-strong",
+    "bp-ui8",
+    "bp-dai8",
+    "bp-gdai8-like",
+    "ff-int8",
+)
 BASELINE = "bp-fp32"
+SCHEDULES = ("cosine", "one-cycle")
+_RISE = 0.3
+_RISE_FACTOR = 25.0
+_FALL_FACTOR = 1e4
 DEFAULT_HIDDEN = (1000, 1000, 1000)
 
 
@@ -32,16 +52,21 @@ class Trial:
         method: One of `METHOD_NAMES`.
         model: One of `models.MODEL_NAMES`.
         data: Path of the training data, or `digits`.
-        test: Path of the test data; None: as `datasets.open_split` has it.
+        test: Path of the test data; None: as `datasets.load_sources` has it.
         seed: Draws the weights, the order of the samples and the held-out part.
         epochs: E.
         batch: Samples per step; what is left over at an epoch's end waits for the next shuffle.
-        hidden: Width of each hidden layer before `width` scales it.
-        width: Factor on every width in `hidden`.
-        learning_rate: r, Adam's step size in the first epoch.
+        hidden: Width of each hidden layer of the mlp before `width` scales it.
+        width: Factor on every width in `hidden`, or on the channels of a conv network.
+        learning_rate: r, AdamW's largest step size.
+        schedule: One of `SCHEDULES`.
+        weight_decay: AdamW's (Loshchilov & Hutter, arXiv 1711.05101v3, algorithm 2), on weight
+            matrices.
+        augment: Whether training images are cropped and mirrored at random.
         look_ahead: lambda in the first and in the last epoch; read by Forward-Forward methods.
         limit: Most training samples; None: all.
         threads: Threads of torch; None: its own choice.
+        fusion: Whether the chains between INT8 products are compiled: one of `FUSION_NAMES`.
 
     Raises:
         TrialError: A name is unknown, or a number is out of range.
@@ -57,14 +82,20 @@ class Trial:
     hidden: tuple[int, ...]
     width: float
     learning_rate: float
+    schedule: str
+    weight_decay: float
+    augment: bool
     look_ahead: tuple[float, float]
     limit: int | None
     threads: int | None
+    fusion: str
 
     def __post_init__(self) -> None:
         for what, name, known in (
             ("method", self.method, METHOD_NAMES),
             ("model", self.model, MODEL_NAMES),
+            ("schedule", self.schedule, SCHEDULES),
+            ("fusion", self.fusion, FUSION_NAMES),
         ):
             if name not in known:
                 raise TrialError(f"{what} {name!r} is unknown; known: {', '.join(known)}")
@@ -81,6 +112,10 @@ class Trial:
         for what, value in (("width", self.width), ("learning rate", self.learning_rate)):
             if not (math.isfinite(value) and value > 0):
                 raise TrialError(f"{what} is {value}; wanted a finite number above 0")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise TrialError(
+                f"weight decay is {self.weight_decay}; wanted a finite number from 0 up"
+            )
         if not all(math.isfinite(value) and value >= 0 for value in self.look_ahead):
             raise TrialError(
                 f"look-ahead is {self.look_ahead}; wanted two finite numbers from 0 up"
@@ -90,18 +125,34 @@ class Trial:
         """The network for data of one shape.
 
         Raises:
-            TrialError: A hidden layer is narrower than the number of classes.
+            TrialError: The network, or the augmentation, does not fit the data.
         """
-        hidden = tuple(max(1, round(size * self.width)) for size in self.hidden)
+        if self.augment and len(input_shape) != 3:
+            raise TrialError(
+                f"samples have shape {[*input_shape]}; --augment wants [channels, height, width]"
+            )
         try:
+            if self.model != "mlp":
+                return ModelSpec(self.model, input_shape, classes, width=self.width)
+            hidden = tuple(max(1, round(size * self.width)) for size in self.hidden)
             return ModelSpec(self.model, input_shape, classes, hidden)
         except ValueError as error:
-            raise TrialError(f"{error}; see --hidden and --width") from error
+            raise TrialError(f"{error}; see --model, --hidden and --width") from error
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """Adam's step size in `epoch`, counted from 0."""
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / self.epochs))
+    def learning_rate_at(self, epoch: float) -> float:
+        """AdamW's step size after `epoch` epochs."""
+        done = epoch / self.epochs
+        if self.schedule == "cosine":
+            return _half_cosine(self.learning_rate, 0.0, done)
+        first = self.learning_rate / _RISE_FACTOR
+        if done < _RISE:
+            return _half_cosine(first, self.learning_rate, done / _RISE)
+        return _half_cosine(self.learning_rate, first / _FALL_FACTOR, (done - _RISE) / (1 - _RISE))
 
-    def look_ahead_at(self, epoch: int) -> float:
-        """Look-ahead weight lambda in `epoch`, counted from 0."""
-        return linear_schedule(*self.look_ahead)(epoch / max(1, self.epochs - 1))
+    def look_ahead_at(self, epoch: float) -> float:
+        """Look-ahead weight lambda after `epoch` epochs."""
+        return linear_schedule(*self.look_ahead)(math.floor(epoch) / max(1, self.epochs - 1))
+
+
+def _half_cosine(first: float, last: float, done: float) -> float:
+    return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -9,15 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.datasets import DIGITS, hold_out, load, open_split
-from benchmarks.samples import DataError, Samples
-
-ROOT = Path(__file__).resolve().parents[1]
-FIELDS = [
-    "method", "model", "width", "data", "seed", "epochs", "batch", "parameters", "accuracy",
-    "accuracy_by_epoch", "train_seconds", "step_milliseconds", "peak_training_bytes",
-    "energy_joules", "commit", "machine",
-]  # fmt: skip
+from benchmarks.augment import PADDING, crop_and_flip
+from benchmarks.datasets import DIGITS, hold_out, load, load_sources
+from benchmarks.samples import DataError, Samples, as_floats, label_samples
 
 
 def idx_bytes(array: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
@@ -41,12 +35,12 @@ def write_idx(folder: Path, part: str, count: int, *, gz: bool = False) -> np.nd
 
 
 @pytest.mark.parametrize("gz", [False, True])
-def test_idx_folder_becomes_one_channel_in_0_to_1(tmp_path, gz):
+def test_idx_folder_becomes_one_channel_of_bytes(tmp_path, gz):
     images = write_idx(tmp_path, "train", 30, gz=gz)
     samples = load(str(tmp_path))
-    assert samples.x.dtype == np.float32
+    assert samples.x.dtype == np.uint8
     assert samples.labels.dtype == np.int64
-    np.testing.assert_array_equal(samples.x[:, 0], images.astype(np.float32) / np.float32(255))
+    np.testing.assert_array_equal(samples.x[:, 0], images)
     assert samples.classes == ("7", "8", "9")
     np.testing.assert_array_equal(samples.labels, np.arange(30) % 3)
 
@@ -57,9 +51,9 @@ def test_t10k_files_are_the_test_set_unless_another_is_given(tmp_path):
         folder.mkdir()
         write_idx(folder, "train", count)
     write_idx(first, "t10k", 9)
-    split = open_split(str(first), seed=0)
+    split = load_sources(str(first)).split(seed=0)
     assert (len(split.train), len(split.test), split.held_out) == (30, 9, False)
-    split = open_split(str(first), str(second), seed=0)
+    split = load_sources(str(first), str(second)).split(seed=0)
     assert (len(split.train), len(split.test), split.held_out) == (30, 12, False)
 
 
@@ -138,8 +132,9 @@ def test_image_folder_directory_and_zip(tmp_path, target, wrap):
     samples = load(write_images(tmp_path / target, {wrap + n: c for n, c in files.items()}))
     assert samples.classes == ("cat", "dog")
     assert samples.x.shape == (2, 3, 5, 4)
-    np.testing.assert_allclose(samples.x[1, :, 0, 0], [1.0, 0.0, 0.2], rtol=1e-6)
-    np.testing.assert_allclose(samples.x[0], 0.4, rtol=1e-6)  # grey among colours is repeated
+    assert samples.x.dtype == np.uint8
+    assert samples.x[1, :, 0, 0].tolist() == [255, 0, 51]
+    assert (samples.x[0] == 102).all()  # grey among colours is repeated
 
 
 def test_grey_images_stay_one_channel(tmp_path):
@@ -173,124 +168,6 @@ def test_truncated_zip(tmp_path):
         load(str(path))
 
 
-# --- NPZ ---------------------------------------------------------------------------------------
-
-
-class Bomb:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
-
-
-def test_npz(tmp_path):
-    x = np.arange(24, dtype=np.uint8).reshape(4, 1, 2, 3)
-    np.savez_compressed(tmp_path / "a.npz", x=x, y=np.array(["b", "a", "b", "c"]))
-    samples = load(str(tmp_path / "a.npz"))
-    np.testing.assert_array_equal(samples.x, x.astype(np.float32) / np.float32(255))
-    assert samples.classes == ("a", "b", "c")
-    assert samples.labels.tolist() == [1, 0, 1, 2]
-    np.savez(tmp_path / "b.npz", x=x.astype(np.float64) * 3, y=np.array([3, 10, 9, 3]))
-    samples = load(str(tmp_path / "b.npz"))
-    np.testing.assert_array_equal(samples.x, x.astype(np.float32) * 3)  # numbers stay as they are
-    assert samples.classes == ("3", "9", "10")
-
-
-def test_npz_that_carries_a_pickle_is_not_unpickled(tmp_path):
-    touched = tmp_path / "touched"
-    x = np.array([[Bomb(touched)]], dtype=object)
-    np.savez(tmp_path / "a.npz", x=x, y=np.array([0]))
-    with pytest.raises(DataError, match="x holds Python objects, which would be unpickled"):
-        load(str(tmp_path / "a.npz"))
-    assert not touched.exists()
-
-
-@pytest.mark.parametrize("shape", [(10**12, 8), (3, 8), (1, 8)])
-def test_npz_header_that_lies_is_refused(tmp_path, shape):
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        stream, {"descr": "<f4", "fortran_order": False, "shape": shape}
-    )
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        archive.writestr("x.npy", stream.getvalue() + bytes(2 * 8 * 4))
-        stream = io.BytesIO()
-        np.save(stream, np.array([0, 1]))
-        archive.writestr("y.npy", stream.getvalue())
-    with pytest.raises(DataError, match="the header of x promises"):
-        load(str(tmp_path / "a.npz"))
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"x": np.zeros((2, 3))}, "found x; wanted the arrays x and y"),
-        ({"x": np.zeros((2, 3)), "y": np.zeros(3, int)}, "2 samples and 3 labels"),
-        ({"x": np.zeros((2, 3)), "y": np.zeros(2)}, "y is float64"),
-        ({"x": np.zeros((2, 3)), "y": np.zeros((2, 1), int)}, r"y is int64 \[2, 1\]"),
-        ({"x": np.zeros((2, 3), complex), "y": np.zeros(2, int)}, "wanted real numbers"),
-        ({"x": np.zeros(2), "y": np.zeros(2, int)}, r"x has shape \[2\]"),
-        ({"x": np.zeros((0, 3)), "y": np.zeros(0, int)}, r"x has shape \[0, 3\]"),
-        ({"x": np.array([[1.0], [1e300]]), "y": np.zeros(2, int)}, "sample 1 holds"),
-        ({"x": np.array([[np.nan], [1]]), "y": np.zeros(2, int)}, "sample 0 holds"),
-    ],
-)
-def test_npz_that_cannot_be_used(tmp_path, arrays, message):
-    np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(DataError, match=message):
-        load(str(tmp_path / "a.npz"))
-
-
-def test_truncated_npz(tmp_path):
-    path = tmp_path / "a.npz"
-    np.savez(path, x=np.zeros((9, 9)), y=np.zeros(9, int))
-    path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(DataError, match="cannot be read"):
-        load(str(path))
-
-
-# --- CSV ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("head", ["", "temp,hum,label\n", "\ufefftemp,hum,label\r\n"])
-def test_csv(tmp_path, head):
-    path = tmp_path / "a.csv"
-    path.write_text(head + "1,2.5,10\n-3,4e1,9\n\n0,0, 10\n", encoding="utf-8")
-    samples = load(str(path))
-    assert samples.x.tolist() == [[1.0, 2.5], [-3.0, 40.0], [0.0, 0.0]]
-    assert samples.classes == ("9", "10")
-    assert samples.labels.tolist() == [1, 0, 1]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1,2,a\n1,,b\n", "a.csv line 2 column 2: the value is missing"),
-        (",2,a\n1,2,b\n", "line 1 column 1: the value is missing"),
-        ("1,2,a\n1,2,\n", "line 2: the label .* is missing"),
-        ("1,2,a\n1,2\n", "line 2: 2 columns; wanted 3"),
-        ("1,2,a\n1,x,b\n", "line 2 column 2: 'x' is not a finite number"),
-        ("1,2,a\n1,nan,b\n", "line 2 column 2: 'nan' is not a finite number"),
-        ("1,2,a\n1,1e300,b\n", "sample 1 holds a value that is .* beyond float32"),
-        ("5\n6\n", "line 1: 1 columns; wanted at least 2"),
-        ("", r"x has shape \[0, 0\]"),
-        ("f,g,label\n", r"x has shape \[0, 0\]"),
-    ],
-)
-def test_csv_that_cannot_be_used(tmp_path, text, message):
-    (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
-        load(str(tmp_path / "a.csv"))
-
-
-def test_csv_in_another_encoding_is_refused(tmp_path):
-    (tmp_path / "a.csv").write_bytes(b"1,2,caf\xe9\n")
-    with pytest.raises(DataError, match="cannot be read"):
-        load(str(tmp_path / "a.csv"))
-
-
 # --- splits ------------------------------------------------------------------------------------
 
 
@@ -307,7 +184,8 @@ def test_held_out_fifth_is_seeded_and_disjoint():
 
 
 def test_digits_are_split_and_limited_by_seed():
-    whole, cut = (open_split(DIGITS, seed=1, limit=limit) for limit in (None, 50))
+    sources = load_sources(DIGITS)
+    whole, cut = (sources.split(seed=1, limit=limit) for limit in (None, 50))
     assert (len(whole.train), len(whole.test), whole.held_out) == (1438, 359, True)
     assert (len(cut.train), len(cut.test)) == (50, 359)
     assert (whole.train.x.min(), whole.train.x.max()) == (0.0, 1.0)
@@ -316,22 +194,20 @@ def test_digits_are_split_and_limited_by_seed():
 
 
 def test_test_set_must_fit_the_training_set(tmp_path):
-    def write(name: str, features: int, labels: list[str]) -> str:
-        path = tmp_path / name
-        path.write_text("".join("1," * features + label + "\n" for label in labels))
-        return str(path)
+    def write(name: str, size: tuple[int, int], labels: list) -> str:
+        return write_images(tmp_path / name, {f"{c}/{i}.png": png(i, size) for i, c in labels})
 
-    train = write("train.csv", 2, ["b", "c", "d"] * 4)
-    with pytest.raises(DataError, match=r"shape \[2\], test samples \[3\]"):
-        open_split(train, write("wide.csv", 3, ["b"]), seed=0)
+    train = write("train", (4, 5), [*enumerate("bcdbcd")])
+    with pytest.raises(DataError, match=r"shape \[1, 5, 4\], test samples \[1, 6, 4\]"):
+        load_sources(train, write("tall", (4, 6), [*enumerate("b")]))
     with pytest.raises(DataError, match="test samples of class 'a' have no training"):
-        open_split(train, write("new.csv", 2, ["a", "b"]), seed=0)
-    split = open_split(train, write("part.csv", 2, ["d", "c"]), seed=0)
-    assert split.test.labels.tolist() == [2, 1]
+        load_sources(train, write("new", (4, 5), [*enumerate("ab")]))
+    split = load_sources(train, write("part", (4, 5), [*enumerate("dc")])).split(seed=0)
+    assert split.test.labels.tolist() == [1, 2]
     with pytest.raises(DataError, match="all samples are of class 'b'"):
-        open_split(write("one.csv", 2, ["b"] * 9), seed=0)
+        load_sources(write("one", (4, 5), [*enumerate("bbbbbbbbb")]))
     with pytest.raises(DataError, match="too few"):
-        open_split(write("few.csv", 2, ["b", "c"]), seed=0)
+        load_sources(write("few", (4, 5), [*enumerate("bc")])).split(seed=0)
 
 
 def test_layouts_that_are_not_known(tmp_path):
@@ -340,3 +216,52 @@ def test_layouts_that_are_not_known(tmp_path):
         load(str(tmp_path / "a.parquet"))
     with pytest.raises(DataError, match="found nothing"):
         load(str(tmp_path / "absent.npz"))
+
+
+# --- samples and augmentation ------------------------------------------------------------------
+
+
+def test_bytes_become_floats_only_when_taken():
+    samples = label_samples(np.arange(12, dtype=np.uint8).reshape(12, 1), np.arange(12) % 2, "a")
+    np.testing.assert_array_equal(
+        as_floats(samples.x), samples.x.astype(np.float32) / np.float32(255)
+    )
+    few = samples.floats(5)
+    assert (few.x.dtype, few.labels.tolist()) == (np.float32, [0, 1, 0, 1])
+    np.testing.assert_array_equal(few.x, as_floats(samples.x[[0, 3, 6, 9]]))
+    assert len(samples.floats(12)) == 12
+    floats = np.ones((2, 3), dtype=np.float32) * 300
+    assert as_floats(floats) is floats  # numbers stay as they are
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [(np.zeros((2, 3)), "2 samples and 3 labels"), (np.zeros((3, 0)), r"x has shape \[3, 0\]")],
+)
+def test_samples_that_cannot_be(x, message):
+    with pytest.raises(DataError, match=message):
+        label_samples(x, np.arange(3), "a")
+
+
+def test_crops_and_mirrors_are_windows_of_the_padded_image():
+    images = np.random.default_rng(0).integers(1, 256, (200, 2, 6, 5)).astype(np.uint8)
+    before = images.copy()
+    found = crop_and_flip(images, np.random.default_rng(1))
+    assert (found.shape, found.dtype) == (images.shape, np.uint8)
+    np.testing.assert_array_equal(images, before)
+    seen = set()
+    for image, shifted in zip(images, found, strict=True):
+        padded = np.pad(image, ((0, 0), (PADDING, PADDING), (PADDING, PADDING)))
+        windows = {
+            (down, right, step): padded[:, down : down + 6, right : right + 5][:, :, ::step]
+            for down in range(9)
+            for right in range(9)
+            for step in (1, -1)
+        }
+        (match,) = (key for key, window in windows.items() if np.array_equal(window, shifted))
+        seen.add(match)
+    downs, rights, steps = (set(values) for values in zip(*seen, strict=True))
+    assert downs == rights == set(range(9))
+    assert steps == {1, -1}
+    again = crop_and_flip(images, np.random.default_rng(1))
+    np.testing.assert_array_equal(again, found)
