@@ -57,7 +57,16 @@ def conv_products(
         return _FloatConv(layer, precision)
     if layer.depthwise:
         return _DepthwiseConv(layer, precision, fusion)
-    return _DenseConv(layer, precision, scratch)
+    return _DenseConv(layer, precision, fusion, scratch)
+
+
+def _operand(precision: Precision, a: Feature) -> Tensor:
+    """Codes of the activity: a copy that lives for one product.
+
+    (Mapping the codes tile by tile while they are gathered saves the copy, and costs more time than
+    it saves for anything but a ReLU.)
+    """
+    return a.operand(precision)
 
 
 def _geometry(layer: ConvLayer) -> ConvGeometry:
@@ -71,20 +80,30 @@ def _geometry(layer: ConvLayer) -> ConvGeometry:
     )
 
 
+class _Operand:
+    """The codes that are multiplied; the kept ones themselves where there is no activation."""
+
+    def __init__(self, precision: Precision, fusion: Fusion) -> None:
+        self._precision = precision
+        self._map = fusion.fuse(_operand)
+
+    def __call__(self, a: Feature) -> Tensor:
+        return a.codes if a.activation == "none" else self._map(self._precision, a)
+
+
 class _DenseConv(ConvProducts):
     def __init__(
-        self, layer: ConvLayer, precision: Precision, scratch: ConvScratch | None
+        self, layer: ConvLayer, precision: Precision, fusion: Fusion, scratch: ConvScratch | None
     ) -> None:
         self._geometry = _geometry(layer)
-        self._precision = precision
+        self._operand = _Operand(precision, fusion)
         self._scratch = scratch
 
     def forward(self, a: Feature, w: Tensor) -> Tensor:
         sums = conv_forward(
-            a.codes,
+            self._operand(a),
             w,
             self._geometry,
-            activation=a.code_map(self._precision),
             scratch=self._scratch,
         )
         return sums.view(len(a.codes), *self._geometry.out_size, -1)
@@ -92,9 +111,8 @@ class _DenseConv(ConvProducts):
     def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
         return conv_grad_weight(
             e.flatten(0, 2),
-            a.codes,
+            self._operand(a),
             self._geometry,
-            activation=a.code_map(self._precision),
             scratch=self._scratch,
         )
 
@@ -105,16 +123,16 @@ class _DenseConv(ConvProducts):
 class _DepthwiseConv(ConvProducts):
     def __init__(self, layer: ConvLayer, precision: Precision, fusion: Fusion) -> None:
         self._geometry = _geometry(layer)
-        self._precision = precision
+        self._operand = _Operand(precision, fusion)
         self._forward = fusion.fuse(depthwise_forward)
         self._grad_weight = fusion.fuse(depthwise_grad_weight)
         self._grad_input = fusion.fuse(depthwise_grad_input)
 
     def forward(self, a: Feature, w: Tensor) -> Tensor:
-        return self._forward(a.operand(self._precision), w, self._geometry)
+        return self._forward(self._operand(a), w, self._geometry)
 
     def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
-        return self._grad_weight(e, a.operand(self._precision), self._geometry)
+        return self._grad_weight(e, self._operand(a), self._geometry)
 
     def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
         return self._grad_input(e, w, self._geometry)

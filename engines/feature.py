@@ -15,7 +15,6 @@ the norm's gradient; back-propagation in float32 keeps eight or more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -42,12 +41,6 @@ class Feature(NamedTuple):
     def operand(self, precision: Precision) -> Tensor:
         """Codes of the activity, under the same scale."""
         return activity_codes(precision, self.codes, self.scale, self.activation)
-
-    def code_map(self, precision: Precision) -> Callable[[Tensor], Tensor] | None:
-        """The activation on any part of the codes; None where it changes nothing."""
-        if self.activation == "none":
-            return None
-        return lambda codes: activity_codes(precision, codes, self.scale, self.activation)
 
     def dequantize(self, precision: Precision) -> Tensor:
         """The activity, float32."""

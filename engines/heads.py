@@ -113,7 +113,7 @@ class GroupHead(Head):
         pixels = math.prod(activity.shape[1:-1])
         parts = torch.split(grad_goodness, [count for count, _ in runs], dim=1)
         spread = [
-            (part * (2.0 / (size * pixels))).repeat_interleave(size, dim=1)
+            _spread(part * (2.0 / (size * pixels)), 1, size)
             for part, (_, size) in zip(parts, runs, strict=True)
         ]
         factor = torch.cat(spread, dim=1)  # [B, width]
@@ -240,6 +240,13 @@ def average_pool(x: Tensor, axis: int, places: int) -> Tensor:
     return torch.stack([x.narrow(axis, *window).mean(dim=axis) for window in windows], dim=axis)
 
 
+def _spread(x: Tensor, axis: int, times: int) -> Tensor:
+    """Each element `times` times along an axis; a view and a copy, where torch's own gathers."""
+    shape = [*x.shape]
+    shape.insert(axis + 1, times)
+    return x.unsqueeze(axis + 1).expand(shape).flatten(axis, axis + 1)
+
+
 def average_pool_adjoint(grad: Tensor, axis: int, size: int) -> Tensor:
     """The transpose of `average_pool`: each average's gradient shared out over its window.
 
@@ -255,7 +262,7 @@ def average_pool_adjoint(grad: Tensor, axis: int, size: int) -> Tensor:
     if size == places:
         return grad
     if size % places == 0:
-        return (grad * (places / size)).repeat_interleave(size // places, dim=axis)
+        return _spread(grad * (places / size), axis, size // places)
     shape = [*grad.shape]
     shape[axis] = size
     spread = grad.new_zeros(shape)
