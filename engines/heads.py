@@ -111,15 +111,16 @@ class GroupHead(Head):
         """`dL/dy`; see `Head.grad_activity`. Zero where a ReLU is silent."""
         runs = self._runs(activity.shape[-1])
         pixels = math.prod(activity.shape[1:-1])
-        parts = torch.split(grad_goodness, [count for count, _ in runs], dim=1)
-        spread = [
-            _spread(part * (2.0 / (size * pixels)), 1, size)
-            for part, (_, size) in zip(parts, runs, strict=True)
-        ]
-        factor = torch.cat(spread, dim=1)  # [B, width]
-        if activity.ndim == 4:
-            factor = factor[:, None, None, :]
-        return factor * activity
+        shares = grad_goodness.split([count for count, _ in runs], dim=1)
+        groups = activity.split([count * size for count, size in runs], dim=-1)
+        middle = [1] * (activity.ndim - 2)
+        grads = []
+        # Group by group, as [..., count, size]: an index that says which group an activity is in
+        # would be a division for each.
+        for share, group, (count, size) in zip(shares, groups, runs, strict=True):
+            factor = (share * (2.0 / (size * pixels))).view(len(share), *middle, count, 1)
+            grads.append((group.unflatten(-1, (count, size)) * factor).flatten(-2))
+        return torch.cat(grads, dim=-1) if len(grads) > 1 else grads[0]
 
     def grad_parameters(self, grad_goodness: Tensor, activity: Tensor) -> dict[str, Tensor]:
         """None."""

@@ -14,7 +14,9 @@ held moves the weight with the right probability; and their optimizer state is s
     second moment    one mean square per row and one per column, v_ij = R_i C_j / mean(R)
                      (Shazeer & Stern 2018, arXiv 1804.04235v1, algorithm 2, without its clipping)
 
-Scales follow the weights: after each step a row's largest magnitude has code 127. For INT8
+Scales follow the weights, but not at every step: while a row's largest magnitude has a code from 100
+to 126 its scale stays, so that a weight without a gradient keeps its code; else the row is refitted
+to have code 122. For INT8
 mixed-precision training by torchao's glossary the kind is float32; with int8 or int16 it is
 quantized training.
 """
@@ -37,6 +39,7 @@ from engines.rounding import Noise, NoiseKey, draws, noise
 
 # Steps of a remainder in one code.
 _FINE = 256
+_REFIT_BELOW, _REFITTED, _REFIT_ABOVE = 100.0, 122.0, 126.0
 
 
 class Masters(ABC):
@@ -140,23 +143,27 @@ class CodeMasters(Masters):
         self, initial: Tensor, optimizer: Optimizer, fusion: Fusion, *, remainder: bool
     ) -> None:
         rows, columns = initial.shape
-        scale = scale_of(initial.abs().amax(dim=1, keepdim=True))
+        largest = initial.abs().amax(dim=1, keepdim=True)
+        scale = scale_of(largest * (CODE_MAX / _REFITTED))
         fine = _FINE if remainder else 1
         codes, rest = _split((initial / scale * fine).round().to(torch.int32), fine)
         self._optimizer = optimizer
-        self._state = {"codes": codes, "scale": scale}
+        self._state = {"codes": codes, "scale": scale, "largest": largest}
         if rest is not None:
             self._state["remainder"] = rest
         self._state |= {
             "momentum": torch.zeros((rows, columns), dtype=torch.int8),
             "momentum_scale": torch.ones((rows, 1)),
+            "momentum_largest": torch.zeros((rows, 1)),
             "step": torch.zeros(()),
         }
         if optimizer.name == "adam":
-            self._state |= {"row_moment": torch.zeros(rows, 1), "column_moment": torch.zeros(1, columns)}
+            self._state["row_moment"] = torch.zeros((rows, 1))
+            self._state["column_moment"] = torch.zeros((1, columns))
+        self._reach = fusion.fuse(_reach)
+        self._scales = fusion.fuse(_scales)
         self._moments = fusion.fuse(_moments)
-        self._moved_scales = fusion.fuse(_moved_scales)
-        self._round_move = fusion.fuse(_round_move)
+        self._move = fusion.fuse(_move)
 
     @property
     def weight(self) -> QTensor:
@@ -168,30 +175,39 @@ class CodeMasters(Masters):
         state = self._state
         step = float(state["step"].add_(1))
         if self._optimizer.name == "adam":
-            row, column, row_factor, column_factor = self._moments(
-                gradient, state["row_moment"], state["column_moment"],
-                torch.tensor(1.0 - BETA2**step),
-            )
-            state["row_moment"], state["column_moment"] = row, column
             keep, take = BETA1, 1.0 - BETA1
             rate = learning_rate / (1.0 - BETA1**step)
+            *moments, row_factor, column_factor, reach = self._moments(
+                gradient,
+                state["row_moment"],
+                state["column_moment"],
+                torch.tensor(1.0 - BETA2**step),
+            )
+            state["row_moment"], state["column_moment"] = moments
         else:
-            row_factor, column_factor = torch.ones(len(state["scale"]), 1), torch.ones(1, 1)
             keep, take, rate = MOMENTUM, 1.0, learning_rate
-        decay = torch.tensor(1.0 - learning_rate * self._optimizer.weight_decay)
-        move = _Move(
-            gradient.values,
-            QTensor(state["codes"], state["scale"] * decay),
-            state.get("remainder"),
-            QTensor(state["momentum"], state["momentum_scale"] * keep),
-            gradient.scale * take,
-            row_factor * rate,
-            column_factor,
+            row_factor, column_factor = torch.ones_like(state["scale"]), torch.ones(1, 1)
+            reach = self._reach(gradient)
+        decay = 1.0 - learning_rate * self._optimizer.weight_decay
+        scales = self._scales(
+            state["scale"], state["largest"], state["momentum_largest"] * keep + reach * take
         )
-        state["momentum_scale"], state["scale"], *reciprocals = self._moved_scales(move)
-        randomness = noise(*gradient.values.shape, key)
-        rounded = self._round_move(move, *reciprocals, randomness)
-        state |= {name: value for name, value in rounded.items() if value is not None}
+        moved = self._move(
+            _Move(
+                gradient.values,
+                QTensor(state["codes"], state["scale"] * decay),
+                state.get("remainder"),
+                QTensor(state["momentum"], state["momentum_scale"] * keep),
+                gradient.scale * take,
+                row_factor * rate,
+                column_factor,
+            ),
+            scales.per_code,
+            scales.per_momentum,
+            noise(*gradient.values.shape, key),
+        )
+        state |= {name: value for name, value in moved.items() if value is not None}
+        state["scale"], state["momentum_scale"] = scales.code, scales.momentum
 
     def state(self) -> dict[str, Tensor]:
         """See `Masters.state`."""
@@ -209,18 +225,48 @@ def _requantize(precision: Precision, master: Tensor) -> tuple[Tensor, Tensor]:
 
 def _moments(
     gradient: Accumulated, row: Tensor, column: Tensor, correction: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Factored second moment and what it divides by, as a factor per row and one per column."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Factored second moment and what it divides by, as a factor per row and one per column.
+
+    And the gradient's reach, its largest magnitude per row, since it is read here anyway.
+    """
     square = gradient.dequantize().square()
     row = BETA2 * row + (1.0 - BETA2) * square.mean(dim=1, keepdim=True)
     column = BETA2 * column + (1.0 - BETA2) * square.mean(dim=0, keepdim=True)
     # 1 / (sqrt(R_i C_j / mean(R) / correction) + eps), the eps put on the column's root.
     share = row / row.mean().clamp_min(1e-30)
-    return row, column, (share + 1e-12).rsqrt(), ((column / correction).sqrt() + EPSILON).reciprocal()
+    row_factor = (share + 1e-12).rsqrt()
+    column_factor = ((column / correction).sqrt() + EPSILON).reciprocal()
+    return row, column, row_factor, column_factor, square.amax(dim=1, keepdim=True).sqrt()
+
+
+class _Scales(NamedTuple):
+    """Scales that a step's codes are made with, `[O, 1]`, and their reciprocals."""
+
+    code: Tensor
+    momentum: Tensor
+    per_code: Tensor
+    per_momentum: Tensor
+
+
+def _scales(scale: Tensor, largest: Tensor, momentum_reach: Tensor) -> _Scales:
+    """What the step's codes will be worth, before the step is taken.
+
+    Of the weights: the present scale, as long as the row's largest magnitude lies well within it.
+    Of the momentum: the largest magnitude that it can have.
+    """
+    inside = (largest >= scale * _REFIT_BELOW) & (largest <= scale * _REFIT_ABOVE)
+    code = torch.where(inside, scale, scale_of(largest * (CODE_MAX / _REFITTED)))
+    momentum = scale_of(momentum_reach)
+    return _Scales(code, momentum, code.reciprocal(), momentum.reciprocal())
+
+
+def _reach(gradient: Accumulated) -> Tensor:
+    return gradient.values.to(torch.float32).abs().amax(dim=1, keepdim=True) * gradient.scale
 
 
 class _Move(NamedTuple):
-    """A step that is about to be taken, every factor ready: `moved` is computed twice from it."""
+    """A step that is about to be taken, every factor ready."""
 
     gradient: Tensor  # [O, K], of scale `share`
     weight: QTensor  # scale [O, 1], decay included
@@ -230,40 +276,36 @@ class _Move(NamedTuple):
     row_rate: Tensor  # [O, 1]
     column_factor: Tensor  # [1, K]
 
-    def moved(self) -> tuple[Tensor, Tensor]:
-        """New momentum and new weights, float32 `[O, K]`."""
-        momentum = self.momentum.dequantize() + self.gradient * self.share
-        held = self.weight.codes.to(torch.float32)
-        if self.remainder is not None:
-            held = held + self.remainder * (1.0 / _FINE)
-        return momentum, held * self.weight.scale - momentum * self.row_rate * self.column_factor
 
-
-def _moved_scales(move: _Move) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scales, `[O, 1]`, of the new momentum and of the new weights' codes, and their reciprocals.
-
-    A pass of its own, so that the rounding pass finds its factors ready in memory.
-    """
-    scales = [_row_scale(x) for x in move.moved()]
-    return *scales, *(scale.reciprocal() for scale in scales)  # type: ignore[return-value]
-
-
-def _row_scale(x: Tensor) -> Tensor:
-    return scale_of(x.abs().amax(dim=1, keepdim=True))
-
-
-def _round_move(
-    move: _Move, per_momentum: Tensor, per_code: Tensor, randomness: Noise
+def _move(
+    move: _Move, per_code: Tensor, per_momentum: Tensor, randomness: Noise
 ) -> dict[str, Tensor | None]:
-    """Codes of both, rounded stochastically; `per_*` are reciprocals of their scales."""
-    momentum, w = move.moved()
+    """New momentum and new weights in one pass: rounded stochastically, and how large they are.
+
+    Args:
+        move: The step.
+        per_code: Reciprocal of the scale that the new codes get, `[O, 1]`.
+        per_momentum: Likewise of the momentum's.
+        randomness: Of the rounding.
+    """
+    momentum = move.momentum.dequantize() + move.gradient * move.share
+    held = move.weight.codes.to(torch.float32)
+    if move.remainder is not None:
+        held = held + move.remainder * (1.0 / _FINE)
+    w = held * move.weight.scale - momentum * move.row_rate * move.column_factor
     u1, u2 = draws(randomness.words())
     fine = 1 if move.remainder is None else _FINE
     limit = float(CODE_MAX * fine)
     steps = (w * (per_code * fine) + u1).floor().clamp(-limit, limit)
     codes, rest = _split(steps.to(torch.int32), fine)
     momentum_codes = (momentum * per_momentum + u2).floor().clamp(-CODE_MAX, CODE_MAX)
-    return {"codes": codes, "remainder": rest, "momentum": momentum_codes.to(torch.int8)}
+    return {
+        "codes": codes,
+        "remainder": rest,
+        "momentum": momentum_codes.to(torch.int8),
+        "largest": w.abs().amax(dim=1, keepdim=True),
+        "momentum_largest": momentum.abs().amax(dim=1, keepdim=True),
+    }
 
 
 def _split(steps: Tensor, fine: int) -> tuple[Tensor, Tensor | None]:
