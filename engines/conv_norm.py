@@ -190,7 +190,7 @@ class ConvNormTrainLayer:
             "weight.codes": weight.codes * sign[:, None],
             "weight.scale": scale[:, None],
             "bias": self._beta - self._mean * factor,
-            "output_scale": self._output_scale.value,
+            "output_scale": self._output_scale.exported,
         }
 
 

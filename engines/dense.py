@@ -158,7 +158,7 @@ class DenseTrainUnit(TrainUnit):
             "weight.codes": weight.codes,
             "weight.scale": weight.scale,
             "bias": self._bias,
-            "input_scale": self._input_scale.value,
+            "input_scale": self._input_scale.exported,
         }
 
 
