@@ -136,7 +136,9 @@ class ConvNormTrainLayer:
             dbeta,
             dgamma,
             weight.scale[:, 0],
-            noise(later.values.shape[:-1].numel(), self._layer.out_channels, step.key(unit, layer, 0)),
+            noise(
+                later.values.shape[:-1].numel(), self._layer.out_channels, step.key(unit, layer, 0)
+            ),
             update,
             propagate,
         )

@@ -107,9 +107,7 @@ class Float32Masters(Masters):
     def step(self, gradient: Accumulated, key: NoiseKey, learning_rate: float) -> None:
         """See `Masters.step`."""
         values = gradient.values
-        dequantized = torch.mul(
-            values, gradient.scale, out=self._gradient.take(*values.shape)
-        )
+        dequantized = torch.mul(values, gradient.scale, out=self._gradient.take(*values.shape))
         self._masters.step({"weight": dequantized}, learning_rate)
         self._weight = self._codes()
 
@@ -153,7 +151,10 @@ class CodeMasters(Masters):
             "step": torch.zeros(()),
         }
         if optimizer.name == "adam":
-            self._state |= {"row_moment": torch.zeros(rows, 1), "column_moment": torch.zeros(1, columns)}
+            self._state |= {
+                "row_moment": torch.zeros(rows, 1),
+                "column_moment": torch.zeros(1, columns),
+            }
         self._moments = fusion.fuse(_moments)
         self._moved_scales = fusion.fuse(_moved_scales)
         self._round_move = fusion.fuse(_round_move)
@@ -169,7 +170,9 @@ class CodeMasters(Masters):
         step = float(state["step"].add_(1))
         if self._optimizer.name == "adam":
             row, column, row_factor, column_factor = self._moments(
-                gradient, state["row_moment"], state["column_moment"],
+                gradient,
+                state["row_moment"],
+                state["column_moment"],
                 torch.tensor(1.0 - BETA2**step),
             )
             state["row_moment"], state["column_moment"] = row, column
@@ -188,9 +191,9 @@ class CodeMasters(Masters):
             row_factor * rate,
             column_factor,
         )
-        state["momentum_scale"], state["scale"], *reciprocals = self._moved_scales(move)
-        randomness = noise(*gradient.values.shape, key)
-        rounded = self._round_move(move, *reciprocals, randomness)
+        state["momentum_scale"], state["scale"], per_momentum, per_code = self._moved_scales(move)
+        rows, columns = gradient.values.shape
+        rounded = self._round_move(move, per_momentum, per_code, noise(rows, columns, key))
         state |= {name: value for name, value in rounded.items() if value is not None}
 
     def state(self) -> dict[str, Tensor]:
@@ -216,7 +219,8 @@ def _moments(
     column = BETA2 * column + (1.0 - BETA2) * square.mean(dim=0, keepdim=True)
     # 1 / (sqrt(R_i C_j / mean(R) / correction) + eps), the eps put on the column's root.
     share = row / row.mean().clamp_min(1e-30)
-    return row, column, (share + 1e-12).rsqrt(), ((column / correction).sqrt() + EPSILON).reciprocal()
+    root = (column / correction).sqrt()
+    return row, column, (share + 1e-12).rsqrt(), (root + EPSILON).reciprocal()
 
 
 class _Move(NamedTuple):
@@ -244,8 +248,8 @@ def _moved_scales(move: _Move) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     A pass of its own, so that the rounding pass finds its factors ready in memory.
     """
-    scales = [_row_scale(x) for x in move.moved()]
-    return *scales, *(scale.reciprocal() for scale in scales)  # type: ignore[return-value]
+    momentum, weight = map(_row_scale, move.moved())
+    return momentum, weight, momentum.reciprocal(), weight.reciprocal()
 
 
 def _row_scale(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class ServingScale:
 
     @property
     def exported(self) -> Tensor:
-        """float32 `[]`, above zero: 1 before the first batch, so that untrained weights may serve."""
+        """float32 `[]`: 1 before the first batch, so that untrained weights may serve."""
         return torch.where(self._average == 0, 1.0, self._average)
 
     def follow(self, scale: Tensor) -> None:

@@ -155,9 +155,7 @@ class TorchTrainEngine(TrainEngine):
         return losses
 
     def _first(self, batch: Tensor) -> Feature:
-        codes, scale = self._first_codes(
-            self._precision, batch, self._mean, self._std, self._image
-        )
+        codes, scale = self._first_codes(self._precision, batch, self._mean, self._std, self._image)
         self._input_scale.follow(scale)
         return Feature(codes, scale)
 
