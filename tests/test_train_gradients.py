@@ -139,10 +139,10 @@ def layer_local_steps(spec, recipe: Recipe, batches, learning_rate: float):
                 network.gradients[f"heads.{u}.{name}"] = gradient
         network.parameters.step(network.gradients, learning_rate)
         network.gradients.clear()
-    states = {
-        f"units.{u}.{n}": t for u, m in enumerate(network.units) for n, t in m.state().items()
-    }
-    return states | {f"parameters.{n}": t for n, t in network.parameters.state().items()}
+    states = {f"parameters.{name}": t for name, t in network.parameters.state().items()}
+    for u, unit in enumerate(network.units):
+        states |= {f"units.{u}.{name}": t for name, t in unit.state().items()}
+    return states
 
 
 @pytest.mark.parametrize(
