@@ -189,7 +189,8 @@ def relative_error(found, wanted) -> float:
 
 def snr_db(found, wanted) -> float:
     """Signal-to-noise ratio, `20 log10(|wanted| / |found - wanted|)`."""
-    return -20 * np.log10(relative_error(found, wanted))
+    error = relative_error(found, wanted)
+    return -20 * np.log10(error) if error else np.inf
 
 
 def cosine(a, b) -> float:
