@@ -125,9 +125,7 @@ def expected_arrays(spec: ModelSpec) -> dict[str, tuple[type[np.generic], tuple[
     return arrays
 
 
-def _product_arrays(
-    name: str, layer: Layer
-) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
+def _product_arrays(name: str, layer: Layer) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
     rows, _ = layer.weight_shape
     return {
         f"{name}.weight.codes": (np.int8, layer.weight_shape),

@@ -136,7 +136,9 @@ class ConvNormTrainLayer:
             dbeta,
             dgamma,
             weight.scale[:, 0],
-            noise(later.values.shape[:-1].numel(), self._layer.out_channels, step.key(unit, layer, 0)),
+            noise(
+                later.values.shape[:-1].numel(), self._layer.out_channels, step.key(unit, layer, 0)
+            ),
             update,
             propagate,
         )
@@ -190,7 +192,7 @@ class ConvNormTrainLayer:
             "weight.codes": weight.codes * sign[:, None],
             "weight.scale": scale[:, None],
             "bias": self._beta - self._mean * factor,
-            "output_scale": self._output_scale.value,
+            "output_scale": self._output_scale.exported,
         }
 
 

@@ -1,4 +1,4 @@
-"""A convolution's three products in the precision of a run, dense or depthwise, behind one interface.
+"""A convolution's three products, dense or depthwise, in the precision of a run.
 
     forward          [B, H, W, C], weights            -> [B, Ho, Wo, O]
     weight gradient  [B, Ho, Wo, O], [B, H, W, C]     -> the weights' shape
@@ -156,7 +156,7 @@ class _FloatConv(ConvProducts):
         layer = self._layer
         shape = self._kernel(torch.empty(layer.weight_shape)).shape
         x = _nchw(a.operand(self._precision))
-        gradient = float_gradients.conv2d_weight(
+        gradient: Tensor = float_gradients.conv2d_weight(  # type: ignore[no-untyped-call]
             x, list(shape), _nchw(e), layer.stride, layer.padding, 1, self._groups
         )
         return gradient.permute(0, 2, 3, 1).reshape(layer.weight_shape)
@@ -164,7 +164,7 @@ class _FloatConv(ConvProducts):
     def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
         layer = self._layer
         shape = (len(e), layer.in_channels, *layer.in_size)
-        gradient = float_gradients.conv2d_input(
+        gradient: Tensor = float_gradients.conv2d_input(  # type: ignore[no-untyped-call]
             shape, self._kernel(w), _nchw(e), layer.stride, layer.padding, 1, self._groups
         )
         return _nhwc(gradient)

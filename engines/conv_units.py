@@ -1,8 +1,8 @@
 """Units made of convolutions, as the trainer runs them.
 
     conv                a -> conv
-    residual            relu(conv2(conv1(a)) + shortcut(a))             shortcut: a conv, or a itself
-    inverted residual   project(gate(depthwise(expand(a)))) [+ a]       expand, gate: where present
+    residual            relu(conv2(conv1(a)) + shortcut(a))        shortcut: a conv, or a itself
+    inverted residual   project(gate(depthwise(expand(a)))) [+ a]  expand, gate: where present
 
 A sum is computed from the codes of its two terms and rounded to codes of its own; its gradient goes
 to both terms as it is. Errors travel as float32 between units and as accumulators inside them.
@@ -276,7 +276,9 @@ class _Parts:
             part.release()
 
     def state(self) -> dict[str, Tensor]:
-        return {f"{n}.{key}": v for n, part in self.named.items() for key, v in part.state().items()}
+        return {
+            f"{n}.{key}": v for n, part in self.named.items() for key, v in part.state().items()
+        }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         for name, part in self.named.items():
@@ -284,7 +286,9 @@ class _Parts:
             part.load_state(own)
 
     def export(self) -> dict[str, Tensor]:
-        return {f"{n}.{key}": v for n, part in self.named.items() for key, v in part.export().items()}
+        return {
+            f"{n}.{key}": v for n, part in self.named.items() for key, v in part.export().items()
+        }
 
 
 class _Sum:
@@ -310,7 +314,7 @@ class _Sum:
         self._output_scale.load(state["output_scale"])
 
     def export(self) -> dict[str, Tensor]:
-        return self.state()
+        return {"output_scale": self._output_scale.exported}
 
 
 class _End:
@@ -336,7 +340,7 @@ class _End:
 def add_features(
     precision: Precision, branch: Feature, around: Feature, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Codes of the sum of two activities and their scale: `scale` where given, else its absmax's."""
+    """Codes of the sum of two activities and their scale, that of its absmax if none is given."""
     total = branch.dequantize(precision) + around.dequantize(precision)
     if scale is None:
         scale = precision.scale(total.abs().amax())

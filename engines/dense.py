@@ -117,7 +117,7 @@ class DenseTrainUnit(TrainUnit):
             error,
             output.codes,
             weight.scale,
-            noise(*error.shape, step.key(self._index, 0, 0)),
+            noise(len(error), error.shape[1], step.key(self._index, 0, 0)),
             update,
             propagate,
         )
@@ -126,7 +126,7 @@ class DenseTrainUnit(TrainUnit):
             # [B, out] @ [out, in], int32
             values = self._precision.linear_grad_input(by_row.codes, weight.codes)
             passed = Accumulated(values, by_row.scale)
-        if by_column is not None:
+        if by_column is not None and bias is not None:
             # [out, B] @ [B, in], int32
             values = self._precision.linear_grad_weight(by_column.codes, self._input.codes)
             gradient = Accumulated(values, by_column.scale.t() * self._input.scale)
@@ -158,7 +158,7 @@ class DenseTrainUnit(TrainUnit):
             "weight.codes": weight.codes,
             "weight.scale": weight.scale,
             "bias": self._bias,
-            "input_scale": self._input_scale.value,
+            "input_scale": self._input_scale.exported,
         }
 
 
@@ -196,7 +196,7 @@ def _errors(
     update: bool,
     propagate: bool,
 ) -> tuple[QTensor | None, QTensor | None, Tensor | None]:
-    """The error behind the ReLU, rounded once for each product that takes it, and its column sums."""
+    """The error behind the ReLU, rounded once for each product that takes it; its column sums."""
     # As float32: compilers vectorise that comparison, and not the one of int8.
     error = torch.where(output_codes.to(torch.float32) > 0, error, 0.0)
     u1, u2 = draws(randomness.words())

@@ -40,6 +40,7 @@ from torch import Tensor
 
 from models.pooling import pooled_shape
 
+
 class Head(ABC):
     """Activity to goodness and back. Activities are `[batch, N]` or NHWC `[batch, H, W, C]`."""
 

@@ -73,10 +73,10 @@ def lower(
         fusion: Fuses the chains.
     """
     first: dict[str, Tensor] = {}
-    for index, (unit, head) in enumerate(zip(model.units, heads, strict=True)):
-        for name, tensor in unit.named_parameters():
+    for index, (unit, head) in enumerate(zip(_modules(model), heads, strict=True)):
+        for name, parameter in unit.named_parameters():
             if small := _small_name(name):
-                first[f"units.{index}.{small}"] = tensor
+                first[f"units.{index}.{small}"] = parameter
         for name, tensor in head.first_parameters().items():
             first[f"heads.{index}.{name}"] = tensor
     parameters = FloatMasters(first, Optimizer(recipe.optimizer.name))
@@ -84,9 +84,14 @@ def lower(
     builder = _Builder(recipe, precision, fusion, parameters.tensors, gradients)
     units = [
         builder.unit(index, unit_spec, module)
-        for index, (unit_spec, module) in enumerate(zip(spec.units, model.units, strict=True))
+        for index, (unit_spec, module) in enumerate(zip(spec.units, _modules(model), strict=True))
     ]
     return Lowered(units, parameters, gradients)
+
+
+def _modules(model: FFModel) -> list[FFUnit]:
+    # torch types what a ModuleList gives as any module.
+    return [unit for unit in model.units if isinstance(unit, FFUnit)]
 
 
 def _small_name(name: str) -> str | None:
@@ -141,15 +146,15 @@ class _Builder:
             return ResidualTrainUnit(
                 self._layer(index, 0, "conv1", spec.conv1, module),
                 self._layer(index, 1, "conv2", spec.conv2, module),
-                spec.shortcut and self._layer(index, 2, "shortcut", spec.shortcut, module),
+                self._layer(index, 2, "shortcut", spec.shortcut, module) if spec.shortcut else None,
                 self._precision,
                 self._fusion,
             )
         if isinstance(spec, InvertedResidualUnitSpec):
             return InvertedResidualTrainUnit(
-                spec.expand and self._layer(index, 0, "expand", spec.expand, module),
+                self._layer(index, 0, "expand", spec.expand, module) if spec.expand else None,
                 self._layer(index, 1, "depthwise", spec.depthwise, module),
-                spec.squeeze_excite and self._gate(index, spec.squeeze_excite),
+                self._gate(index, spec.squeeze_excite) if spec.squeeze_excite else None,
                 self._layer(index, 2, "project", spec.project, module),
                 skip=spec.skip,
                 precision=self._precision,

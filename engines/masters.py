@@ -110,9 +110,7 @@ class Float32Masters(Masters):
     def step(self, gradient: Accumulated, key: NoiseKey, learning_rate: float) -> None:
         """See `Masters.step`."""
         values = gradient.values
-        dequantized = torch.mul(
-            values, gradient.scale, out=self._gradient.take(*values.shape)
-        )
+        dequantized = torch.mul(values, gradient.scale, out=self._gradient.take(*values.shape))
         self._masters.step({"weight": dequantized}, learning_rate)
         self._weight = self._codes()
 
@@ -189,6 +187,7 @@ class CodeMasters(Masters):
             row_factor, column_factor = torch.ones_like(state["scale"]), torch.ones(1, 1)
             reach = self._reach(gradient)
         decay = 1.0 - learning_rate * self._optimizer.weight_decay
+        rows, columns = gradient.values.shape
         scales = self._scales(
             state["scale"], state["largest"], state["momentum_largest"] * keep + reach * take
         )
@@ -204,7 +203,7 @@ class CodeMasters(Masters):
             ),
             scales.per_code,
             scales.per_momentum,
-            noise(*gradient.values.shape, key),
+            noise(rows, columns, key),
         )
         state |= {name: value for name, value in moved.items() if value is not None}
         state["scale"], state["momentum_scale"] = scales.code, scales.momentum

@@ -55,7 +55,7 @@ class Precision(ABC):
 
     @abstractmethod
     def quantize(self, x: Tensor, scale: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Codes of `x`, to the nearest or, with noise, stochastically."""
+        """Codes of `x` in memory of their own, to the nearest or, with noise, stochastically."""
 
     @abstractmethod
     def linear(self, a: Tensor, w: Tensor) -> Tensor:
@@ -107,7 +107,8 @@ class Fp32(Precision):
 
     def quantize(self, x: Tensor, scale: Tensor, noise: Tensor | None = None) -> Tensor:
         """See `Precision.quantize`."""
-        return x
+        # A master is moved in place, and an error goes back through the weights of before.
+        return x.clone()
 
     def linear(self, a: Tensor, w: Tensor) -> Tensor:
         """See `Precision.linear`."""

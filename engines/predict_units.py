@@ -90,9 +90,7 @@ class _Dense(PredictUnit):
 
 
 class _ConvParts:
-    def __init__(
-        self, arrays: Mapping[str, Tensor], precision: Precision, fusion: Fusion
-    ) -> None:
+    def __init__(self, arrays: Mapping[str, Tensor], precision: Precision, fusion: Fusion) -> None:
         self.arrays = arrays
         self.precision = precision
         self.fusion = fusion
@@ -147,7 +145,7 @@ class _Residual(PredictUnit):
         self._parts = parts
         self._conv1 = parts.layer("conv1", spec.conv1)
         self._conv2 = parts.layer("conv2", spec.conv2)
-        self._shortcut = spec.shortcut and parts.layer("shortcut", spec.shortcut)
+        self._shortcut = parts.layer("shortcut", spec.shortcut) if spec.shortcut else None
         self._scale = parts.arrays["sum.output_scale"]
 
     def forward(self, x: Tensor | Feature) -> Answered:
@@ -161,7 +159,7 @@ class _Residual(PredictUnit):
 class _InvertedResidual(PredictUnit):
     def __init__(self, parts: _ConvParts, spec: InvertedResidualUnitSpec) -> None:
         self._parts = parts
-        self._expand = spec.expand and parts.layer("expand", spec.expand)
+        self._expand = parts.layer("expand", spec.expand) if spec.expand else None
         self._depthwise = parts.layer("depthwise", spec.depthwise)
         self._gate = parts.named("squeeze_excite") if spec.squeeze_excite else None
         self._project = parts.layer("project", spec.project)

@@ -1,4 +1,4 @@
-"""How a network learns, as plain data: no torch here, so that settings can be checked without it."""
+"""How a network learns, as plain data: no torch, so that settings can be checked without it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Recipe:
 
     precision: str = "int8"
     objective: str = "class_goodness"
-    look_ahead: LookAhead = LookAhead()
+    look_ahead: LookAhead = dataclasses.field(default_factory=LookAhead)
     masters: str = "float32"
     optimizer: Optimizer = Optimizer()
     fusion: str = "eager"

@@ -12,9 +12,9 @@ An element at row r and column c of a matrix gets, under the key k, the word
 
 The outer mix, once an element, is lowbias32 without its first and last shift, which costs half as
 much; its arguments are mixed words already. (Cut to one multiply, some pairs of rows had a
-correlation of 0.45.) Two keys give the same words in another order where `k ^ k'` happens to be the
-difference of two elements; for tensors of n elements that is once in 2^32 / n pairs of elements, and
-harms nothing.
+correlation of 0.45.) Two keys give the same words in another order where `k ^ k'` happens to be
+the difference of two elements; for tensors of n elements that is once in 2^32 / n pairs of
+elements, and harms nothing.
 
 A draw is `u = (b + 1/2) 2^-16` for a half `b` of the word: one word gives two draws. Centred, so
 that their mean is 1/2; 16 bits and not more, so that `x + u` is exact in float32 for every code x

@@ -30,6 +30,8 @@ def open_rule(spec: ModelSpec, recipe: Recipe) -> Rule:
     finds its own sharpness.
     """
     if isinstance(spec.units[-1], DenseUnitSpec):
-        return Rule([GroupHead(spec.max_classes)] * len(spec.units), ClassGoodness(spec.max_classes))
+        return Rule(
+            [GroupHead(spec.max_classes)] * len(spec.units), ClassGoodness(spec.max_classes)
+        )
     heads: list[Head] = [LinearHead(spec.max_classes, unit.output_shape) for unit in spec.units]
     return Rule(heads, ClassGoodness(spec.max_classes, alpha=1.0))

@@ -24,6 +24,11 @@ class ServingScale:
         """float32 `[]`; 0 before the first batch."""
         return self._average
 
+    @property
+    def exported(self) -> Tensor:
+        """float32 `[]`: 1 before the first batch, so that untrained weights may serve."""
+        return torch.where(self._average == 0, 1.0, self._average)
+
     def follow(self, scale: Tensor) -> None:
         """Take in a batch's scale, float32 `[]`, above zero."""
         momentum = torch.where(self._average == 0, 1.0, _MOMENTUM)

@@ -112,7 +112,7 @@ class SqueezeExciteTrainLayer:
 
     def export(self) -> dict[str, Tensor]:
         """Parameters and serving scale; not copied."""
-        return {**self._parameters, "output_scale": self._output_scale.value}
+        return {**self._parameters, "output_scale": self._output_scale.exported}
 
 
 def squeeze(precision: Precision, a: Feature, parameters: Mapping[str, Tensor]) -> Gate:

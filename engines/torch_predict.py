@@ -74,7 +74,9 @@ class TorchPredictEngine(PredictEngine):
         tensors = {name: torch.from_numpy(np.array(a)) for name, a in weights.arrays.items()}
         self._mean, self._std = tensors["input.mean"], tensors["input.std"]
         self._input_scale = tensors.get("input.scale")
-        self._head = {name: tensors[f"head.{name}"] for name in self._rule.heads[-1].first_parameters()}
+        self._head = {
+            name: tensors[f"head.{name}"] for name in self._rule.heads[-1].first_parameters()
+        }
         eager = Fusion("eager", "compiling takes longer than most versions serve")
         self._units = [
             open_predict_unit(unit, _named(tensors, f"units.{index}."), self._precision, eager)

@@ -155,9 +155,7 @@ class TorchTrainEngine(TrainEngine):
         return losses
 
     def _first(self, batch: Tensor) -> Feature:
-        codes, scale = self._first_codes(
-            self._precision, batch, self._mean, self._std, self._image
-        )
+        codes, scale = self._first_codes(self._precision, batch, self._mean, self._std, self._image)
         self._input_scale.follow(scale)
         return Feature(codes, scale)
 
@@ -186,7 +184,7 @@ class TorchTrainEngine(TrainEngine):
         for index, unit in enumerate(self._units):
             arrays |= {f"units.{index}.{name}": value for name, value in unit.export().items()}
         if self._heads[-1]:
-            arrays["input.scale"] = self._input_scale.value
+            arrays["input.scale"] = self._input_scale.exported
             arrays |= {f"head.{name}": value for name, value in self._heads[-1].items()}
         arrays["canary.input"] = self._canary_input()
         arrays["canary.goodness"] = torch.zeros(CANARY_ROWS, self._spec.max_classes)

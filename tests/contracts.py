@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 
-from engines import Weights, open_predict_engine, open_train_engine
+from engines import (
+    LookAhead,
+    Optimizer,
+    Recipe,
+    Weights,
+    open_predict_engine,
+    open_train_engine,
+)
 from models import ModelSpec
 
 SPEC = ModelSpec("mlp", (6,), 4, (24, 20, 17))
 CLASSES = ("zero", "one", "two", "three")
 STEP = {"learning_rate": 5e-3, "look_ahead_weight": 0.5}
 
+RECIPES = {
+    "int8": Recipe(),
+    "int8-sgd": Recipe(optimizer=Optimizer("sgd", weight_decay=0.1)),
+    "int8-int16-masters": Recipe(masters="int16"),
+    "int8-int8-masters": Recipe(masters="int8", look_ahead=LookAhead("discounted", window=1)),
+    "fp32": Recipe(precision="fp32"),
+}
 # Another engine is one more line: every contract then holds for it too.
 TRAIN_ENGINES = {
-    "torch-int8": lambda spec, seed=1: open_train_engine(spec, seed=seed),
-    "torch-fp32": lambda spec, seed=1: open_train_engine(spec, seed=seed, precision="fp32"),
+    f"torch-{name}": lambda spec, seed=1, recipe=recipe: open_train_engine(
+        spec, seed=seed, recipe=recipe
+    )
+    for name, recipe in RECIPES.items()
 }
 PREDICT_ENGINES = {"torch": lambda weights: open_predict_engine("torch").open(weights)}
 

@@ -18,7 +18,7 @@ the batch; a group's mean divides by that group's own size; the batch mean puts 
 gradient.
 
 Hashes are uint32, integers int64, reals float64. The quantizer alone works in float32: a code is
-decided by one float32 division and one float32 rounding, and only in float32 can it be foretold.
+decided by a float32 reciprocal, product and rounding, and only in float32 can it be foretold.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from __future__ import annotations
 import numpy as np
 
 M1, M2 = 0x7FEB352D, 0x846CA68B
+GOLDEN = 0x9E3779B9
 LENGTH_EPSILON = 1e-6
 
 
@@ -40,45 +41,52 @@ def lowbias32(words):
     return h ^ (h >> np.uint32(16))
 
 
-def lowbias32_preimage(word: int) -> int:
-    """The word that `lowbias32` sends to `word`."""
-    h = word ^ (word >> 16)
-    h = (h * pow(M2, -1, 1 << 32)) & 0xFFFFFFFF
-    h = h ^ (h >> 15) ^ (h >> 30)
-    h = (h * pow(M1, -1, 1 << 32)) & 0xFFFFFFFF
-    return h ^ (h >> 16)
-
-
 def key_word(seed: int, step: int, tensor: int) -> int:
     """Seed and step as 64 bits, low half first, each part mixed into one word."""
     word = np.uint32(seed & 0xFFFFFFFF)
     for part in (seed >> 32, step, step >> 32, tensor):
-        mixed = lowbias32((part + 0x9E3779B9) & 0xFFFFFFFF)
+        mixed = lowbias32((part + GOLDEN) & 0xFFFFFFFF)
         word = lowbias32(word ^ mixed)[0]
     return int(word)
 
 
-def uniform(shape: tuple[int, ...], seed: int, step: int, tensor: int):
-    """`(hash(index ^ key) >> 8) * 2^-24`, float32 `shape`."""
-    index = np.arange(np.prod(shape), dtype=np.uint32)
-    h = lowbias32(index ^ np.uint32(key_word(seed, step, tensor)))
-    return ((h >> np.uint32(8)) * 2.0**-24).astype(np.float32).reshape(shape)
+def words(shape: tuple[int, int], word: int):
+    """uint32 `shape`: row and column hashed, joined with the key's word, and mixed once more."""
+    rows, columns = (np.arange(size, dtype=np.uint32) for size in shape)
+    h = lowbias32(rows)[:, None] ^ lowbias32(columns + np.uint32(GOLDEN)) ^ np.uint32(word)
+    h = h * np.uint32(M1)
+    return (h ^ (h >> np.uint32(15))) * np.uint32(M2)
+
+
+def word_for_first(wanted: int) -> int:
+    """The key's word under which the element at row 0, column 0 has the hash `wanted`."""
+    h = (wanted * pow(M2, -1, 1 << 32)) & 0xFFFFFFFF
+    h = h ^ (h >> 15) ^ (h >> 30)
+    h = (h * pow(M1, -1, 1 << 32)) & 0xFFFFFFFF
+    return h ^ int(lowbias32(0)[0]) ^ int(lowbias32(GOLDEN)[0])
+
+
+def draws(shape: tuple[int, int], seed: int, step: int, tensor: int):
+    """`(b + 1/2) 2^-16` for the low and for the high half of each word, float32 `shape` each."""
+    h = words(shape, key_word(seed, step, tensor))
+    halves = h & np.uint32(0xFFFF), h >> np.uint32(16)
+    low, high = (((half + 0.5) * 2.0**-16).astype(np.float32) for half in halves)
+    return low, high
 
 
 # --- INT8 -------------------------------------------------------------------------------------
 
 
 def absmax_scale(x, axis=None):
-    """float32 `absmax / 127`, and 1 where that is zero or below the smallest normal number."""
-    scale = np.abs(x).max(axis=axis, keepdims=axis is not None) / np.float32(127)
-    return np.where(scale < np.finfo(np.float32).tiny, np.float32(1), scale).astype(np.float32)
+    """float32 `absmax * (1 / 127)`, and 1 where that is below 1e-37."""
+    scale = np.abs(x).max(axis=axis, keepdims=axis is not None) * np.float32(1 / 127)
+    return np.where(scale < np.float32(1e-37), np.float32(1), scale).astype(np.float32)
 
 
 def quantize(x, scale, noise=None):
-    """int64 codes in [-127, 127]; nearest even, or up where `noise < frac(x / s)`."""
-    steps = np.divide(x, scale, dtype=np.float32)
-    lower = np.floor(steps)
-    rounded = np.rint(steps) if noise is None else lower + (noise < steps - lower)
+    """int64 codes in [-127, 127]: nearest even, or `floor(x / s + noise)`."""
+    steps = np.multiply(x, np.float32(1) / np.asarray(scale, np.float32), dtype=np.float32)
+    rounded = np.rint(steps) if noise is None else np.floor(steps + noise, dtype=np.float32)
     return np.clip(rounded, -127, 127).astype(np.int64)
 
 
@@ -181,7 +189,8 @@ def relative_error(found, wanted) -> float:
 
 def snr_db(found, wanted) -> float:
     """Signal-to-noise ratio, `20 log10(|wanted| / |found - wanted|)`."""
-    return -20 * np.log10(relative_error(found, wanted))
+    error = relative_error(found, wanted)
+    return -20 * np.log10(error) if error else np.inf
 
 
 def cosine(a, b) -> float:

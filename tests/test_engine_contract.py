@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from engines import WeightsError, open_train_engine
+from engines import Recipe, WeightsError, open_train_engine
 from tests import reference
 from tests.contracts import CLASSES, SPEC, STEP, TRAIN_ENGINES, bits, exported, learned, samples
 
@@ -79,7 +79,7 @@ def test_state_is_a_copy(open_train):
     ("change", "name"),
     [
         ({"input_shape": (7,)}, "input.mean"),
-        ({"hidden": (24, 21, 17)}, "units.1.weight"),
+        ({"hidden": (24, 21, 17)}, r"units.1.weight"),
         ({"hidden": (24, 20)}, "units.2"),
         ({"hidden": (24, 20, 17, 17)}, "units.3"),
     ],
@@ -206,7 +206,7 @@ def test_exported_codes_are_the_masters_quantized_per_output_channel():
     learner = learned(open_train_engine(SPEC, seed=1))
     state, arrays = learner.state(), exported().arrays
     for unit in range(len(SPEC.hidden)):
-        master = state[f"units.{unit}.weight"]
+        master = state[f"units.{unit}.weight.weight"]
         scale = reference.absmax_scale(master, 1)
         np.testing.assert_array_equal(arrays[f"units.{unit}.weight.scale"], scale)
         codes = reference.quantize(master, scale)
@@ -235,6 +235,6 @@ def test_an_outlier_does_not_stretch_the_scale_beyond_four_deviations():
 
 
 def test_fp32_is_not_exported():
-    engine = open_train_engine(SPEC, seed=1, precision="fp32")
+    engine = open_train_engine(SPEC, seed=1, recipe=Recipe(precision="fp32"))
     with pytest.raises(WeightsError, match="only int8 networks are exported"):
         engine.export(classes=CLASSES, version=1, parent=None, last_seq=0)

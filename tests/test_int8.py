@@ -13,7 +13,9 @@ from engines.int8 import CONTRACTION_MAX, absmax_scale, int8_matmul, quantize
 from tests import reference
 
 FLOAT32 = np.finfo(np.float32)
-LARGEST_DRAW = 1 - 2**-24
+SMALLEST_DRAW, LARGEST_DRAW = 2**-17, 1 - 2**-17
+# Of a step: a reciprocal and a product carry 2^-24 each, of at most 127 steps.
+SLACK = 2**-16
 
 tensors = arrays(
     np.float32,
@@ -158,23 +160,21 @@ def test_codes_and_scales_equal_the_oracle(x, dim):
 def test_nearest_is_off_by_half_a_step_at_most(x, dim):
     found, scale = nearest(x, dim)
     error = np.abs(x.astype(np.float64) - found * scale.astype(np.float64))
-    # 2^-17 of a step for float32: x / s and s itself carry 2^-24 of at most 127 steps.
-    assert (error <= scale.astype(np.float64) * (0.5 + 2**-17)).all()
+    assert (error <= scale.astype(np.float64) * (0.5 + SLACK)).all()
 
 
 @given(x=tensors, key=st.integers(0, 2**32 - 1))
 def test_stochastic_is_off_by_less_than_a_step(x, key):
-    noise = reference.uniform(x.shape, key, 0, 0)
+    noise, _ = reference.draws(x.shape, key, 0, 0)
     tensor = torch.from_numpy(x)
     q = quantize(tensor, absmax_scale(tensor), torch.from_numpy(noise))
     scale = q.scale.double().item()
     error = np.abs(x.astype(np.float64) - q.codes.numpy() * scale)
-    # 2^-17 of a step for float32, as above.
-    assert (error < scale * (1 + 2**-17)).all()
+    assert (error < scale * (1 + SLACK)).all()
     np.testing.assert_array_equal(q.codes.numpy(), reference.quantize(x, q.scale.numpy(), noise))
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.5, LARGEST_DRAW])
+@pytest.mark.parametrize("noise", [SMALLEST_DRAW, 0.5, LARGEST_DRAW])
 def test_stochastic_leaves_what_is_already_a_code(noise):
     x = torch.arange(-127.0, 128.0)
     assert torch.equal(quantize(x, torch.ones(()), torch.full_like(x, noise)).codes.float(), x)
@@ -182,7 +182,8 @@ def test_stochastic_leaves_what_is_already_a_code(noise):
 
 def test_stochastic_goes_up_with_the_probability_of_the_fraction():
     x = torch.tensor([2.25, 2.25, 2.25, -2.25, -2.25, -2.25])
-    noise = torch.tensor([0.0, 0.25 - 2**-24, 0.25, 0.0, 0.75 - 2**-24, 0.75])
+    # Up where the draw is at least what is missing to the next code.
+    noise = torch.tensor([LARGEST_DRAW, 0.75, 0.75 - 2**-17, LARGEST_DRAW, 0.25, 0.25 - 2**-17])
     assert quantize(x, torch.ones(()), noise).codes.tolist() == [3, 3, 2, -2, -2, -3]
 
 
@@ -203,7 +204,7 @@ def test_monotone(x):
 
 @given(x=tensors, scale=st.floats(2.0**-100, 2.0**100, width=32), noisy=st.booleans())
 def test_minus_128_is_never_used(x, scale, noisy):
-    noise = torch.full(x.shape, LARGEST_DRAW) if noisy else None  # rounds down: the way to -128
+    noise = torch.full(x.shape, SMALLEST_DRAW) if noisy else None  # rounds down: the way to -128
     q = quantize(torch.from_numpy(x), torch.tensor(scale, dtype=torch.float32), noise)
     assert q.codes.min() >= -127
 
@@ -212,7 +213,8 @@ def test_values_beyond_the_scale_are_clipped_on_both_sides():
     x = torch.tensor([-1e30, -128.0, -127.4, 127.4, 128.0, 1e30])
     wanted = [-127, -127, -127, 127, 127, 127]
     assert quantize(x, torch.ones(())).codes.tolist() == wanted
-    assert quantize(x, torch.ones(()), torch.full((6,), LARGEST_DRAW)).codes.tolist() == wanted
+    for draw in (SMALLEST_DRAW, LARGEST_DRAW):
+        assert quantize(x, torch.ones(()), torch.full((6,), draw)).codes.tolist() == wanted
 
 
 def test_half_rounds_to_even():
@@ -220,10 +222,10 @@ def test_half_rounds_to_even():
     assert quantize(x, torch.ones(())).codes.tolist() == [0, 2, 2, 126, 126, 0, -2, -2, -126]
 
 
-@pytest.mark.parametrize("noise", [None, torch.full((2, 3), LARGEST_DRAW), torch.zeros(2, 3)])
-def test_all_zeros_give_scale_one_and_codes_zero(noise):
+@pytest.mark.parametrize("draw", [None, LARGEST_DRAW, SMALLEST_DRAW])
+def test_all_zeros_give_scale_one_and_codes_zero(draw):
     zeros = torch.zeros(2, 3)
-    q = quantize(zeros, absmax_scale(zeros), noise)
+    q = quantize(zeros, absmax_scale(zeros), None if draw is None else torch.full((2, 3), draw))
     assert q.scale.item() == 1
     assert not q.codes.any()
 

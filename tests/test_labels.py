@@ -108,7 +108,7 @@ class Word:
     """A key that is already mixed, so that a test can choose the first element's draw."""
 
     def __init__(self, hashed: int) -> None:
-        self._word = reference.lowbias32_preimage(hashed)
+        self._word = reference.word_for_first(hashed)
 
     def word(self) -> int:
         return self._word

@@ -117,6 +117,7 @@ def test_the_mlp_is_the_one_of_build_mlp():
 def test_a_unit_of_another_kind_is_refused():
     class Unknown(UnitSpec):
         parts = {}  # noqa: RUF012 - never changed
+        adds = False
         input_shape = output_shape = (1,)
 
     with pytest.raises(TypeError, match="no module for unit Unknown"):
