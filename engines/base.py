@@ -71,8 +71,9 @@ class Weights:
                     raise WeightsError(f"array {name!r} holds the code -128, which is never used")
             elif not np.isfinite(array).all():
                 raise WeightsError(f"array {name!r} holds a value that is not finite")
-            if name.endswith(("scale", "input.std")) and array.min() <= 0:
-                raise WeightsError(f"array {name!r} holds a scale that is not positive")
+            if name.endswith(("scale", "input.std", "label_value")) and array.min() <= 0:
+                what = "value" if name.endswith("value") else "scale"
+                raise WeightsError(f"array {name!r} holds a {what} that is not positive")
 
 
 CANARY_ROWS = 16
@@ -89,7 +90,8 @@ def expected_arrays(spec: ModelSpec) -> dict[str, tuple[type[np.generic], tuple[
     `[O, 1]` and bias `[O]` with the batch norm folded in, and the scale of its int8 output `[]`;
     for a gate its float32 parameters and an output scale; for a sum an output scale. Then also
     `input.scale`, of the network's int8 input, and `head.weight` `[C, features]`, `head.bias` `[C]`
-    of the last unit's head, which judges.
+    of the last unit's head, which judges. Where labels are an input, `input.label_value` `[]`, what
+    a label's place holds, and no head.
     """
     arrays: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
         "input.mean": (np.float32, (spec.features,)),
@@ -120,8 +122,11 @@ def expected_arrays(spec: ModelSpec) -> dict[str, tuple[type[np.generic], tuple[
     if not isinstance(last, DenseUnitSpec):
         features = math.prod(pooled_shape(last.output_shape))
         arrays["input.scale"] = (np.float32, ())
-        arrays["head.weight"] = (np.float32, (spec.max_classes, features))
-        arrays["head.bias"] = (np.float32, (spec.max_classes,))
+        if not spec.label_places:
+            arrays["head.weight"] = (np.float32, (spec.max_classes, features))
+            arrays["head.bias"] = (np.float32, (spec.max_classes,))
+    if spec.label_places:
+        arrays["input.label_value"] = (np.float32, ())
     return arrays
 
 

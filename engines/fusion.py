@@ -106,14 +106,14 @@ def _compiled(chain: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa:
         if variant.guard_check(*args):
             return variant
     # A chain is to be one loop however long it is; by default 30 operations end it with a buffer.
-    options = {"realize_opcount_threshold": 1000}
+    options: dict[str, Any] = {"realize_opcount_threshold": 1000}
     # Sizes that happen to be equal, a batch and a height say, are not the same variable; floats are
     # constants, and no variables at all.
     with (
-        shape_config.patch(use_duck_shape=False),
+        shape_config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
         torch._dynamo.config.patch(specialize_float=True),
     ):
-        jit = torch.compile(chain, fullgraph=True, dynamic=True, options=options)
+        jit: Any = torch.compile(chain, fullgraph=True, dynamic=True, options=options)
         variant = jit.aot_compile((args, {}))
     variant.disable_guard_check()
     variants.append(variant)

@@ -18,10 +18,11 @@ and codes 0.
 
 `SquareHead`, for `ForwardForward`: one goodness per sample over all its activities,
 
-    G = sum(y_i^2), or the mean             dL/dy_i = dL/dG * 2 y_i / n,  n = 1 for the sum
+    G = sum(y_i^2) / m, or the mean         dL/dy_i = dL/dG * 2 y_i / m,  for the mean m = n
 
 (FF-INT8, arXiv 2506.22771v1, Algorithm 1 line 6, has the sum. With theta = 2 that says nothing of
-the 10^4 activities of a convolution, hence the mean.)
+the 10^4 activities of a convolution, hence the mean; and m of a sum tells how long the unit's input
+is beside the paper's, see engines/rule.py.)
 
 A head is a set of pure functions of tensors: its parameters belong to whoever optimizes them, and
 nothing here depends on a tensor's values, so a compiler can trace it into the unit's own chain.
@@ -100,7 +101,7 @@ class GroupHead(Head):
         if square.ndim == 4:
             square = square.mean(dim=(1, 2))  # over pixels: [B, H, W, C] -> [B, C]
         runs = self._runs(square.shape[1])
-        parts = torch.split(square, [count * size for count, size in runs], dim=1)
+        parts = torch.split(torch, square, [count * size for count, size in runs], dim=1)
         groups = [
             torch.unflatten(part, 1, run).mean(dim=2) for part, run in zip(parts, runs, strict=True)
         ]
@@ -112,8 +113,8 @@ class GroupHead(Head):
         """`dL/dy`; see `Head.grad_activity`. Zero where a ReLU is silent."""
         runs = self._runs(activity.shape[-1])
         pixels = math.prod(activity.shape[1:-1])
-        shares = grad_goodness.split([count for count, _ in runs], dim=1)
-        groups = activity.split([count * size for count, size in runs], dim=-1)
+        shares = torch.split(grad_goodness, [count for count, _ in runs], dim=1)
+        groups = torch.split(activity, [count * size for count, size in runs], dim=-1)
         middle = [1] * (activity.ndim - 2)
         grads = []
         # Group by group, as [..., count, size]: an index that says which group an activity is in
@@ -134,16 +135,20 @@ class SquareHead(Head):
 
     Args:
         reduction: `sum` as the paper has it, or `mean`.
+        square_length: m, what the square length of the unit's input is in the paper's.
     """
 
     reduction: Literal["sum", "mean"] = "sum"
+    square_length: int = 1
 
     def first_parameters(self) -> dict[str, Tensor]:
         """None."""
         return {}
 
     def _count(self, activity: Tensor) -> int:
-        return math.prod(activity.shape[1:]) if self.reduction == "mean" else 1
+        if self.reduction == "mean":
+            return math.prod(activity.shape[1:])
+        return self.square_length
 
     def goodness(self, activity: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """`G`, float32 `[batch]`; see `Head.goodness`."""

@@ -35,15 +35,16 @@ from torch.nn.functional import one_hot, pad
 from engines.rounding import NoiseKey, uniform
 
 
-def append_labels(x: Tensor, labels: Tensor, classes: int, label_value: float) -> Tensor:
+def append_labels(x: Tensor, labels: Tensor, classes: int, label_value: float | Tensor) -> Tensor:
     """Samples with a label each.
 
     Args:
         x: Any dtype, `[batch, N]` or NHWC `[batch, H, W, C0]`, or whatever ends in channels.
         labels: Class places, int64 `[batch]` in [0, C).
         classes: C.
-        label_value: What the label's own place holds, in the units of `x`. The larger, the more
-            the first layer hears of the label; its int8 scale is that of the whole input.
+        label_value: What the label's own place holds, in the units of `x` and, where it is a
+            tensor `[]`, of its dtype. The larger, the more the first layer hears of the label; its
+            int8 scale is that of the whole input.
 
     Returns:
         Dtype of `x`, its shape with C more on the last axis.
@@ -58,7 +59,7 @@ def without_label(x: Tensor, classes: int) -> Tensor:
     return pad(x, (0, classes))
 
 
-def labels_alone(sample: Tensor, classes: int, label_value: float) -> Tensor:
+def labels_alone(sample: Tensor, classes: int, label_value: float | Tensor) -> Tensor:
     """Every label with no sample: zeros of the shape of `sample`, `[*shape]`, and label c in row c.
 
     Returns:
@@ -120,12 +121,12 @@ def _check_classes(classes: int) -> None:
 
 
 def two_passes(
-    x: Tensor, labels: Tensor, wrong: Tensor, classes: int, label_value: float
+    x: Tensor, labels: Tensor, wrong: Tensor, classes: int, label_value: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """The batch of one `ff` step: both passes in one, the positive rows first.
 
     Args:
-        x: float32, see `append_labels`.
+        x: See `append_labels`.
         labels: Right class places, int64 `[batch]`.
         wrong: Wrong class places, int64 `[batch]`.
         classes: C.

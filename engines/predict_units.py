@@ -53,6 +53,18 @@ class PredictUnit(ABC):
         """Activity and output for what the unit before gave."""
 
 
+class FirstUnit(PredictUnit):
+    """A unit of one layer, whose integer sums can be had before anything is done to them."""
+
+    @abstractmethod
+    def accumulator(self, a: Feature) -> Tensor:
+        """int32 `[B, out]` or `[B, Ho, Wo, O]`: linear in the codes."""
+
+    @abstractmethod
+    def answer(self, accumulator: Tensor, scale: Tensor) -> Answered:
+        """Activity and output for such sums of an input with this scale."""
+
+
 def open_predict_unit(
     spec: UnitSpec, arrays: Mapping[str, Tensor], precision: Precision, fusion: Fusion
 ) -> PredictUnit:
@@ -73,7 +85,7 @@ def open_predict_unit(
     raise TypeError(f"no executor for unit {type(spec).__name__}")
 
 
-class _Dense(PredictUnit):
+class _Dense(FirstUnit):
     def __init__(self, arrays: Mapping[str, Tensor], precision: Precision) -> None:
         self._weight = QTensor(arrays["weight.codes"], arrays["weight.scale"])
         self._bias = arrays["bias"]
@@ -83,8 +95,14 @@ class _Dense(PredictUnit):
     def forward(self, x: Tensor | Feature) -> Answered:
         assert isinstance(x, Tensor)  # noqa: S101 - narrows the type
         codes = self._precision.quantize(x, self._input_scale)
+        return self.answer(self.accumulator(Feature(codes, self._input_scale)), self._input_scale)
+
+    def accumulator(self, a: Feature) -> Tensor:
         # [B, in] @ [in, out], int32
-        product = Accumulated(self._precision.linear(codes, self._weight.codes), self._input_scale)
+        return self._precision.linear(a.codes, self._weight.codes)
+
+    def answer(self, accumulator: Tensor, scale: Tensor) -> Answered:
+        product = Accumulated(accumulator, scale)
         activity = dense_activity(product, self._weight.scale, self._bias)
         return Answered(activity, length_normalize(activity)[0])
 
@@ -124,13 +142,18 @@ class _FoldedConv:
         self._precision = precision
 
     def forward(self, a: Feature) -> Feature:
-        sums = self._products.forward(a, self._codes)  # int32 [B, Ho, Wo, O]
-        z = sums * (self._scale * a.scale) + self._bias
+        return self.finish(self.accumulator(a), a.scale)
+
+    def accumulator(self, a: Feature) -> Tensor:
+        return self._products.forward(a, self._codes)  # int32 [B, Ho, Wo, O]
+
+    def finish(self, sums: Tensor, scale: Tensor) -> Feature:
+        z = sums * (self._scale * scale) + self._bias
         codes = self._precision.quantize(z, self._output_scale)
         return Feature(codes, self._output_scale, self._activation)
 
 
-class _Conv(PredictUnit):
+class _Conv(FirstUnit):
     def __init__(self, parts: _ConvParts, spec: ConvUnitSpec) -> None:
         self._parts = parts
         self._conv = parts.layer("conv", spec.conv)
@@ -138,6 +161,12 @@ class _Conv(PredictUnit):
     def forward(self, x: Tensor | Feature) -> Answered:
         assert isinstance(x, Feature)  # noqa: S101 - narrows the type
         return self._parts.end(self._conv.forward(x))
+
+    def accumulator(self, a: Feature) -> Tensor:
+        return self._conv.accumulator(a)
+
+    def answer(self, accumulator: Tensor, scale: Tensor) -> Answered:
+        return self._parts.end(self._conv.finish(accumulator, scale))
 
 
 class _Residual(PredictUnit):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from engines.look_ahead import LookAhead
 
 OPTIMIZER_NAMES = ("adam", "sgd")
 MASTER_NAMES = ("float32", "int16", "int8")
-OBJECTIVE_NAMES = ("class_goodness", "ff")
+GOODNESS_NAMES = ("auto", "sum", "mean")
+NEGATIVES_NAMES = ("uniform", "hard")
 PRECISION_NAMES = ("int8", "fp32")
 FUSION_NAMES = ("auto", "compiled", "eager")
 
@@ -43,29 +45,38 @@ class Recipe:
 
     Args:
         precision: `int8`, or `fp32` for the float twin, which cannot be exported.
-        objective: `class_goodness`, one pass, or `ff`, the paper's two passes.
         look_ahead: Which later losses count.
         masters: Where weight matrices live: `float32`, `int16` or `int8` (engines/masters.py).
         optimizer: Moves them.
         fusion: `auto`, `compiled` or `eager` (engines/fusion.py).
+        threshold: theta of Eq. 1-2; this and all that follows is for networks whose objective is
+            `ff` (engines/rule.py), others take no notice of it.
+        goodness: `sum` of squares as the paper has it, `mean`, or `auto`: the sum for dense units,
+            the mean for units made of convolutions.
+        label_value: What a label's place holds, in standard deviations of the input.
+        negatives: `uniform`, or `hard`, drawn from the network's own goodness under each label.
 
     Raises:
-        ValueError: A name is unknown.
+        ValueError: A name is unknown, a number is not positive, or two fields exclude each other.
     """
 
     precision: str = "int8"
-    objective: str = "class_goodness"
     look_ahead: LookAhead = dataclasses.field(default_factory=LookAhead)
     masters: str = "float32"
     optimizer: Optimizer = Optimizer()
     fusion: str = "eager"
+    threshold: float = 2.0
+    goodness: str = "auto"
+    label_value: float = 4.0
+    negatives: str = "uniform"
 
     def __post_init__(self) -> None:
         for what, name, known in (
             ("precision", self.precision, PRECISION_NAMES),
-            ("objective", self.objective, OBJECTIVE_NAMES),
             ("masters", self.masters, MASTER_NAMES),
             ("fusion", self.fusion, FUSION_NAMES),
+            ("goodness", self.goodness, GOODNESS_NAMES),
+            ("negatives", self.negatives, NEGATIVES_NAMES),
         ):
             if name not in known:
                 raise ValueError(f"{what} {name!r} is unknown; known: {', '.join(known)}")
@@ -74,3 +85,6 @@ class Recipe:
                 f"masters {self.masters!r} hold int8 codes, which precision 'fp32' has none of; "
                 "wanted 'float32'"
             )
+        for what, value in (("threshold", self.threshold), ("label value", self.label_value)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{what} is {value}; wanted above 0, and finite")

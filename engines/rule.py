@@ -1,37 +1,256 @@
-"""What a recipe's objective asks of each unit: a head, and a loss on its goodness."""
+"""What an objective makes of a network: a head per unit, a loss, and what a batch becomes.
+
+`class_goodness`, one pass: the samples as they are, and their class places.
+
+`ff`, two passes (FF-INT8, arXiv 2506.22771v1, section III): each sample twice, with its right label
+and with a wrong one (engines/labels.py), both passes in one batch.
+
+Goodness under `ff`. The paper's is the sum of squares of a unit's activities, and theta = 2. It
+does not say how long the inputs are; with rows of unit length between units, as Hinton has them
+(2022, arXiv 2212.13345v1, section 2), theta = 2 is a mean square of 2 per weight row of length
+sqrt(N). Our rows have a root mean square of 1, hence the length sqrt(N) of their N inputs, and the
+activities that follow from them are sqrt(N) times as large. So
+
+    sum     G = sum(y_i^2) / N       the paper's G, for an input of unit length     dense units
+    mean    G = sum(y_i^2) / n       over n activities of a sample                  conv units
+
+and theta = 2 means the same in both where N = n, as between units of equal width: a mean square
+activity of 2, of which first weights (models/base.py) give 1. A convolution's sum would have 10^4
+terms and more, for which no one theta serves; `auto` takes the mean there and the sum else.
+
+Under `ff` the rows of a dense network are length-normalised before they get their labels: a
+sample's own length would otherwise be goodness of the first unit, which says nothing of its label.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from engines.heads import GroupHead, Head, LinearHead
-from engines.objective import ClassGoodness, Objective
+import torch
+from torch import Tensor
+
+from engines.feature import Feature
+from engines.heads import GroupHead, Head, LinearHead, SquareHead
+from engines.labels import (
+    hard_wrong_labels,
+    labels_alone,
+    two_passes,
+    without_label,
+    wrong_labels,
+)
+from engines.objective import ClassGoodness, ForwardForward, Objective
+from engines.precision import Precision
 from engines.recipe import Recipe
-from models.spec import ModelSpec
-from models.units import DenseUnitSpec
+from engines.rounding import NoiseKey
+from models.base import length_normalize
+from models.spec import FORWARD_FORWARD, ModelSpec
+from models.units import DenseUnitSpec, UnitSpec
 
 
-class Rule(NamedTuple):
-    """Heads and loss.
+class Batch(NamedTuple):
+    """What the units of one step get.
+
+    Args:
+        rows: Input of the first unit, `[rows, N]` or NHWC.
+        targets: What the objective compares their goodness with, `[rows]`.
+    """
+
+    rows: Feature
+    targets: Tensor
+
+
+class Draw(NamedTuple):
+    """What wrong labels are drawn with.
+
+    Args:
+        classes: Class places in use, at least 2.
+        key: Of the draw.
+        goodness: The goodness of each of the batch's samples under each label in use, float32
+            `[batch, classes]`, as the network stands; None before its first step. Asked for at
+            most once, and by hard negatives only.
+    """
+
+    classes: int
+    key: NoiseKey
+    goodness: Callable[[], Tensor | None]
+
+
+class Rule(ABC):
+    """See the module."""
+
+    heads: tuple[Head, ...]
+    objective: Objective
+    judges: tuple[int, ...]
+
+    @abstractmethod
+    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What is quantized of standardised samples, and its absmax; pure, for a fused chain.
+
+        Args:
+            x: float32 `[batch, N]` or NHWC, without label places.
+
+        Returns:
+            float32 of the shape of `x`, and `[]`: the largest magnitude that the one scale of the
+            first unit's input has to hold, whatever the labels.
+        """
+
+    @abstractmethod
+    def batch(self, precision: Precision, samples: Feature, labels: Tensor, draw: Draw) -> Batch:
+        """What the units learn from.
+
+        Args:
+            precision: Arithmetic.
+            samples: Codes of what `prepare` gave.
+            labels: Class places, int64 `[batch]`.
+            draw: For wrong labels.
+        """
+
+    @abstractmethod
+    def question(self, samples: Feature) -> Feature:
+        """The first unit's input for samples whose label is asked for."""
+
+    @abstractmethod
+    def answers(
+        self, precision: Precision, shape: tuple[int, ...], scale: Tensor
+    ) -> Feature | None:
+        """The first unit's input for every label and no sample; None where labels are no input.
+
+        Args:
+            precision: Arithmetic.
+            shape: Of one sample's input to the first unit, label places included.
+            scale: float32 `[]`, that of the first unit's input.
+        """
+
+
+@dataclass(frozen=True)
+class OnePass(Rule):
+    """The rule of `class_goodness`.
 
     Args:
         heads: One a unit.
         objective: The loss on each unit's goodness.
+        judges: Which units answer.
     """
 
-    heads: list[Head]
+    heads: tuple[Head, ...]
     objective: Objective
+    judges: tuple[int, ...]
+
+    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Rule.prepare`."""
+        return x, x.abs().amax()
+
+    def batch(self, precision: Precision, samples: Feature, labels: Tensor, draw: Draw) -> Batch:
+        """The samples and their class places."""
+        return Batch(samples, labels)
+
+    def question(self, samples: Feature) -> Feature:
+        """The samples."""
+        return samples
+
+    def answers(
+        self, precision: Precision, shape: tuple[int, ...], scale: Tensor
+    ) -> Feature | None:
+        """None."""
+        return None
+
+
+@dataclass(frozen=True)
+class TwoPasses(Rule):
+    """The rule of `ff`.
+
+    Args:
+        heads: One a unit.
+        objective: The loss on each unit's goodness.
+        judges: Which units answer.
+        classes: C.
+        label_value: See `engines.labels.append_labels`.
+        hard: Draw wrong labels from the network's own goodness.
+        normalize: Give each row a root mean square of 1.
+    """
+
+    heads: tuple[Head, ...]
+    objective: Objective
+    judges: tuple[int, ...]
+    classes: int
+    label_value: float
+    hard: bool
+    normalize: bool
+
+    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Rule.prepare`."""
+        if self.normalize:
+            x = length_normalize(x)[0]
+        return x, x.abs().amax().clamp_min(self.label_value)
+
+    def batch(self, precision: Precision, samples: Feature, labels: Tensor, draw: Draw) -> Batch:
+        """Right label and wrong label, `[2 batch, ...]`; see `engines.labels.two_passes`."""
+        goodness = draw.goodness() if self.hard else None
+        if goodness is None:
+            wrong = wrong_labels(labels, draw.classes, draw.key)
+        else:
+            wrong = hard_wrong_labels(goodness, labels, draw.key)
+        value = self._label_code(precision, samples.scale)
+        codes, targets = two_passes(samples.codes, labels, wrong, self.classes, value)
+        return Batch(Feature(codes, samples.scale), targets)
+
+    def question(self, samples: Feature) -> Feature:
+        """The samples with all label places at zero."""
+        return Feature(without_label(samples.codes, self.classes), samples.scale)
+
+    def answers(
+        self, precision: Precision, shape: tuple[int, ...], scale: Tensor
+    ) -> Feature | None:
+        """`[C, *shape]`."""
+        value = self._label_code(precision, scale)
+        sample = torch.zeros((*shape[:-1], shape[-1] - self.classes), dtype=value.dtype)
+        return Feature(labels_alone(sample, self.classes, value), scale)
+
+    def _label_code(self, precision: Precision, scale: Tensor) -> Tensor:
+        return precision.quantize(torch.tensor(self.label_value), scale)
 
 
 def open_rule(spec: ModelSpec, recipe: Recipe) -> Rule:
     """The rule of a network.
 
-    Dense units have groups of activities, units made of convolutions a linear head each, which
-    finds its own sharpness.
+    Under `class_goodness` dense units have groups of activities, units made of convolutions a
+    linear head each, which finds its own sharpness.
     """
-    if isinstance(spec.units[-1], DenseUnitSpec):
-        return Rule(
-            [GroupHead(spec.max_classes)] * len(spec.units), ClassGoodness(spec.max_classes)
+    units = range(len(spec.units))
+    classes, dense = spec.max_classes, isinstance(spec.units[0], DenseUnitSpec)
+    if spec.objective == FORWARD_FORWARD:
+        return TwoPasses(
+            heads=tuple(_square_head(unit, recipe.goodness) for unit in spec.units),
+            objective=ForwardForward(recipe.threshold),
+            judges=tuple(units),
+            classes=classes,
+            label_value=recipe.label_value,
+            hard=recipe.negatives == "hard",
+            normalize=dense,
         )
-    heads: list[Head] = [LinearHead(spec.max_classes, unit.output_shape) for unit in spec.units]
-    return Rule(heads, ClassGoodness(spec.max_classes, alpha=1.0))
+    if dense:
+        groups = GroupHead(classes)
+        return OnePass((groups,) * len(units), ClassGoodness(classes), tuple(units[1:] or units))
+    linear = tuple(LinearHead(classes, unit.output_shape) for unit in spec.units)
+    return OnePass(linear, ClassGoodness(classes, alpha=1.0), (units[-1],))
+
+
+def _square_head(unit: UnitSpec, goodness: str) -> SquareHead:
+    """See the module.
+
+    Raises:
+        ValueError: The sum is asked of a convolution.
+    """
+    if isinstance(unit, DenseUnitSpec):
+        if goodness == "mean":
+            return SquareHead("mean")
+        return SquareHead("sum", unit.linear.inputs)
+    if goodness == "sum":
+        raise ValueError(
+            "goodness 'sum' of a convolution adds up 10^4 activities and more, which no one "
+            "threshold fits; wanted 'mean' or 'auto'"
+        )
+    return SquareHead("mean")

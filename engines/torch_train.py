@@ -1,6 +1,6 @@
 """One FF-INT8 training step on torch: where units, goodness, look-ahead and optimizers meet.
 
-    a_1 = quantize(standardize(x))
+    a_1, targets = what the rule makes of quantize(standardize(x)) and the labels (engines/rule.py)
     for each unit l:                            forward (engines/dense.py, engines/conv_units.py)
         a_{l+1} = unit l of a_l                 INT8 products, float32 chains, int8 codes kept
         g_l     = goodness of y_l (engines/heads.py);  L_l, dL_l/dg_l (engines/objective.py)
@@ -37,15 +37,20 @@ from engines.look_ahead import Chain
 from engines.lower import lower
 from engines.objective import Objective
 from engines.precision import PRECISIONS, Precision
+from engines.predict_network import PredictNetwork, channels_last, image_shape
 from engines.recipe import Recipe
 from engines.rounding import NoiseKey, uniform
-from engines.rule import open_rule
+from engines.rule import Batch, Draw, Rule, open_rule
 from engines.serving_scale import ServingScale
 from engines.standardize import fit_standardization, standardize
-from engines.torch_predict import TorchPredictEngine, as_rows, channels_last, image_shape
+from engines.torch_predict import TorchPredictEngine, as_rows
 from engines.unit import Kept, Step
 from models import ModelSpec
 from models.build import build_model
+from models.units import DenseUnitSpec
+
+# Keys the wrong labels' draws: no unit's rounding noise has this number.
+_WRONG_LABELS = -1
 
 
 class TorchTrainEngine(TrainEngine):
@@ -67,7 +72,7 @@ class TorchTrainEngine(TrainEngine):
         network = lower(
             spec,
             build_model(spec, seed),
-            self._rule.heads,
+            [*self._rule.heads],
             recipe,
             self._precision,
             self.fusion,
@@ -84,6 +89,7 @@ class TorchTrainEngine(TrainEngine):
         self._input_scale = ServingScale()
         self._mean = torch.zeros(spec.features)
         self._std = torch.ones(spec.features)
+        self._classes = 2  # class places in use, as far as labels have shown, and never fewer
         self._step = 0
 
     @torch.no_grad()
@@ -104,9 +110,9 @@ class TorchTrainEngine(TrainEngine):
         """See `TrainEngine.train_step`."""
         rows = as_rows(x, self._spec)
         self._check_labels(labels, len(rows))
-        batch, targets = rows, torch.from_numpy(labels)
+        batch = self._batch(rows, torch.from_numpy(labels))
         step = Step(self._seed, self._step, learning_rate)
-        losses = self._learn(batch, targets, step, look_ahead_weight)
+        losses = self._learn(batch, step, look_ahead_weight)
         report = StepReport(tuple(losses))
         if report.finite:
             self._parameters.step(self._gradients, learning_rate)
@@ -114,9 +120,26 @@ class TorchTrainEngine(TrainEngine):
         self._gradients.clear()
         return report
 
-    def _learn(
-        self, batch: Tensor, targets: Tensor, step: Step, look_ahead_weight: float
-    ) -> list[float]:
+    def _batch(self, rows: Tensor, labels: Tensor) -> Batch:
+        codes, scale = self._first_codes(
+            self._precision, self._rule, rows, self._mean, self._std, self._image
+        )
+        self._input_scale.follow(scale)
+        self._classes = max(self._classes, int(labels.max()) + 1)
+        key = NoiseKey(self._seed, self._step, _WRONG_LABELS)
+        draw = Draw(self._classes, key, lambda: self._goodness(rows))
+        return self._rule.batch(self._precision, Feature(codes, scale), labels, draw)
+
+    def _goodness(self, rows: Tensor) -> Tensor | None:
+        """Goodness of each class in use, as the network would serve; None before it has scales."""
+        if self._step == 0:
+            return None
+        network = PredictNetwork(
+            self._spec, self._serving_arrays(), self._rule, self._precision, self.fusion
+        )
+        return network.goodness(rows)[:, : self._classes]
+
+    def _learn(self, batch: Batch, step: Step, look_ahead_weight: float) -> list[float]:
         """All units forward and backward; the losses, as far as they are finite."""
         grads: dict[int, Tensor] = {}
 
@@ -135,7 +158,7 @@ class TorchTrainEngine(TrainEngine):
         chain = Chain(len(self._units), own_error, backward, release)
         look_ahead = self._recipe.look_ahead.step(chain, look_ahead_weight)
         losses: list[float] = []
-        a = self._first(batch)
+        a = batch.rows
         for index, unit in enumerate(self._units):
             a = unit.forward(a)
             loss, grads[index], learned = self._judge(
@@ -144,7 +167,7 @@ class TorchTrainEngine(TrainEngine):
                 self._rule.objective,
                 unit.kept,
                 self._heads[index],
-                targets,
+                batch.targets,
             )
             losses.append(loss.item())
             if not np.isfinite(losses[-1]):
@@ -153,11 +176,6 @@ class TorchTrainEngine(TrainEngine):
             look_ahead.after_forward(index)
         look_ahead.finish()
         return losses
-
-    def _first(self, batch: Tensor) -> Feature:
-        codes, scale = self._first_codes(self._precision, batch, self._mean, self._std, self._image)
-        self._input_scale.follow(scale)
-        return Feature(codes, scale)
 
     def _check_labels(self, labels: NDArray[np.int64], samples: int) -> None:
         if samples == 0 or labels.shape != (samples,) or labels.dtype != np.int64:
@@ -180,12 +198,7 @@ class TorchTrainEngine(TrainEngine):
         """
         if self._precision.name != "int8":
             raise WeightsError("only int8 networks are exported; fp32 is their twin for tests")
-        arrays = {"input.mean": self._mean, "input.std": self._std}
-        for index, unit in enumerate(self._units):
-            arrays |= {f"units.{index}.{name}": value for name, value in unit.export().items()}
-        if self._heads[-1]:
-            arrays["input.scale"] = self._input_scale.exported
-            arrays |= {f"head.{name}": value for name, value in self._heads[-1].items()}
+        arrays = self._serving_arrays()
         arrays["canary.input"] = self._canary_input()
         arrays["canary.goodness"] = torch.zeros(CANARY_ROWS, self._spec.max_classes)
         copied = {name: tensor.numpy().copy() for name, tensor in arrays.items()}
@@ -195,6 +208,17 @@ class TorchTrainEngine(TrainEngine):
         weights = Weights(self._spec, classes, copied, version, parent, last_seq)
         weights.check()
         return weights
+
+    def _serving_arrays(self) -> dict[str, Tensor]:
+        """What answers are computed from; not copied."""
+        arrays = {"input.mean": self._mean, "input.std": self._std}
+        for index, unit in enumerate(self._units):
+            arrays |= {f"units.{index}.{name}": value for name, value in unit.export().items()}
+        if not isinstance(self._spec.units[0], DenseUnitSpec):
+            arrays["input.scale"] = self._input_scale.exported
+        if self._spec.label_places:
+            arrays["input.label_value"] = torch.tensor(self._recipe.label_value)
+        return arrays | {f"head.{name}": value for name, value in self._heads[-1].items()}
 
     def _canary_input(self) -> Tensor:
         """Made up within two standard deviations: weights files travel, samples should not."""
@@ -222,6 +246,7 @@ class TorchTrainEngine(TrainEngine):
         parameters = self._parameters.state()
         self._parameters.load_state({name: given[f"parameters.{name}"] for name in parameters})
         self._step = int(given["step"])
+        self._classes = int(given["classes"])
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on; not copied."""
@@ -230,6 +255,7 @@ class TorchTrainEngine(TrainEngine):
             "input.std": self._std,
             "input.scale": self._input_scale.value,
             "step": torch.tensor(self._step),
+            "classes": torch.tensor(self._classes),
         }
         for index, unit in enumerate(self._units):
             tensors |= {f"units.{index}.{name}": value for name, value in unit.state().items()}
@@ -238,10 +264,15 @@ class TorchTrainEngine(TrainEngine):
 
 
 def _first_codes(
-    precision: Precision, rows: Tensor, mean: Tensor, std: Tensor, image: tuple[int, ...] | None
+    precision: Precision,
+    rule: Rule,
+    rows: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    image: tuple[int, ...] | None,
 ) -> tuple[Tensor, Tensor]:
-    x = channels_last(standardize(rows, mean, std), image)
-    scale = precision.scale(x.abs().amax())
+    x, absmax = rule.prepare(channels_last(standardize(rows, mean, std), image))
+    scale = precision.scale(absmax)
     return precision.quantize(x, scale), scale
 
 

@@ -22,6 +22,7 @@ CONV_UNITS: dict[str, Callable[[tuple[int, int, int], float], tuple[UnitSpec, ..
     "efficientnet_b0": efficientnet_b0_units,
 }
 MODEL_NAMES = ("mlp", *CONV_UNITS)
+CLASS_GOODNESS, FORWARD_FORWARD = OBJECTIVE_NAMES = ("class_goodness", "ff")
 WIDTH_MAX = 4.0
 # 127^2 K <= 2^31 - 1: the longest sum of int8 code products that an int32 holds.
 CONTRACTION_MAX = (2**31 - 1) // 127**2
@@ -38,11 +39,13 @@ class ModelSpec:
         max_classes: Places for classes, C. Every unit's goodness has this many values.
         hidden: Width of each unit of the MLP; empty for a conv network.
         width: Factor on the channels of a conv network; 1 for the MLP.
+        objective: What the units learn (engines/objective.py): `class_goodness`, or `ff`, for which
+            the first unit has C more inputs (channels), the label's places (engines/labels.py).
 
     Raises:
-        ValueError: A size is not positive or too large, the name is unknown, a field is of the
-            other kind of network, or a dense unit is narrower than C, so that some class would own
-            no activity.
+        ValueError: A size is not positive or too large, a name is unknown, a field is of the other
+            kind of network, or under `class_goodness` a dense unit is narrower than C, so that some
+            class would own no activity.
     """
 
     name: str
@@ -50,10 +53,14 @@ class ModelSpec:
     max_classes: int
     hidden: tuple[int, ...] = ()
     width: float = 1.0
+    objective: str = CLASS_GOODNESS
 
     def __post_init__(self) -> None:
         if self.name not in MODEL_NAMES:
             raise ValueError(f"model {self.name!r} is unknown; known: {', '.join(MODEL_NAMES)}")
+        if self.objective not in OBJECTIVE_NAMES:
+            known = ", ".join(OBJECTIVE_NAMES)
+            raise ValueError(f"objective {self.objective!r} is unknown; known: {known}")
         if not 1 <= len(self.input_shape) <= 3 or min(self.input_shape) < 1:
             raise ValueError(
                 f"input_shape {list(self.input_shape)} must be [features], [channels, length] or "
@@ -67,7 +74,11 @@ class ModelSpec:
             self._check_conv()
 
     def _check_mlp(self) -> None:
-        if not self.hidden or min(self.hidden) < self.max_classes:
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(
+                f"hidden {list(self.hidden)} needs at least one unit of positive width"
+            )
+        if self.objective == CLASS_GOODNESS and min(self.hidden) < self.max_classes:
             raise ValueError(
                 f"hidden {list(self.hidden)} needs at least one unit, each at least max_classes = "
                 f"{self.max_classes} wide: every class owns a group of activities in every unit"
@@ -77,7 +88,7 @@ class ModelSpec:
                 f"width is {self.width}; it scales the channels of conv networks, hidden says how "
                 "wide the mlp is"
             )
-        _check_contraction(max(self.features, *self.hidden))
+        _check_contraction(max(self.features + self.label_places, *self.hidden))
 
     def _check_conv(self) -> None:
         if len(self.input_shape) != 3:
@@ -101,13 +112,18 @@ class ModelSpec:
         return math.prod(self.input_shape)
 
     @property
+    def label_places(self) -> int:
+        """Inputs (channels) of the first unit beyond a sample's own: C under `ff`, else none."""
+        return self.max_classes if self.objective == FORWARD_FORWARD else 0
+
+    @property
     def units(self) -> tuple[UnitSpec, ...]:
         """What each local loss trains, first to last."""
         if self.name in CONV_UNITS:
             channels, height, width = self.input_shape
-            return CONV_UNITS[self.name]((channels, height, width), self.width)
-        widths = itertools.pairwise((self.features, *self.hidden))
-        return tuple(DenseUnitSpec(DenseLayer(inputs, outputs)) for inputs, outputs in widths)
+            first = (channels + self.label_places, height, width)
+            return CONV_UNITS[self.name](first, self.width)
+        return tuple(DenseUnitSpec(DenseLayer(*sizes)) for sizes in self.unit_sizes)
 
     @property
     def unit_sizes(self) -> list[tuple[int, int]]:
@@ -118,7 +134,7 @@ class ModelSpec:
         """
         if self.name != "mlp":
             raise ValueError(f"{self.name} has no dense units; see ModelSpec.units")
-        return list(itertools.pairwise((self.features, *self.hidden)))
+        return list(itertools.pairwise((self.features + self.label_places, *self.hidden)))
 
     @property
     def parameters(self) -> int:
@@ -133,14 +149,16 @@ class ModelSpec:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values.
 
-        Without `width` where it is 1: the digests of weights written before there was a width stay
-        as they are.
+        Without `width` where it is 1, and without `objective` where it is `class_goodness`: the
+        digests of weights written before there were these fields stay as they are.
         """
         fields = dataclasses.asdict(self)
         if self.width == 1:
             del fields["width"]
         else:
             fields["width"] = float(self.width)
+        if self.objective == CLASS_GOODNESS:
+            del fields["objective"]
         return fields
 
     @classmethod
@@ -163,6 +181,7 @@ class ModelSpec:
                 max_classes=operator.index(fields["max_classes"]),
                 hidden=tuple(map(operator.index, fields["hidden"])),
                 width=width,
+                objective=fields.get("objective", CLASS_GOODNESS),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"model description is incomplete: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -17,6 +18,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from models import MODEL_NAMES, ModelSpec
 from models.base import LENGTH_EPSILON, length_normalize, scaled_normal
 from models.mlp import build_mlp
+from models.spec import OBJECTIVE_NAMES
 from tests import reference
 
 FIELDS = {"name": "mlp", "input_shape": (3, 4), "max_classes": 5, "hidden": (7, 6)}
@@ -42,6 +44,10 @@ def test_sizes_follow_from_the_description():
         ({"hidden": (7, 4)}, r"hidden \[7, 4\] needs .* at least max_classes = 5 wide"),
         ({"width": 0.5}, r"width is 0.5; it scales the channels of conv networks, hidden says"),
         ({"input_shape": (133_145,)}, r"133145 products; an int32 .* at most 133144"),
+        ({"objective": "bp"}, "objective 'bp' is unknown; known: class_goodness, ff"),
+        ({"objective": ["ff"]}, r"objective \['ff'\] is unknown; known: class_goodness, ff"),
+        ({"objective": "ff", "hidden": (7, 0)}, r"hidden \[7, 0\] needs .* positive width"),
+        ({"objective": "ff", "input_shape": (133_140,)}, r"133145 products; an int32"),
     ],
 )
 def test_what_a_description_refuses_is_named(change, message):
@@ -76,6 +82,22 @@ def test_the_longest_sum_that_an_int32_holds_is_taken():
     ModelSpec("resnet8", (14_793, 1, 1), 2)
 
 
+def test_the_first_unit_of_an_ff_network_has_a_place_for_each_label():
+    spec = dataclasses.replace(SPEC, objective="ff", hidden=(3, 2))  # no groups, so no least width
+    assert spec.features == 12
+    assert spec.label_places == 5
+    assert spec.unit_sizes == [(17, 3), (3, 2)]
+    assert spec.parameters == 17 * 3 + 3 + 3 * 2 + 2
+
+
+def test_an_ff_network_of_convolutions_has_a_plane_for_each_label():
+    plain = ModelSpec(**CONV_FIELDS)
+    labelled = dataclasses.replace(plain, objective="ff")
+    assert labelled.units[0].input_shape == (32, 32, 3 + 10)
+    assert labelled.units[1:] == plain.units[1:]
+    assert (labelled.features, labelled.input_shape) == (plain.features, plain.input_shape)
+
+
 def test_a_conv_network_has_no_dense_sizes():
     with pytest.raises(ValueError, match="resnet8 has no dense units"):
         _ = ModelSpec(**CONV_FIELDS).unit_sizes
@@ -88,6 +110,7 @@ mlp_specs = st.integers(2, 20).flatmap(
         input_shape=st.lists(st.integers(1, 50), min_size=1, max_size=3).map(tuple),
         max_classes=st.just(classes),
         hidden=st.lists(st.integers(classes, 500), min_size=1, max_size=5).map(tuple),
+        objective=st.sampled_from(OBJECTIVE_NAMES),
     )
 )
 conv_specs = st.builds(
@@ -96,6 +119,7 @@ conv_specs = st.builds(
     input_shape=st.tuples(st.integers(1, 8), st.integers(1, 100), st.integers(1, 100)),
     max_classes=st.integers(2, 20),
     width=st.floats(0, 4, exclude_min=True),
+    objective=st.sampled_from(OBJECTIVE_NAMES),
 )
 
 
@@ -107,13 +131,14 @@ def test_json_round_trip(spec):
 @given(mlp_specs | conv_specs)
 def test_each_unit_takes_what_the_unit_below_gives(spec):
     below = spec.units[0]
-    assert math.prod(below.input_shape) == spec.features
+    pixels = math.prod(below.input_shape[:-1])
+    assert math.prod(below.input_shape) == spec.features + pixels * spec.label_places
     for unit in spec.units[1:]:
         assert unit.input_shape == below.output_shape
         below = unit
 
 
-def test_json_of_before_there_was_a_width_is_read_and_written():
+def test_json_of_before_there_was_a_width_or_an_objective_is_read_and_written():
     """Digests of weights are taken over it: another text would make every kept version damaged."""
     old = {"name": "mlp", "input_shape": (3, 4), "max_classes": 5, "hidden": (7, 6)}
     assert ModelSpec.from_json(old) == SPEC
