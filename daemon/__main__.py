@@ -78,10 +78,12 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     lower_priority(learning.niceness)
     limit_threads(learning.threads)
     lock_directory(directory, "learner", wait=True)
+    engine = open_train_engine(spec, seed=learning.seed, recipe=learning.recipe())
+    log.info("training engine chosen", extra={"engine": engine.description})
     process = LearnerProcess(
         Learner(
             spec,
-            open_train_engine(spec, seed=learning.seed),
+            engine,
             open_predict_engine().open,
             SampleReader(directory, spec),
             learning,

@@ -21,11 +21,15 @@ from pydantic_settings import (
 )
 
 from daemon.errors import ConfigError
+from engines import Recipe
 from models import MODEL_NAMES, ModelSpec
 
 ENVIRONMENT_PREFIX = "FFEDGE_"
 Positive = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+_DEFAULT_HIDDEN = (500, 500, 500)
 
 
 class _Section(BaseModel):
@@ -35,15 +39,25 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     """The network."""
 
-    name: Literal["mlp"] = "mlp"
+    name: Literal["mlp", "resnet8", "resnet18", "mobilenet_v2", "efficientnet_b0"] = "mlp"
     input_shape: tuple[Positive, ...]
     max_classes: Annotated[int, Field(ge=2)]
-    hidden: tuple[Positive, ...] = (500, 500, 500)
+    hidden: tuple[Positive, ...] = ()
+    width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    objective: Literal["class_goodness", "ff"] = "class_goodness"
 
     def spec(self) -> ModelSpec:
         """The same as a `ModelSpec`, which checks the sizes against each other."""
+        hidden = self.hidden or (_DEFAULT_HIDDEN if self.name == "mlp" else ())
         try:
-            return ModelSpec(self.name, self.input_shape, self.max_classes, self.hidden)
+            return ModelSpec(
+                self.name,
+                self.input_shape,
+                self.max_classes,
+                hidden,
+                width=self.width,
+                objective=self.objective,
+            )
         except ValueError as error:
             raise ConfigError(f"[model]: {error}") from error
 
@@ -85,9 +99,15 @@ class LearnerSettings(_Section):
     replay_samples: Positive = 10_000
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     look_ahead_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
+    masters: Literal["float32", "int16", "int8"] = "float32"
+    fusion: Literal["auto", "compiled", "eager"] = "eager"
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     niceness: Annotated[int, Field(ge=0, le=19)] = 10
+
+    def recipe(self) -> Recipe:
+        """How the network learns, as the engines have it."""
+        return Recipe(masters=self.masters, fusion=self.fusion)
 
 
 class GateSettings(_Section):

@@ -202,6 +202,11 @@ class PredictEngine(ABC):
 class TrainEngine(ABC):
     """A network that learns."""
 
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """What runs and why, for the log: back end, arithmetic, masters, fused or not."""
+
     @abstractmethod
     def train_step(
         self,

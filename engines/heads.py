@@ -101,7 +101,7 @@ class GroupHead(Head):
         if square.ndim == 4:
             square = square.mean(dim=(1, 2))  # over pixels: [B, H, W, C] -> [B, C]
         runs = self._runs(square.shape[1])
-        parts = torch.split(torch, square, [count * size for count, size in runs], dim=1)
+        parts = torch.split(square, [count * size for count, size in runs], dim=1)
         groups = [
             torch.unflatten(part, 1, run).mean(dim=2) for part, run in zip(parts, runs, strict=True)
         ]
@@ -121,7 +121,7 @@ class GroupHead(Head):
         # would be a division for each.
         for share, group, (count, size) in zip(shares, groups, runs, strict=True):
             factor = (share * (2.0 / (size * pixels))).view(len(share), *middle, count, 1)
-            grads.append((group.unflatten(-1, (count, size)) * factor).flatten(-2))
+            grads.append((torch.unflatten(group, -1, (count, size)) * factor).flatten(-2))
         return torch.cat(grads, dim=-1) if len(grads) > 1 else grads[0]
 
     def grad_parameters(self, grad_goodness: Tensor, activity: Tensor) -> dict[str, Tensor]:

@@ -14,11 +14,10 @@ held moves the weight with the right probability; and their optimizer state is s
     second moment    one mean square per row and one per column, v_ij = R_i C_j / mean(R)
                      (Shazeer & Stern 2018, arXiv 1804.04235v1, algorithm 2, without its clipping)
 
-Scales follow the weights, but not at every step: while a row's largest magnitude has a code from 100
-to 126 its scale stays, so that a weight without a gradient keeps its code; else the row is refitted
-to have code 122. For INT8
-mixed-precision training by torchao's glossary the kind is float32; with int8 or int16 it is
-quantized training.
+Scales follow the weights, but not at every step: while a row's largest magnitude has a code from
+100 to 126 its scale stays, so that a weight without a gradient keeps its code; else the row is
+refitted to have code 122. In the words of torchao's glossary the kind float32 is INT8
+mixed-precision training; int8 and int16 are quantized training.
 """
 
 from __future__ import annotations

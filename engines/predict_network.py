@@ -27,7 +27,7 @@ from engines.standardize import standardize
 from models.spec import ModelSpec
 from models.units import DenseUnitSpec
 
-# Most rows that pass at a time, a sample under each label counting C: bounds the float32 activities.
+# Most rows that pass at a time, a sample under each label counting C: bounds the activities.
 _ROWS = 4096
 
 
@@ -79,7 +79,7 @@ class PredictNetwork:
         self._of_labels = None if labels is None else first.accumulator(labels)
 
     def goodness(self, rows: Tensor) -> Tensor:
-        """float32 `[batch, C]` of samples in the sensor's own units, float32 `[batch, features]`."""
+        """float32 `[batch, C]` of float32 `[batch, features]` in the sensor's own units."""
         most = _ROWS if self._of_labels is None else max(1, _ROWS // self._classes)
         return torch.cat([self._goodness(part) for part in torch.split(rows, most)])
 

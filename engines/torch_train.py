@@ -92,6 +92,13 @@ class TorchTrainEngine(TrainEngine):
         self._classes = 2  # class places in use, as far as labels have shown, and never fewer
         self._step = 0
 
+    @property
+    def description(self) -> str:
+        """See `TrainEngine.description`."""
+        recipe = self._recipe
+        chains = f"chains {self.fusion.name} ({self.fusion.reason})"
+        return f"torch, {recipe.precision}, masters {recipe.masters}, {chains}"
+
     @torch.no_grad()
     def standardize_from(self, x: NDArray[np.float32]) -> None:
         """See `TrainEngine.standardize_from`."""

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from daemon.config import ENVIRONMENT_PREFIX, Settings, load_settings
 from daemon.errors import ConfigError
+from engines import Recipe
+from models import MODEL_NAMES
 
 try:
     import tomllib
@@ -53,6 +55,17 @@ def test_two_keys_are_enough(load):
     }
     assert settings.store.directory == Path("./var")
     assert settings.server.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_every_network_can_be_named_and_gives_its_description(load, name):
+    text = "[model]\ninput_shape = [3, 32, 32]\nmax_classes = 4\n" + f'name = "{name}"\n'
+    assert load(text).model.spec().name == name
+
+
+def test_the_learner_is_told_its_recipe(load):
+    recipe = load(SMALLEST + '[learner]\nmasters = "int16"\nfusion = "auto"\n').learner.recipe()
+    assert recipe == Recipe(masters="int16", fusion="auto")
 
 
 def test_the_example_lists_every_key_with_its_default(load):
@@ -117,7 +130,8 @@ def test_a_value_out_of_range_is_named(load, section, line):
     ("text", "message"),
     [
         (SMALLEST + "hidden = [64, 9]\n", r"\[model\]: hidden \[64, 9\] .* max_classes = 10"),
-        (SMALLEST + "hidden = []\n", "at least one unit"),
+        (SMALLEST + "width = 0.5\n", "width is 0.5; it scales the channels of conv networks"),
+        (SMALLEST + 'name = "resnet8"\n', "must be .channels, height, width. for resnet8"),
         (SMALLEST.replace("[64]", "[1, 2, 3, 4]"), "input_shape"),
         (SMALLEST.replace("[64]", "[]"), "input_shape"),
         (SMALLEST.replace("[64]", "[0]"), "input_shape"),
