@@ -19,8 +19,8 @@ from engines.feature import Feature
 from engines.fusion import Fusion
 from engines.lower import lower
 from engines.precision import PRECISIONS
+from engines.predict_network import channels_last, image_shape
 from engines.rule import open_rule
-from engines.torch_predict import channels_last, image_shape
 from engines.unit import Step
 from models.build import build_model
 from tests import reference

@@ -13,7 +13,6 @@ from engines import LookAhead, Optimizer, Recipe
 from engines.recipe import (
     FUSION_NAMES,
     MASTER_NAMES,
-    OBJECTIVE_NAMES,
     OPTIMIZER_NAMES,
     PRECISION_NAMES,
 )
@@ -23,7 +22,6 @@ from engines.recipe import (
     ("field", "known"),
     [
         ("precision", "int8, fp32"),
-        ("objective", "class_goodness, ff"),
         ("masters", "float32, int16, int8"),
         ("fusion", "auto, compiled, eager"),
     ],
@@ -34,9 +32,9 @@ def test_an_unknown_name_is_refused_with_the_known_ones(field, known):
 
 
 def test_every_known_name_is_taken():
-    names = itertools.product(OBJECTIVE_NAMES, MASTER_NAMES, FUSION_NAMES, OPTIMIZER_NAMES)
-    for objective, masters, fusion, optimizer in names:
-        Recipe(objective=objective, masters=masters, fusion=fusion, optimizer=Optimizer(optimizer))
+    names = itertools.product(MASTER_NAMES, FUSION_NAMES, OPTIMIZER_NAMES)
+    for masters, fusion, optimizer in names:
+        Recipe(masters=masters, fusion=fusion, optimizer=Optimizer(optimizer))
     for precision in PRECISION_NAMES:
         Recipe(precision=precision)
 
@@ -60,7 +58,7 @@ def test_the_float_twin_has_no_codes_to_be_masters(masters):
 
 def test_the_default_is_int8_with_float32_masters_and_exact_look_ahead():
     recipe = Recipe()
-    assert recipe == Recipe("int8", "class_goodness", LookAhead(), "float32", Optimizer(), "eager")
+    assert recipe == Recipe("int8", LookAhead(), "float32", Optimizer(), "eager")
     assert recipe.look_ahead == LookAhead("exact", None)
     assert recipe.optimizer == Optimizer("adam", 0.0)
 
