@@ -33,7 +33,6 @@ from engines.precision import PRECISIONS
 from engines.predict_units import open_predict_unit
 from engines.recipe import MASTER_NAMES
 from engines.standardize import standardize
-from engines.torch_predict import channels_last, image_shape
 from tests import reference
 from tests.contracts import bits
 from tests.networks import CLASSES, Twin
@@ -315,9 +314,10 @@ def test_every_unit_serves_as_the_float_unit_in_eval_mode_does(name):
     arrays = {n: torch.from_numpy(np.array(a)) for n, a in weights.arrays.items()}
     mean, std = arrays["input.mean"], arrays["input.std"]
     rows = standardize(torch.from_numpy(samples(name, 100, seed=1)[0]).flatten(1), mean, std)
-    x = channels_last(rows, image_shape(spec))
+    x = rows
     if "input.scale" in arrays:
-        x = Feature(INT8.quantize(x, arrays["input.scale"]), arrays["input.scale"])
+        images = rows.view(-1, *spec.input_shape).permute(0, 2, 3, 1)
+        x = Feature(INT8.quantize(images, arrays["input.scale"]), arrays["input.scale"])
     for u, unit in enumerate(spec.units):
         given = x if isinstance(x, torch.Tensor) else x.dequantize(INT8).permute(0, 3, 1, 2)
         prefix = f"units.{u}."
