@@ -106,7 +106,7 @@ class _DenseConv(ConvProducts):
             self._geometry,
             scratch=self._scratch,
         )
-        return sums.view(len(a.codes), *self._geometry.out_size, -1)
+        return sums.view(len(a.codes), *self._geometry.out_size, self._geometry.out_channels)
 
     def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
         return conv_grad_weight(

@@ -190,8 +190,10 @@ class LinearHead(Head):
 
     def goodness(self, activity: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """`g`, float32 `[batch, C]`; see `Head.goodness`."""
-        # [B, features] @ [features, C] -> [B, C]
-        return torch.addmm(parameters["bias"], self._pooled(activity), parameters["weight"].t())
+        # [B, features] @ [features, C] -> [B, C]. In float64: in float32 the order of the sums, and
+        # with it the last bit of an answer, depends on how many rows share the product.
+        pooled, weight = self._pooled(activity).double(), parameters["weight"].double()
+        return torch.addmm(parameters["bias"].double(), pooled, weight.t()).to(activity.dtype)
 
     def _pooled(self, activity: Tensor) -> Tensor:
         """`u`, float32 `[batch, features]`."""

@@ -238,8 +238,8 @@ def tiles(
 
 def _even_part(total: int, most: int) -> int:
     """The size of parts that are as few and as equal as `most` allows."""
-    parts = -(-total // max(1, most))
-    return -(-total // parts)
+    parts = max(1, -(-total // max(1, most)))
+    return max(1, -(-total // parts))
 
 
 def _columns(

@@ -116,12 +116,17 @@ class SqueezeExciteTrainLayer:
 
 
 def squeeze(precision: Precision, a: Feature, parameters: Mapping[str, Tensor]) -> Gate:
-    """The gate of an activity `[B, H, W, C]`."""
+    """The gate of an activity `[B, H, W, C]`.
+
+    Its products are in float64: in float32 the order of their sums, and with it the last bit of an
+    answer, depends on how many rows share a product.
+    """
+    p = {name: tensor.double() for name, tensor in parameters.items()}
     mean = a.dequantize(precision).mean(dim=(1, 2))
-    reduced = torch.addmm(parameters["fc1.bias"], mean, parameters["fc1.weight"].t())
+    reduced = torch.addmm(p["fc1.bias"], mean.double(), p["fc1.weight"].t())
     silu = reduced * torch.sigmoid(reduced)
-    opened = torch.addmm(parameters["fc2.bias"], silu, parameters["fc2.weight"].t())
-    return Gate(mean, reduced, torch.sigmoid(opened))
+    opened = torch.addmm(p["fc2.bias"], silu, p["fc2.weight"].t())
+    return Gate(mean, reduced.float(), torch.sigmoid(opened).float())
 
 
 def apply_gate(

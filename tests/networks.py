@@ -16,10 +16,10 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from engines import LookAhead, Optimizer, Recipe, open_train_engine
-from engines.heads import LinearHead
 from models import ModelSpec
 from models.base import FFModel
 from models.build import build_model
+from models.pooling import pooled_shape
 
 CLASSES = 5
 NETWORKS = {
@@ -29,6 +29,11 @@ NETWORKS = {
     "resnet18": ModelSpec("resnet18", (3, 8, 8), CLASSES, width=0.125),
     "mobilenet_v2": ModelSpec("mobilenet_v2", (3, 16, 16), CLASSES, width=0.1),
     "efficientnet_b0": ModelSpec("efficientnet_b0", (2, 16, 15), CLASSES, width=0.1),
+}
+# Where steps are many and values matter less: the smallest images that every stride still halves.
+TINY = NETWORKS | {
+    name: dataclasses.replace(NETWORKS[name], input_shape=(2, 8, 7))
+    for name in ("mobilenet_v2", "efficientnet_b0")
 }
 HUGE_RATE = 2.0**40
 SGD = Recipe(optimizer=Optimizer("sgd"))
@@ -101,28 +106,49 @@ class Twin:
             for u in range(len(spec.units))
         ]
 
+    def served(self, state) -> Twin:
+        """The twin in eval mode, with the engine's running statistics."""
+        for name, module in self.model.named_modules():
+            if name.endswith(".bn"):
+                layer = name.removesuffix(".bn")
+                module.running_mean.copy_(torch.from_numpy(state[f"{layer}.mean"]))
+                module.running_var.copy_(torch.from_numpy(state[f"{layer}.var"]))
+        self.model.eval()
+        return self
+
+    @torch.no_grad()
+    def answers(self, x, arrays):
+        """Goodness `[batch, C]` that decides: of dense units the mean of all but the first's."""
+        rows = np.clip((x.reshape(len(x), -1) - arrays["input.mean"]) / arrays["input.std"], -4, 4)
+        activities = self.model(torch.from_numpy(rows).double().view(x.shape))
+        goodness = [self.goodness(u, y) for u, y in enumerate(activities)]
+        judges = goodness[1:] if activities[-1].ndim == 2 else goodness[-1:]
+        return torch.stack(judges).mean(dim=0).numpy()
+
     def losses(self, batch):
         x, labels = (torch.from_numpy(array) for array in batch)
         activities = self.model(x.double())
-        return [self.loss(u, y, labels) for u, y in enumerate(activities)], activities
+        return [
+            cross_entropy(self.goodness(u, y) * (5.0 if y.ndim == 2 else 1.0), labels)
+            for u, y in enumerate(activities)
+        ]
 
-    def loss(self, unit: int, activity, labels):
-        """Cross-entropy of grouped squares with alpha = 5, or of a linear head."""
+    def goodness(self, unit: int, activity):
+        """Mean square of each class's group, or a linear head on the pooled activity."""
         if activity.ndim == 2:
             groups = torch.tensor_split(activity, self.spec.max_classes, dim=1)
-            goodness = torch.stack([group.square().mean(dim=1) for group in groups], dim=1)
-            return cross_entropy(5.0 * goodness, labels)
-        shape = LinearHead(self.spec.max_classes, self.spec.units[unit].output_shape).pooled_shape
+            return torch.stack([group.square().mean(dim=1) for group in groups], dim=1)
+        shape = pooled_shape(self.spec.units[unit].output_shape)
         pooled = adaptive_avg_pool2d(activity, shape[:2]).permute(0, 2, 3, 1).flatten(1)
         head = self.heads[unit]
-        return cross_entropy(pooled @ head["weight"].t() + head["bias"], labels)
+        return pooled @ head["weight"].t() + head["bias"]
 
     def gradients(self, batch, weight_of):
         """Losses, and per name the gradient of `sum_j weight_of(unit, j) L_j`.
 
         A head learns from its own unit's loss alone.
         """
-        losses, _ = self.losses(batch)
+        losses = self.losses(batch)
         found = {}
         for u in range(len(losses)):
             total = sum(weight_of(u, j) * losses[j] for j in range(u, len(losses)))
