@@ -108,9 +108,7 @@ class _Dense(FirstUnit):
 
 
 class _ConvParts:
-    def __init__(
-        self, arrays: Mapping[str, Tensor], precision: Precision, fusion: Fusion
-    ) -> None:
+    def __init__(self, arrays: Mapping[str, Tensor], precision: Precision, fusion: Fusion) -> None:
         self.arrays = arrays
         self.precision = precision
         self.fusion = fusion

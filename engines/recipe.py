@@ -1,4 +1,4 @@
-"""How a network learns, as plain data: no torch here, so that settings can be checked without it."""
+"""How a network learns, as plain data; without torch, so that settings are checked without it."""
 
 from __future__ import annotations
 

@@ -86,15 +86,18 @@ class Rule(ABC):
     judges: tuple[int, ...]
 
     @abstractmethod
-    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is quantized of standardised samples, and its absmax; pure, for a fused chain.
+    def prepare(self, x: Tensor) -> Tensor:
+        """What is quantized of standardised samples, float32 `[batch, N]` or NHWC; its shape."""
+
+    @abstractmethod
+    def absmax(self, prepared: Tensor) -> Tensor:
+        """What the one scale of the first unit's input has to hold, whatever the labels.
 
         Args:
-            x: float32 `[batch, N]` or NHWC, without label places.
+            prepared: float32 `[batch, N]` or NHWC, of at least one sample.
 
         Returns:
-            float32 of the shape of `x`, and `[]`: the largest magnitude that the one scale of the
-            first unit's input has to hold, whatever the labels.
+            float32 `[]`.
         """
 
     @abstractmethod
@@ -113,7 +116,9 @@ class Rule(ABC):
         """The first unit's input for samples whose label is asked for."""
 
     @abstractmethod
-    def answers(self, precision: Precision, shape: tuple[int, ...], scale: Tensor) -> Feature | None:
+    def answers(
+        self, precision: Precision, shape: tuple[int, ...], scale: Tensor
+    ) -> Feature | None:
         """The first unit's input for every label and no sample; None where labels are no input.
 
         Args:
@@ -137,9 +142,13 @@ class OnePass(Rule):
     objective: Objective
     judges: tuple[int, ...]
 
-    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Rule.prepare`."""
-        return x, x.abs().amax()
+    def prepare(self, x: Tensor) -> Tensor:
+        """The samples."""
+        return x
+
+    def absmax(self, prepared: Tensor) -> Tensor:
+        """Their largest magnitude."""
+        return prepared.abs().amax()
 
     def batch(self, precision: Precision, samples: Feature, labels: Tensor, draw: Draw) -> Batch:
         """The samples and their class places."""
@@ -149,7 +158,9 @@ class OnePass(Rule):
         """The samples."""
         return samples
 
-    def answers(self, precision: Precision, shape: tuple[int, ...], scale: Tensor) -> Feature | None:
+    def answers(
+        self, precision: Precision, shape: tuple[int, ...], scale: Tensor
+    ) -> Feature | None:
         """None."""
         return None
 
@@ -176,11 +187,13 @@ class TwoPasses(Rule):
     hard: bool
     normalize: bool
 
-    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Rule.prepare`."""
-        if self.normalize:
-            x = length_normalize(x)[0]
-        return x, x.abs().amax().clamp_min(self.label_value)
+    def prepare(self, x: Tensor) -> Tensor:
+        """The samples, each with a root mean square of 1 where `normalize` says so."""
+        return length_normalize(x)[0] if self.normalize else x
+
+    def absmax(self, prepared: Tensor) -> Tensor:
+        """The largest magnitude of the samples and of a label's place, which every row has."""
+        return prepared.abs().amax().clamp_min(self.label_value)
 
     def batch(self, precision: Precision, samples: Feature, labels: Tensor, draw: Draw) -> Batch:
         """Right label and wrong label, `[2 batch, ...]`; see `engines.labels.two_passes`."""
@@ -197,7 +210,9 @@ class TwoPasses(Rule):
         """The samples with all label places at zero."""
         return Feature(without_label(samples.codes, self.classes), samples.scale)
 
-    def answers(self, precision: Precision, shape: tuple[int, ...], scale: Tensor) -> Feature | None:
+    def answers(
+        self, precision: Precision, shape: tuple[int, ...], scale: Tensor
+    ) -> Feature | None:
         """`[C, *shape]`."""
         value = self._label_code(precision, scale)
         sample = torch.zeros((*shape[:-1], shape[-1] - self.classes), dtype=value.dtype)

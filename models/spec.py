@@ -75,7 +75,9 @@ class ModelSpec:
 
     def _check_mlp(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden {list(self.hidden)} needs at least one unit of positive width")
+            raise ValueError(
+                f"hidden {list(self.hidden)} needs at least one unit of positive width"
+            )
         if self.objective == CLASS_GOODNESS and min(self.hidden) < self.max_classes:
             raise ValueError(
                 f"hidden {list(self.hidden)} needs at least one unit, each at least max_classes = "
