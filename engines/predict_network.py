@@ -12,6 +12,7 @@ sample are made once, and those of the labels once a version (engines/labels.py)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -27,7 +28,7 @@ from engines.standardize import standardize
 from models.spec import ModelSpec
 from models.units import DenseUnitSpec
 
-# Most rows that pass at a time, a sample under each label counting C: bounds the activities.
+# Most rows that pass at a time, a sample under each label counting C: activities are float32.
 _ROWS = 4096
 
 
@@ -79,14 +80,16 @@ class PredictNetwork:
         self._of_labels = None if labels is None else first.accumulator(labels)
 
     def goodness(self, rows: Tensor) -> Tensor:
-        """float32 `[batch, C]` of float32 `[batch, features]` in the sensor's own units."""
+        """float32 `[batch, C]`; `rows`: `[batch, features]` in the sensor's own units."""
+        if len(rows) == 0:
+            return rows.new_empty(0, self._classes)
         most = _ROWS if self._of_labels is None else max(1, _ROWS // self._classes)
         return torch.cat([self._goodness(part) for part in torch.split(rows, most)])
 
     def _goodness(self, rows: Tensor) -> Tensor:
         standard = channels_last(standardize(rows, self._mean, self._std), self._image)
-        x, _ = self._rule.prepare(standard)
-        samples = Feature(self._precision.quantize(x, self._scale), self._scale)
+        codes = self._precision.quantize(self._rule.prepare(standard), self._scale)
+        samples = Feature(codes, self._scale)
         sums = self._first.accumulator(self._rule.question(samples))
         if self._of_labels is not None:
             sums = accumulator_under_each_label(sums, self._of_labels)
@@ -95,8 +98,9 @@ class PredictNetwork:
         for index, unit in enumerate(self._later, start=1):
             answered = unit.forward(answered.output)
             judged += self._judged(index, answered.activity)
-        # Under labels a row has one goodness, and C rows are a sample.
-        return torch.stack(judged).mean(dim=0).view(-1, self._classes)
+        # One by one: torch's sum over an outer axis takes another order in another batch.
+        total = functools.reduce(torch.add, judged) / len(judged)
+        return total.view(-1, self._classes)  # under labels a row has one goodness, C are a sample
 
     def _judged(self, index: int, activity: Tensor) -> list[Tensor]:
         if index not in self._rule.judges:

@@ -86,15 +86,18 @@ class Rule(ABC):
     judges: tuple[int, ...]
 
     @abstractmethod
-    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is quantized of standardised samples, and its absmax; pure, for a fused chain.
+    def prepare(self, x: Tensor) -> Tensor:
+        """What is quantized of standardised samples, float32 `[batch, N]` or NHWC; its shape."""
+
+    @abstractmethod
+    def absmax(self, prepared: Tensor) -> Tensor:
+        """What the one scale of the first unit's input has to hold, whatever the labels.
 
         Args:
-            x: float32 `[batch, N]` or NHWC, without label places.
+            prepared: float32 `[batch, N]` or NHWC, of at least one sample.
 
         Returns:
-            float32 of the shape of `x`, and `[]`: the largest magnitude that the one scale of the
-            first unit's input has to hold, whatever the labels.
+            float32 `[]`.
         """
 
     @abstractmethod
@@ -139,9 +142,13 @@ class OnePass(Rule):
     objective: Objective
     judges: tuple[int, ...]
 
-    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Rule.prepare`."""
-        return x, x.abs().amax()
+    def prepare(self, x: Tensor) -> Tensor:
+        """The samples."""
+        return x
+
+    def absmax(self, prepared: Tensor) -> Tensor:
+        """Their largest magnitude."""
+        return prepared.abs().amax()
 
     def batch(self, precision: Precision, samples: Feature, labels: Tensor, draw: Draw) -> Batch:
         """The samples and their class places."""
@@ -180,11 +187,13 @@ class TwoPasses(Rule):
     hard: bool
     normalize: bool
 
-    def prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Rule.prepare`."""
-        if self.normalize:
-            x = length_normalize(x)[0]
-        return x, x.abs().amax().clamp_min(self.label_value)
+    def prepare(self, x: Tensor) -> Tensor:
+        """The samples, each with a root mean square of 1 where `normalize` says so."""
+        return length_normalize(x)[0] if self.normalize else x
+
+    def absmax(self, prepared: Tensor) -> Tensor:
+        """The largest magnitude of the samples and of a label's place, which every row has."""
+        return prepared.abs().amax().clamp_min(self.label_value)
 
     def batch(self, precision: Precision, samples: Feature, labels: Tensor, draw: Draw) -> Batch:
         """Right label and wrong label, `[2 batch, ...]`; see `engines.labels.two_passes`."""

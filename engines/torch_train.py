@@ -131,11 +131,12 @@ class TorchTrainEngine(TrainEngine):
         codes, scale = self._first_codes(
             self._precision, self._rule, rows, self._mean, self._std, self._image
         )
-        self._input_scale.follow(scale)
         self._classes = max(self._classes, int(labels.max()) + 1)
         key = NoiseKey(self._seed, self._step, _WRONG_LABELS)
         draw = Draw(self._classes, key, lambda: self._goodness(rows))
-        return self._rule.batch(self._precision, Feature(codes, scale), labels, draw)
+        batch = self._rule.batch(self._precision, Feature(codes, scale), labels, draw)
+        self._input_scale.follow(scale)
+        return batch
 
     def _goodness(self, rows: Tensor) -> Tensor | None:
         """Goodness of each class in use, as the network would serve; None before it has scales."""
@@ -278,8 +279,8 @@ def _first_codes(
     std: Tensor,
     image: tuple[int, ...] | None,
 ) -> tuple[Tensor, Tensor]:
-    x, absmax = rule.prepare(channels_last(standardize(rows, mean, std), image))
-    scale = precision.scale(absmax)
+    x = rule.prepare(channels_last(standardize(rows, mean, std), image))
+    scale = precision.scale(rule.absmax(x))
     return precision.quantize(x, scale), scale
 
 
