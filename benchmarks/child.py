@@ -1,7 +1,8 @@
 """What happens inside the child process of one trial: rehearse, train, judge, count, report.
 
 The parent gives it the data, and gets messages through a pipe: `Progress` now and then, `EpochDone`
-after each epoch, and last either `Finished` with the record or `Failed` with one line for the user.
+after each epoch, and last `Finished` with the record. A loss that diverges ends the training, not
+the trial: how far it came, and how the network answers then, is a result like any other.
 """
 
 from __future__ import annotations
@@ -56,13 +57,7 @@ class Finished(NamedTuple):
     record: dict[str, Any]
 
 
-class Failed(NamedTuple):
-    """Why there is no record."""
-
-    message: str
-
-
-Message = Progress | EpochDone | Finished | Failed
+Message = Progress | EpochDone | Finished
 
 
 class DivergedError(RuntimeError):
@@ -76,8 +71,6 @@ def serve_trial(trial: Trial, split: Split, pipe: Connection) -> None:
     )  # Ctrl-C reaches the parent, which ends this process
     try:
         pipe.send(Finished(run_trial(trial, split, pipe.send)))
-    except DivergedError as error:
-        pipe.send(Failed(str(error)))
     finally:
         pipe.close()
 
@@ -95,7 +88,6 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
 
     Raises:
         TrialError: The network cannot be built for the data.
-        DivergedError: The loss stopped being finite.
     """
     import torch
 
@@ -127,9 +119,15 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
     fit = Fit(trial, split.train, batch, energy, report)
     accuracies: list[float] = []
     high_water: list[int | None] = []
+    diverged: str | None = None
     for epoch in range(trial.epochs):
         measured = memory.mark() and measured
-        loss = fit.epoch(method, epoch)
+        try:
+            loss = fit.epoch(method, epoch)
+        except DivergedError as error:
+            diverged = str(error)
+            accuracies.append(method.accuracy(split.test))
+            break
         high_water.append(memory.high_water_bytes())
         accuracies.append(method.accuracy(split.test))
         report(EpochDone(epoch, loss, accuracies[-1], fit.train_seconds))
@@ -148,6 +146,7 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
         "parameters": method.parameters,
         "accuracy": accuracies[-1],
         "accuracy_by_epoch": accuracies,
+        "diverged": diverged,
         "train_seconds": round(fit.train_seconds, 3),
         "step_milliseconds": round(1e3 * statistics.median(fit.step_seconds), 4),
         "peak_training_bytes": peak,
@@ -158,10 +157,10 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
             "hidden": list(spec.hidden),
             "learning_rate": trial.learning_rate,
             "schedule": trial.schedule,
+            "optimizer": trial.optimizer,
             "weight_decay": trial.weight_decay,
             "augment": trial.augment,
-            "fusion": trial.fusion,
-            "look_ahead": list(trial.look_ahead) if trial.method.startswith("ff-") else None,
+            **method.settings,
             "input_shape": list(spec.input_shape),
             "classes": len(split.train.classes),
             "train_samples": len(split.train),

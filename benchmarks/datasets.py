@@ -4,7 +4,8 @@
 | --- | --- |
 | a folder with `train-images-idx3-ubyte[.gz]` | IDX, as MNIST comes; `t10k-*` is its test set |
 | any other folder, or a `.zip` | ImageFolder: `<class>/<any name>.<jpg, png, ...>` |
-| the word `digits` | scikit-learn's 1,797 digits of 8x8 pixels |
+| the word `digits` | scikit-learn's 1,797 digits of 8x8 pixels, as rows of 64 numbers |
+| the word `digit-images` | the same as images of one channel, for conv networks |
 
 Pixels stay bytes until a batch of them is taken. Files are not trusted: what a header promises is
 compared with what the file holds before memory is asked for.
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from benchmarks.samples import DataError, Samples, label_samples
 
 DIGITS = "digits"
+DIGIT_IMAGES = "digit-images"
 _CHUNK_BYTES = 1 << 20
 _IDX_UBYTE = 0x08
 
@@ -82,7 +84,7 @@ def load_sources(data: str, test: str | None = None) -> Sources:
     """Load training and test samples.
 
     Args:
-        data: Path, or the word `digits`.
+        data: Path, or a word of the table above.
         test: Path of the test set; None: the `t10k` files of an IDX folder, else none.
 
     Raises:
@@ -116,14 +118,14 @@ def load(data: str, *, prefer_test: bool = False) -> Samples:
     """All samples of one path.
 
     Args:
-        data: Path, or the word `digits`.
+        data: Path, or a word of the table above.
         prefer_test: Of an IDX folder, take the `t10k` files where it has them.
 
     Raises:
         DataError: Nothing is there, it is damaged, or its layout is not known.
     """
-    if data == DIGITS:
-        return _load_digits()
+    if data in (DIGITS, DIGIT_IMAGES):
+        return _load_digits(as_images=data == DIGIT_IMAGES)
     path = Path(data)
     kind = path.suffix.lower()
     if path.is_dir():
@@ -137,7 +139,7 @@ def load(data: str, *, prefer_test: bool = False) -> Samples:
     found = f"a file ending in {kind!r}" if path.is_file() else "nothing"
     raise DataError(
         f"{data}: found {found}; wanted an IDX folder, an ImageFolder folder or .zip, or the word "
-        f"{DIGITS!r}"
+        f"{DIGITS!r} or {DIGIT_IMAGES!r}"
     )
 
 
@@ -204,7 +206,7 @@ def _read_at_most(stream: IO[bytes], limit: int) -> bytearray:
     return body
 
 
-def _load_digits() -> Samples:
+def _load_digits(*, as_images: bool) -> Samples:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -212,4 +214,7 @@ def _load_digits() -> Samples:
             f"the {DIGITS!r} come with scikit-learn, which is not here: pip install scikit-learn"
         ) from error
     bunch = load_digits()
-    return label_samples((bunch.data / 16.0).astype(np.float32), bunch.target, DIGITS)
+    rows = (bunch.data / 16.0).astype(np.float32)
+    if as_images:
+        return label_samples(rows.reshape(-1, 1, 8, 8), bunch.target, DIGIT_IMAGES)
+    return label_samples(rows, bunch.target, DIGITS)

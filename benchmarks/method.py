@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,11 @@ class Method(ABC):
     @abstractmethod
     def parameters(self) -> int:
         """Numbers that are learned: weights and biases."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What the method took from the trial's recipe, defaults resolved; JSON values."""
 
     @abstractmethod
     def start_step(self, epoch: float) -> None:

@@ -6,9 +6,10 @@
 | `bp-fp32-checkpoint` | the same, each unit's inside computed again on the way back |
 | `bp-int8`, `bp-int8-codes`, `bp-int8-strong` | back-propagation with INT8 products, and ... |
 | `bp-ui8`, `bp-dai8`, `bp-gdai8-like` | ... `benchmarks/backprop/__init__.py` tells them apart |
-| `ff-int8` | this project: class-goodness Forward-Forward, INT8 products, exact look-ahead |
+| `ff-int8` | this project: class-goodness Forward-Forward, INT8 products, look-ahead |
 
-All get the same standardised input `clip((x - mean) / std, -4, 4)` and torch's fused AdamW.
+All get the same standardised input `clip((x - mean) / std, -4, 4)` and torch's fused AdamW; with
+integer masters `ff-int8` has that of `engines/masters.py` in its place.
 
 `ff-int8` answers the test samples through `export()` and the engine that the daemon would open, so
 its accuracy is that of the integers that would be served, not of the trainer's own forward pass.
@@ -21,6 +22,7 @@ reproduction, not an independent result, and no further setting is chosen on tes
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,10 @@ import engines
 from benchmarks.backprop.method import BACKPROP_NAMES, Backprop
 from benchmarks.method import Method, share_right
 from benchmarks.samples import Samples
-from benchmarks.trial import Trial
+from benchmarks.trial import LinearSpec, Trial, TrialError
+from engines import Optimizer, Recipe, Weights
+from engines.fusion import COMPILED, open_fusion
+from engines.rule import open_rule
 from models import ModelSpec
 
 
@@ -37,24 +42,49 @@ class ForwardForwardInt8(Method):
     """Class-goodness Forward-Forward in INT8: what the daemon's learner runs.
 
     Args:
-        trial: Seed and schedule.
+        trial: Seed and recipe.
         spec: Shape of the network.
-        train: All training samples, for the standardisation.
+        fitted: Samples for the standardisation, float32.
+
+    Raises:
+        TrialError: The network has no unit.
     """
 
-    def __init__(self, trial: Trial, spec: ModelSpec, train: Samples) -> None:
+    def __init__(self, trial: Trial, spec: ModelSpec | LinearSpec, fitted: Samples) -> None:
+        if isinstance(spec, LinearSpec):
+            raise TrialError(f"{trial.method} needs a hidden layer; see --hidden")
         self._trial = trial
         self._spec = spec
-        self._engine = engines.open_train_engine(spec, seed=trial.seed)
-        self._engine.standardize_from(train.x)
+        fusion = open_fusion(trial.fusion).name
+        self._recipe = Recipe(
+            look_ahead=trial.look_ahead_rule,
+            masters=trial.masters or ("int16" if fusion == COMPILED else "float32"),
+            optimizer=Optimizer(trial.optimizer, trial.weight_decay),
+            fusion=fusion,
+        )
+        self._engine = engines.open_train_engine(spec, seed=trial.seed, recipe=self._recipe)
+        self._engine.standardize_from(fitted.x)
         self._learning_rate = trial.learning_rate_at(0)
         self._look_ahead = trial.look_ahead_at(0)
         self._exports = 0
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """See `Method.settings`."""
+        return {
+            "fusion": self._recipe.fusion,
+            "masters": self._recipe.masters,
+            "look_ahead": list(self._trial.look_ahead),
+            "look_ahead_form": self._recipe.look_ahead.form,
+            "window": self._recipe.look_ahead.window,
+        }
+
+    @property
     def parameters(self) -> int:
-        """See `Method.parameters`."""
-        return sum(inputs * outputs + outputs for inputs, outputs in self._spec.unit_sizes)
+        """See `Method.parameters`; those of every unit's head count too."""
+        heads = open_rule(self._spec, self._recipe).heads
+        tensors = (tensor for head in heads for tensor in head.first_parameters().values())
+        return self._spec.parameters + sum(tensor.numel() for tensor in tensors)
 
     def start_step(self, epoch: float) -> None:
         """See `Method.start_step`."""
@@ -70,15 +100,16 @@ class ForwardForwardInt8(Method):
 
     def accuracy(self, samples: Samples) -> float:
         """See `Method.accuracy`; answered by the serving engine from the exported weights."""
-        self._exports += 1
-        weights = self._engine.export(
-            classes=samples.classes, version=self._exports, parent=None, last_seq=0
-        )
-        with engines.open_predict_engine().open(weights) as serving:
+        with engines.open_predict_engine().open(self.export(samples.classes)) as serving:
             return share_right(lambda x: serving.predict(x).class_index, samples)
 
+    def export(self, classes: tuple[str, ...]) -> Weights:
+        """The weights as they stand, under a version number of their own."""
+        self._exports += 1
+        return self._engine.export(classes=classes, version=self._exports, parent=None, last_seq=0)
 
-METHODS: dict[str, Callable[[Trial, ModelSpec, Samples], Method]] = {
+
+METHODS: dict[str, Callable[[Trial, ModelSpec | LinearSpec, Samples], Method]] = {
     **dict.fromkeys(BACKPROP_NAMES, Backprop),
     "ff-int8": ForwardForwardInt8,
 }

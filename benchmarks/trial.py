@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar, Literal
 
-from engines.look_ahead import linear_schedule
-from engines.recipe import FUSION_NAMES
+from engines.look_ahead import LookAhead, linear_schedule
+from engines.recipe import FUSION_NAMES, MASTER_NAMES, OPTIMIZER_NAMES
 from models import MODEL_NAMES, ModelSpec
 
 METHOD_NAMES = (
@@ -45,25 +46,54 @@ class TrialError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class LinearSpec:
+    """The network of no hidden layer, which `ModelSpec` does not know: it has no unit.
+
+    Args:
+        input_shape: Shape of one sample.
+        max_classes: Places for classes.
+    """
+
+    input_shape: tuple[int, ...]
+    max_classes: int
+
+    name = "mlp"
+    hidden: ClassVar[tuple[int, ...]] = ()
+
+    @property
+    def features(self) -> int:
+        """Numbers in one sample."""
+        return math.prod(self.input_shape)
+
+
+@dataclasses.dataclass(frozen=True)
 class Trial:
     """What one child process trains and measures.
 
     Args:
         method: One of `METHOD_NAMES`.
         model: One of `models.MODEL_NAMES`.
-        data: Path of the training data, or `digits`.
+        data: Path of the training data, or a word that `datasets.load` knows.
         test: Path of the test data; None: as `datasets.load_sources` has it.
         seed: Draws the weights, the order of the samples and the held-out part.
         epochs: E.
         batch: Samples per step; what is left over at an epoch's end waits for the next shuffle.
-        hidden: Width of each hidden layer of the mlp before `width` scales it.
+        hidden: Width of each hidden layer of the mlp before `width` scales it; none, and the
+            network is a linear classifier, which has no units to learn by Forward-Forward.
         width: Factor on every width in `hidden`, or on the channels of a conv network.
-        learning_rate: r, AdamW's largest step size.
+        learning_rate: r, the optimizer's largest step size.
         schedule: One of `SCHEDULES`.
-        weight_decay: AdamW's (Loshchilov & Hutter, arXiv 1711.05101v3, algorithm 2), on weight
+        optimizer: `adam`, or `sgd` with momentum 0.9.
+        weight_decay: Decoupled (Loshchilov & Hutter, arXiv 1711.05101v3, algorithm 2), on weight
             matrices.
         augment: Whether training images are cropped and mirrored at random.
-        look_ahead: lambda in the first and in the last epoch; read by Forward-Forward methods.
+        look_ahead: lambda in the first and in the last epoch; this and the next three are read by
+            Forward-Forward methods.
+        look_ahead_form: `exact` or `discounted`; None: exact for the mlp, else discounted, which
+            goes back through a block's inside once and not twice.
+        window: Later units that are looked ahead to; None: all.
+        masters: Where weights live between steps, one of `engines.recipe.MASTER_NAMES`; None:
+            int16 where the chains are compiled, else float32.
         limit: Most training samples; None: all.
         threads: Threads of torch; None: its own choice.
         fusion: Whether the chains between INT8 products are compiled: one of `FUSION_NAMES`.
@@ -75,29 +105,35 @@ class Trial:
     method: str
     model: str
     data: str
-    test: str | None
-    seed: int
     epochs: int
-    batch: int
-    hidden: tuple[int, ...]
-    width: float
-    learning_rate: float
-    schedule: str
-    weight_decay: float
-    augment: bool
-    look_ahead: tuple[float, float]
-    limit: int | None
-    threads: int | None
-    fusion: str
+    test: str | None = None
+    seed: int = 0
+    batch: int = 128
+    hidden: tuple[int, ...] = DEFAULT_HIDDEN
+    width: float = 1.0
+    learning_rate: float = 1e-3
+    schedule: str = SCHEDULES[0]
+    optimizer: str = OPTIMIZER_NAMES[0]
+    weight_decay: float = 0.0
+    augment: bool = False
+    look_ahead: tuple[float, float] = (0.2, 1.6)
+    look_ahead_form: Literal["exact", "discounted"] | None = None
+    window: int | None = None
+    masters: str | None = None
+    limit: int | None = None
+    threads: int | None = None
+    fusion: str = FUSION_NAMES[0]
 
     def __post_init__(self) -> None:
         for what, name, known in (
             ("method", self.method, METHOD_NAMES),
             ("model", self.model, MODEL_NAMES),
             ("schedule", self.schedule, SCHEDULES),
+            ("optimizer", self.optimizer, OPTIMIZER_NAMES),
             ("fusion", self.fusion, FUSION_NAMES),
+            ("masters", self.masters, MASTER_NAMES),
         ):
-            if name not in known:
+            if name is not None and name not in known:
                 raise TrialError(f"{what} {name!r} is unknown; known: {', '.join(known)}")
         for what, number in (
             ("epochs", self.epochs),
@@ -109,6 +145,12 @@ class Trial:
                 raise TrialError(f"{what} is {number}; wanted at least 1")
         if self.seed < 0:
             raise TrialError(f"seed is {self.seed}; wanted 0 or more")
+        if self.optimizer == "sgd" and self.weight_decay:
+            raise TrialError("torch's sgd has no decoupled weight decay; wanted 0 with it")
+        try:
+            _ = self.look_ahead_rule
+        except ValueError as error:
+            raise TrialError(str(error)) from error
         for what, value in (("width", self.width), ("learning rate", self.learning_rate)):
             if not (math.isfinite(value) and value > 0):
                 raise TrialError(f"{what} is {value}; wanted a finite number above 0")
@@ -121,7 +163,13 @@ class Trial:
                 f"look-ahead is {self.look_ahead}; wanted two finite numbers from 0 up"
             )
 
-    def spec(self, input_shape: tuple[int, ...], classes: int) -> ModelSpec:
+    @property
+    def look_ahead_rule(self) -> LookAhead:
+        """Which later losses a Forward-Forward method counts."""
+        form = self.look_ahead_form or ("exact" if self.model == "mlp" else "discounted")
+        return LookAhead(form, self.window)
+
+    def spec(self, input_shape: tuple[int, ...], classes: int) -> ModelSpec | LinearSpec:
         """The network for data of one shape.
 
         Raises:
@@ -135,6 +183,8 @@ class Trial:
             if self.model != "mlp":
                 return ModelSpec(self.model, input_shape, classes, width=self.width)
             hidden = tuple(max(1, round(size * self.width)) for size in self.hidden)
+            if not hidden and not self.method.startswith("ff-"):
+                return LinearSpec(input_shape, classes)
             return ModelSpec(self.model, input_shape, classes, hidden)
         except ValueError as error:
             raise TrialError(f"{error}; see --model, --hidden and --width") from error

@@ -218,7 +218,7 @@ def test_recomputing_changes_memory_and_nothing_else():
     ]
     losses = [take_steps(one, 3) for one in trained]
     assert losses[0] == losses[1]
-    states = [one._network.state_dict() for one in trained]
+    states = [one.network.state_dict() for one in trained]
     for name, tensor in states[0].items():  # running statistics too: each batch counts once
         if not name.endswith("num_batches_tracked"):  # which nothing reads
             assert torch.equal(tensor, states[1][name]), name
@@ -233,7 +233,7 @@ def test_recomputing_changes_memory_and_nothing_else():
 
 def test_int8_weights_stay_on_their_codes():
     trained = method("bp-int8-codes")
-    (first, *_) = (layer for layer in trained._network.modules() if isinstance(layer, Int8Layer))
+    (first, *_) = (layer for layer in trained.network.modules() if isinstance(layer, Int8Layer))
     before = first.weight.detach().clone()
     scale = before.abs().max() / 127
     take_steps(trained, 3)
@@ -262,7 +262,7 @@ def test_ui8_scales_the_rate_of_each_layer_alone():
 @pytest.mark.parametrize("name", ["bp-fp32", "bp-int8-strong"])
 def test_only_matrices_decay(name):
     trained = method(name, learning_rate=0.1, weight_decay=0.5)
-    layer = trained._network.units[0][0]
+    layer = trained.network.units[0][0]
     with torch.no_grad():
         layer.bias.fill_(-100.0)  # every ReLU is silent: no gradient
     before = layer.weight.detach().clone()

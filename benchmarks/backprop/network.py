@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.trial import LinearSpec
 from models import ModelSpec
 from models.build import build_model
 from models.pooling import pooled_shape
 
 
-def build_network(spec: ModelSpec, seed: int, *, recompute: bool = False) -> Network:
+def build_network(spec: ModelSpec | LinearSpec, seed: int, *, recompute: bool = False) -> Network:
     """A network with weights drawn from `seed`.
 
     Dense: the layers of the Forward-Forward units, started as torch starts a linear layer, with
@@ -30,6 +31,8 @@ def build_network(spec: ModelSpec, seed: int, *, recompute: bool = False) -> Net
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if isinstance(spec, LinearSpec):
+            return Network([], nn.Linear(spec.features, spec.max_classes), recompute)
         if spec.name == "mlp":
             units: list[nn.Module] = [
                 nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
