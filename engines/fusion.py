@@ -121,11 +121,11 @@ def _compiled(chain: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa:
 
 
 def _outline(value: Any) -> Hashable:  # noqa: ANN401 - whatever a chain takes
-    """The shape of a tensor, or of a tuple's first one; no mapping; any other value itself."""
-    while isinstance(value, tuple) and value:
-        value = value[0]
+    """The shapes of tensors, also in tuples; no mapping; any other value itself."""
     if isinstance(value, torch.Tensor):
         return value.shape
+    if isinstance(value, tuple):
+        return tuple(map(_outline, value))
     return None if isinstance(value, Mapping) else cast("Hashable", value)
 
 

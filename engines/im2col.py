@@ -162,7 +162,8 @@ def phases(geometry: ConvGeometry, axis: int) -> list[Phase]:
     size, stride = geometry.in_size[axis], geometry.stride
     found = []
     for pixel in range(min(stride, size)):
-        met, tap = divmod(pixel + geometry.padding, stride)
+        # Not divmod: a compiler that keeps sizes symbolic does not know it.
+        met, tap = (pixel + geometry.padding) // stride, (pixel + geometry.padding) % stride
         taps = range(tap, geometry.kernel, stride)
         found.append(Phase(pixel, len(range(pixel, size, stride)), tap, len(taps), met))
     return found

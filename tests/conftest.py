@@ -15,3 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=4,
         help="times the daemon is killed under load; make torture uses 20",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "compiled: runs torch.compile, seconds a chain")
