@@ -27,7 +27,7 @@ from benchmarks.options import (
     trials_of,
 )
 from benchmarks.paper import TABLE_I
-from benchmarks.plot import LOOKS, PAPER_GREY, curve, draw, provenance
+from benchmarks.plot import LOOKS, PAPER_GREY, count_epochs, curve, draw, provenance
 from benchmarks.report import (
     ABSENT,
     Record,
@@ -101,9 +101,7 @@ def paint(records: Sequence[Record], panels: Sequence[Axes]) -> None:
         ]  # fmt: skip
         curve(axes, epochs, by_epoch, method, LOOKS[method])
     axes.set_title(f"by epoch, {deepest} hidden layers" if deepest else "by epoch")
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("test accuracy (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    count_epochs(axes)
 
 
 def _paint_depths(records: Sequence[Record], axes: Axes) -> None:

@@ -34,7 +34,7 @@ from benchmarks.options import (
     trials_of,
 )
 from benchmarks.paper import FIG_6
-from benchmarks.plot import SERIES, curve, draw, provenance
+from benchmarks.plot import SERIES, count_epochs, curve, draw, provenance
 from benchmarks.report import (
     ABSENT,
     Record,
@@ -149,9 +149,7 @@ def paint(records: Sequence[Record], panels: Sequence[Axes]) -> None:
         by_epoch = zip(*(record["accuracy_by_epoch"] for record in group), strict=False)
         spreads = [spread([100 * value for value in values]) for values in by_epoch]
         curve(axes, range(1, len(spreads) + 1), spreads, variant, look)
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("test accuracy (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    count_epochs(axes)
 
 
 def _looks(records: Sequence[Record]) -> list[Any]:

@@ -27,7 +27,8 @@ _LEGEND_ROW_INCHES = 0.21
 _NOTE_LINE_INCHES = 0.15
 _NOTE_COLUMNS_PER_INCH = 14
 _FOOT_MARGIN_INCHES = 0.2
-_STYLE: dict[str, Any] = {
+# Any: the names that matplotlib knows are a type of their own.
+_STYLE: Any = {
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.grid": True,
@@ -134,9 +135,7 @@ def draw(
     print(f"plot: {path}", file=sys.stderr)
 
 
-def curve(
-    axes: Axes, x: Sequence[float], y: Sequence[Spread], label: str, look: Look, **line: Any
-) -> None:
+def curve(axes: Axes, x: Sequence[float], y: Sequence[Spread], label: str, look: Look) -> None:
     """Means joined by a line, in a band from the least to the largest.
 
     Args:
@@ -144,29 +143,28 @@ def curve(
         x: Places.
         y: One a place.
         label: In the legend.
-        look: Colour and marker.
-        line: Options of matplotlib's `plot`.
+        look: Colour, marker and width.
     """
     axes.plot(
         x,
         [spread.mean for spread in y],
-        **{
-            "color": look.colour,
-            "marker": look.marker,
-            "linewidth": look.width,
-            "markersize": 4 + look.width,
-            "label": label,
-        }
-        | line,
-    )
-    axes.fill_between(
-        x,
-        [spread.low for spread in y],
-        [spread.high for spread in y],
         color=look.colour,
-        alpha=0.15,
-        linewidth=0,
+        marker=look.marker,
+        linewidth=look.width,
+        markersize=4 + look.width,
+        label=label,
     )
+    low, high = [spread.low for spread in y], [spread.high for spread in y]
+    axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
+
+
+def count_epochs(axes: Axes) -> None:
+    """An axis of whole epochs, and one of accuracy."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("test accuracy (%)")
 
 
 def provenance(records: Sequence[dict[str, Any]]) -> str:
