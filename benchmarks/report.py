@@ -8,8 +8,8 @@ have, so that an easy or hard held-out part does not blur them.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +17,7 @@ from rich.text import Text
 from benchmarks.trial import BASELINE
 
 Record = dict[str, Any]
+K = TypeVar("K", bound=Hashable)
 
 _AVERAGED = (
     "train_seconds", "step_milliseconds", "peak_training_bytes", "planned_training_bytes",
@@ -27,7 +28,70 @@ _RATIOS = {
     "peak_ratio": "peak_training_bytes",
     "planned_ratio": "planned_training_bytes",
 }
-_ABSENT = "-"
+ABSENT = "-"
+
+
+class Spread(NamedTuple):
+    """Several measurements of one thing."""
+
+    mean: float
+    median: float
+    low: float
+    high: float
+
+    def text(self, form: str, factor: float = 1.0) -> str:
+        """`median (low to high)`, each in format `form` after multiplying by `factor`."""
+        middle, low, high = (
+            format(factor * value, form) for value in (self.median, self.low, self.high)
+        )
+        return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The spread of at least one value."""
+    return Spread(statistics.fmean(values), statistics.median(values), min(values), max(values))
+
+
+def grouped(records: Sequence[Record], key: Callable[[Record], K]) -> dict[K, list[Record]]:
+    """Records by what `key` says of them, in the order of first appearance."""
+    groups: dict[K, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def ratios(records: Sequence[Record], field: str, method: str, reference: str) -> Spread | None:
+    """A method's `field` over that of `reference`, seed by seed.
+
+    Args:
+        records: All of one network, data set and recipe.
+        field: Of a record, a number or None.
+        method: In the numerator.
+        reference: In the denominator.
+
+    Returns:
+        None where no seed has both figures.
+    """
+    base = {r["seed"]: r[field] for r in records if r["method"] == reference}
+    own = {r["seed"]: r[field] for r in records if r["method"] == method}
+    found = [own[seed] / base[seed] for seed in own if own[seed] and base.get(seed)]
+    return spread(found) if found else None
+
+
+def setting(records: Sequence[Record]) -> str:
+    """What records of one network and recipe have in common, for a title."""
+    first, seeds = records[0], len({record["seed"] for record in records})
+    width = "" if first["width"] == 1 else f" at width {first['width']:g}"
+    return (
+        f"{first['model']}{width} on {first['data']}, {first['epochs']} epochs, "
+        f"batch {first['batch']}, {seeds} seed{'s' if seeds > 1 else ''}"
+    )
+
+
+def diverged(records: Sequence[Record]) -> str:
+    """Which of them diverged, to put behind a caption; empty where none did."""
+    names = [f"{r['method']} seed {r['seed']}" for r in records if r["diverged"]]
+    return f"; diverged: {', '.join(names)}" if names else ""
 
 
 def summarize(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
@@ -80,38 +144,61 @@ def as_table(summaries: dict[str, dict[str, Any]], title: str) -> Table:
         summaries: What `summarize` gave.
         title: Put above, word for word.
     """
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     columns: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-        ("accuracy %", _accuracy),
-        ("points", lambda s: _shown(s["points"], "+.2f")),
-        ("train s", lambda s: _shown(s["train_seconds"], ".1f")),
-        ("step ms", lambda s: _shown(s["step_milliseconds"], ".2f")),
-        ("ratio", lambda s: _shown(s["step_ratio"], ".2f")),
-        ("peak MiB", lambda s: _shown(s["peak_training_bytes"], ".1f", 2**-20)),
-        ("ratio", lambda s: _shown(s["peak_ratio"], ".2f")),
-        ("live MiB", lambda s: _shown(s["planned_training_bytes"], ".1f", 2**-20)),
-        ("ratio", lambda s: _shown(s["planned_ratio"], ".2f")),
-        ("energy J", lambda s: _shown(s["energy_joules"], ".0f")),
-        ("parameters", lambda s: _shown(s["parameters"], ",d")),
+        ("accuracy %", accuracy),
+        ("points", lambda s: shown(s["points"], "+.2f")),
+        ("train s", lambda s: shown(s["train_seconds"], ".1f")),
+        ("step ms", lambda s: shown(s["step_milliseconds"], ".2f")),
+        ("ratio", lambda s: shown(s["step_ratio"], ".2f")),
+        ("peak MiB", lambda s: shown(s["peak_training_bytes"], ".1f", 2**-20)),
+        ("ratio", lambda s: shown(s["peak_ratio"], ".2f")),
+        ("live MiB", lambda s: shown(s["planned_training_bytes"], ".1f", 2**-20)),
+        ("ratio", lambda s: shown(s["planned_ratio"], ".2f")),
+        ("energy J", lambda s: shown(s["energy_joules"], ".0f")),
+        ("parameters", lambda s: shown(s["parameters"], ",d")),
     )
-    table.add_column("method", no_wrap=True)
-    for heading, _ in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for method, summary in summaries.items():
-        table.add_row(method, *(show(summary) for _, show in columns))
-    table.caption = Text(f"points and ratios: against {BASELINE}, seed by seed")
-    table.caption_justify = "left"
-    return table
+    return table(
+        title,
+        ("method", *(heading for heading, _ in columns)),
+        [
+            (method, *(show(summary) for _, show in columns))
+            for method, summary in summaries.items()
+        ],
+        f"points and ratios: against {BASELINE}, seed by seed",
+    )
 
 
-def _accuracy(summary: dict[str, Any]) -> str:
+def table(
+    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str
+) -> Table:
+    """A table of texts, all columns but the first to the right.
+
+    Args:
+        title: Put above, word for word.
+        headings: One a column.
+        rows: As many texts each.
+        caption: Put below, word for word.
+    """
+    made = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for place, heading in enumerate(headings):
+        made.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*map(Text, row))
+    made.caption = Text(caption)
+    made.caption_justify = "left"
+    return made
+
+
+def accuracy(summary: dict[str, Any]) -> str:
+    """Mean and deviation of what `summarize` gave for one method, in %."""
     shown = f"{100 * summary['accuracy_mean']:.2f}"
     if summary["accuracy_deviation"] is not None:
         shown += f" \N{PLUS-MINUS SIGN} {100 * summary['accuracy_deviation']:.2f}"
     return shown
 
 
-def _shown(value: float | None, form: str, factor: float | None = None) -> str:
+def shown(value: float | None, form: str, factor: float | None = None) -> str:
+    """A figure in format `form`, after multiplying by `factor`; `-` where there is none."""
     if value is None:
-        return _ABSENT
+        return ABSENT
     return format(value if factor is None else value * factor, form)
