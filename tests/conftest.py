@@ -15,7 +15,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=4,
         help="times the daemon is killed under load; make torture uses 20",
     )
+    parser.addoption(
+        "--every-chain",
+        action="store_true",
+        help="compile every fused chain and a whole engine: minutes; else two chains and no engine",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "compiled: runs torch.compile, seconds a chain")
+    config.addinivalue_line("markers", "compiled: runs torch.compile, seconds and more a chain")

@@ -1,0 +1,240 @@
+"""Fusion: the mode is chosen once and says why; a fused chain is the chain, at every size."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+import engines.torch_train
+from engines import LookAhead, Recipe, fusion, open_train_engine
+from engines.fusion import Fusion, FusionUnavailableError, open_fusion
+from models import ModelSpec
+from tests.contracts import bits
+from tests.networks import TINY, batch_of
+
+COMPILED = Fusion("compiled", "a test")
+with warnings.catch_warnings():
+    # torch's compiler uses what torch deprecates, when it is first imported.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    REFUSAL = fusion._refusal()
+needs_compiler = pytest.mark.skipif(REFUSAL is not None, reason=f"torch.compile: {REFUSAL}")
+STEP = {"learning_rate": 1e-2, "look_ahead_weight": 0.5}
+
+# --- the choice ---------------------------------------------------------------------------------
+
+
+def test_eager_by_name_asks_no_compiler(monkeypatch):
+    monkeypatch.setattr(fusion, "_refusal", None)  # to call it would raise
+    assert open_fusion("eager") == Fusion("eager", "asked for by name")
+
+
+def test_where_compiling_works_auto_takes_it_and_says_so(monkeypatch):
+    monkeypatch.setattr(fusion, "_refusal", lambda: None)
+    assert open_fusion() == Fusion("compiled", "torch.compile works here")
+    assert open_fusion("compiled") == Fusion("compiled", "asked for by name")
+
+
+def test_where_it_does_not_auto_runs_eager_and_says_why(monkeypatch):
+    monkeypatch.setattr(fusion, "_refusal", lambda: "no C++ compiler")
+    wanted = Fusion("eager", "torch.compile does not work here: no C++ compiler")
+    assert open_fusion("auto") == wanted
+    engine = open_train_engine(TINY["mlp"], seed=1, recipe=Recipe(fusion="auto"))
+    assert engine.fusion == wanted
+    assert engine.train_step(*batch_of(TINY["mlp"], 6), **STEP).finite
+
+
+def test_what_is_asked_for_by_name_is_never_replaced(monkeypatch):
+    monkeypatch.setattr(fusion, "_refusal", lambda: "no C++ compiler")
+    message = "^torch.compile does not work here: no C\\+\\+ compiler$"
+    with pytest.raises(FusionUnavailableError, match=message):
+        open_fusion("compiled")
+    with pytest.raises(FusionUnavailableError, match=message):
+        open_train_engine(TINY["mlp"], seed=1, recipe=Recipe(fusion="compiled"))
+
+
+def test_a_refusal_is_the_first_line_of_what_the_compiler_raised(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no compiler\nsecond line\nthird")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    fusion._refusal.cache_clear()
+    try:
+        assert open_fusion().reason == "torch.compile does not work here: RuntimeError: no compiler"
+    finally:
+        fusion._refusal.cache_clear()
+
+
+def test_an_eager_chain_is_the_chain_itself():
+    assert Fusion("eager", "").fuse(torch.relu) is torch.relu
+
+
+# --- every chain --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording(Fusion):
+    """Runs eager and keeps the first arguments and result of every chain."""
+
+    calls: dict = dataclasses.field(default_factory=dict)
+
+    def fuse(self, chain):
+        def run(*args):
+            kept = copied(args)
+            result = chain(*args)
+            self.calls.setdefault(chain, (kept, copied(result)))
+            return result
+
+        return run
+
+
+def copied(value):
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, tuple):
+        parts = map(copied, value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if isinstance(value, dict):
+        return {name: copied(part) for name, part in value.items()}
+    return value
+
+
+def recorded() -> dict:
+    """Every chain that a step goes through, in networks that have one of each kind of layer."""
+    calls: dict = {}
+    for name, masters in (("mlp", "float32"), ("resnet8", "int16"), ("efficientnet_b0", "int8")):
+        recording = Recording("compiled", "a test", calls)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engines.torch_train, "open_fusion", lambda _, r=recording: r)
+            engine = open_train_engine(TINY[name], seed=1, recipe=Recipe(masters=masters))
+        with torch.no_grad():
+            for _ in range(2):
+                engine.train_step(*batch_of(TINY[name], 6), **STEP)
+    return calls
+
+
+CALLS = recorded()
+
+
+def assert_agrees(found, wanted, place: str) -> None:
+    """Codes to one step where float sums differ in their last bit, floats to their size."""
+    if isinstance(wanted, torch.Tensor):
+        assert found.dtype == wanted.dtype, place
+        assert found.shape == wanted.shape, place
+        difference = (found.double() - wanted.double()).abs()
+        if wanted.dtype == torch.int8:
+            wrapped = torch.minimum(difference, 256 - difference)  # a remainder's ends meet
+            assert wrapped.max() <= 1, place
+            assert (wrapped > 0).double().mean() <= 0.01, place
+        else:
+            assert (difference <= 2e-5 * wanted.double().abs().max() + 1e-30).all(), place
+    elif isinstance(wanted, (tuple, dict)):
+        names = [*wanted] if isinstance(wanted, dict) else range(len(wanted))
+        assert len(found) == len(names), place
+        for name in names:
+            assert_agrees(found[name], wanted[name], f"{place}[{name}]")
+    else:
+        assert found == wanted, place
+
+
+@pytest.mark.parametrize("chain", CALLS, ids=lambda chain: chain.__name__)
+def test_every_chain_is_one_graph_that_knows_no_sizes_beforehand(chain):
+    """What compiling asks of a chain, without the seconds that a C++ compiler takes for each."""
+    args, wanted = CALLS[chain]
+    torch.compiler.reset()  # else the recompilations of one test count in the next
+    traced = torch.compile(chain, backend="eager", fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        assert_agrees(traced(*copied(args)), wanted, chain.__name__)
+
+
+@needs_compiler
+@pytest.mark.compiled
+@pytest.mark.parametrize("chain", CALLS, ids=lambda chain: chain.__name__)
+def test_a_compiled_chain_computes_what_the_eager_one_does(chain, request):
+    if chain.__name__ not in ("_forward", "_scales") and not request.config.option.every_chain:
+        pytest.skip("seconds a chain; with --every-chain")
+    args, wanted = CALLS[chain]
+    with torch.no_grad():
+        assert_agrees(COMPILED.fuse(chain)(*copied(args)), wanted, chain.__name__)
+
+
+# --- variants -----------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    values: torch.Tensor
+    sign: str
+
+
+def signed_sum(part: Part, factor: float, other: torch.Tensor) -> torch.Tensor:
+    total = (part.values * factor + other).sum(dim=1)
+    return -total if part.sign == "minus" else total
+
+
+@needs_compiler
+@pytest.mark.compiled
+def test_another_batch_or_constant_is_computed_right():
+    fused = COMPILED.fuse(signed_sum)
+    for rows, factor, sign in [
+        (4, 2.0, "plus"), (9, 2.0, "plus"), (9, 3.0, "plus"), (9, 3.0, "minus"), (4, 2.0, "plus"),
+    ]:  # fmt: skip
+        args = Part(torch.randn(rows, 6), sign), factor, torch.ones(rows, 6)
+        torch.testing.assert_close(fused(*args), signed_sum(*args))
+
+
+@needs_compiler
+@pytest.mark.compiled
+def test_layers_share_code_where_they_may_and_only_there():
+    one, other = torch.randn(5, 6), torch.ones(5, 6)
+
+    def variants():
+        return sum(map(count, fusion._VARIANTS.values()))
+
+    def compute(values, other):
+        args = Part(values, "plus"), 5.0, other
+        torch.testing.assert_close(COMPILED.fuse(signed_sum)(*args), signed_sum(*args))
+
+    compute(one, other)
+    before = variants()
+    compute(one + 1, other)
+    compute(one, other)
+    assert variants() == before
+    # Another order in memory, or another dtype, is other code.
+    compute(one.t().contiguous().t(), other)
+    compute((one * 50).char(), other)
+    assert variants() > before
+
+
+@needs_compiler
+@pytest.mark.compiled
+def test_a_compiled_engine_follows_the_eager_one_and_compiles_nothing_at_a_second_step(request):
+    if not request.config.option.every_chain:
+        pytest.skip("a minute; with --every-chain")
+    spec = ModelSpec("mlp", (11,), 4, (20, 17))
+    states = {}
+    for mode in ("eager", "compiled"):
+        recipe = Recipe(masters="int16", fusion=mode, look_ahead=LookAhead("discounted"))
+        engine = open_train_engine(spec, seed=3, recipe=recipe)
+        sizes = []
+        for step in range(3):
+            report = engine.train_step(*batch_of(spec, 12, seed=step), **STEP)
+            sizes.append(sum(map(count, fusion._VARIANTS.values())))
+        states[mode] = report.losses, engine
+        assert sizes[0] == sizes[1] == sizes[2]
+        # A smaller last batch is another size and no other arithmetic.
+        assert engine.train_step(*batch_of(spec, 7), **STEP).finite
+    # Where float sums differ in a last bit a code may differ by one; three steps of it.
+    np.testing.assert_allclose(states["compiled"][0], states["eager"][0], rtol=0.02)
+    again = open_train_engine(spec, seed=3, recipe=recipe)
+    for step in range(3):
+        again.train_step(*batch_of(spec, 12, seed=step), **STEP)
+    again.train_step(*batch_of(spec, 7), **STEP)
+    assert bits(again.state()) == bits(states["compiled"][1].state())
+
+
+def count(variants) -> int:
+    return len(variants) if isinstance(variants, list) else 1
