@@ -9,6 +9,7 @@ from engines.base import (
     Weights,
     WeightsError,
 )
+from engines.latent import Latent
 from engines.look_ahead import LookAhead
 from engines.recipe import Optimizer, Recipe
 from engines.registry import (
@@ -23,6 +24,7 @@ from engines.weights_file import weights_digest, weights_from_bytes, weights_to_
 __all__ = [
     "EngineUnavailableError",
     "Label",
+    "Latent",
     "LookAhead",
     "Opened",
     "Optimizer",

@@ -14,6 +14,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.latent import Latent
 from models import ModelSpec
 from models.layers import Layer, SqueezeExciteSpec
 from models.pooling import pooled_shape
@@ -158,7 +159,7 @@ class StepReport:
     """What one training step saw.
 
     Args:
-        losses: Own loss of each unit before the update, mean over the batch.
+        losses: Own loss of each unit that learns, before the update, mean over the batch.
     """
 
     losses: tuple[float, ...]
@@ -181,6 +182,22 @@ class PredictEngine(ABC):
 
         Raises:
             ValueError: The shape is not the model's, or a value is not finite.
+        """
+
+    @abstractmethod
+    def latent(self, x: NDArray[np.float32], units: int) -> Latent:
+        """The int8 output of the first `units` units; a row does not depend on the others.
+
+        The codes are made with a scale of the version's own weights, that which `predict` makes
+        them with: the `output_scale` of the prefix's last sum or layer; between dense units the
+        `input_scale` of the unit behind it. A back end that fuses units has to cut here.
+
+        Args:
+            x: float32 `[batch, *input_shape]` in the sensor's own units; not changed.
+            units: From 1 to one less than there are.
+
+        Raises:
+            ValueError: As `predict`; or there is no such prefix, see `latent_shape`.
         """
 
     @abstractmethod
@@ -216,7 +233,7 @@ class TrainEngine(ABC):
         learning_rate: float,
         look_ahead_weight: float,
     ) -> StepReport:
-        """One update of every unit; none when a loss is not finite.
+        """One update of every unit that is not frozen; none when a loss is not finite.
 
         Args:
             x: float32 `[batch, *input_shape]`; not changed.
@@ -230,8 +247,68 @@ class TrainEngine(ABC):
         """
 
     @abstractmethod
+    def freeze(self, units: int, serving: PredictEngine | None = None) -> None:
+        """From now on the first `units` units are as they are, and only those behind them learn.
+
+        What moved the frozen units, their masters and their optimizer's state, is dropped. They are
+        answered for with their serving scales and running statistics, so that what is learned from
+        is what a served version will see. More may be frozen later, never fewer. An engine resumes
+        by being opened, frozen as far as it was, and given the state.
+
+        Args:
+            units: How many, from 1 to one less than there are.
+            serving: Answers for the frozen units, and stays open until another does; an engine
+                of weights that were exported since they last changed. None: this engine itself.
+
+        Raises:
+            ValueError: There is no such prefix, see `latent_shape`; more are frozen already; or the
+                precision is not int8.
+        """
+
+    @abstractmethod
+    def latent(self, x: NDArray[np.float32]) -> Latent:
+        """What the frozen units make of `x`, for `train_latent_step`, now or later.
+
+        Args:
+            x: float32 `[batch, *input_shape]`; not changed.
+
+        Raises:
+            RuntimeError: No unit is frozen.
+            ValueError: The shape is not the model's, or a value is not finite.
+        """
+
+    @abstractmethod
+    def train_latent_step(
+        self,
+        latent: Latent,
+        labels: NDArray[np.int64],
+        *,
+        learning_rate: float,
+        look_ahead_weight: float,
+    ) -> StepReport:
+        """A `train_step`, to the same bits, on the samples that the latents were made of.
+
+        Rows may be taken from several latents of one prefix; no unit of the prefix runs.
+
+        Args:
+            latent: Of `batch` rows; not changed.
+            labels: int64 `[batch]`, class places.
+            learning_rate: Step size of the optimizer.
+            look_ahead_weight: lambda of Eq. 3-4.
+
+        Raises:
+            RuntimeError: No unit is frozen.
+            ValueError: As `train_step`; or the latents are not of this prefix, as far as their
+                shape and scale show.
+        """
+
+    @abstractmethod
     def standardize_from(self, x: NDArray[np.float32]) -> None:
-        """Take the input mean and standard deviation from `x`, float32 `[batch, *input_shape]`."""
+        """Take the input mean and standard deviation from `x`, float32 `[batch, *input_shape]`.
+
+        Raises:
+            RuntimeError: Units are frozen, which know no other input than they had.
+        """
 
     @abstractmethod
     def export(
@@ -250,5 +327,5 @@ class TrainEngine(ABC):
         Seed and precision are the constructor's, and must be those that `state` was made with.
 
         Raises:
-            WeightsError: The state is of another network.
+            WeightsError: The state is of another network, or of another number of frozen units.
         """

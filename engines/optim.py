@@ -12,7 +12,7 @@ network's in one call of torch's fused kernel. Weight matrices: engines/masters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -85,6 +85,12 @@ class FloatMasters:
             nesterov=False,
             maximize=False,
         )
+
+    def forget(self, names: Collection[str]) -> None:
+        """Let go of tensors that move no more, and of what moved them."""
+        for held in (self.tensors, *self._moments.values(), self._steps):
+            for name in names:
+                del held[name]
 
     def state(self) -> dict[str, Tensor]:
         """Everything a later `load_state` needs to take the same next step; not copied."""

@@ -14,26 +14,11 @@ from torch import Tensor
 
 from engines.base import PredictEngine, Prediction, Weights
 from engines.fusion import Fusion
+from engines.latent import Latent, latent_shape
 from engines.precision import PRECISIONS
-from engines.predict_network import PredictNetwork
+from engines.predict_network import PredictNetwork, as_rows
 from engines.recipe import Recipe
 from engines.rule import open_rule
-from models import ModelSpec
-
-
-def as_rows(x: NDArray[np.float32], spec: ModelSpec) -> Tensor:
-    """A batch `[batch, *input_shape]` as float32 `[batch, features]`, copied.
-
-    Raises:
-        ValueError: The shape is not the model's, or a value is not finite.
-    """
-    if x.shape[1:] != spec.input_shape:
-        raise ValueError(
-            f"input has shape {[*x.shape[1:]]} per sample, the model needs {[*spec.input_shape]}"
-        )
-    if not np.isfinite(x).all():
-        raise ValueError("input holds a value that is not finite")
-    return torch.from_numpy(np.array(x, dtype=np.float32).reshape(len(x), spec.features))
 
 
 class TorchPredictEngine(PredictEngine):
@@ -62,14 +47,24 @@ class TorchPredictEngine(PredictEngine):
     @torch.no_grad()
     def predict(self, x: NDArray[np.float32]) -> Prediction:
         """See `PredictEngine.predict`."""
-        if self._network is None:
-            raise RuntimeError("the engine is closed")
-        goodness = self._network.goodness(as_rows(x, self._spec))
+        goodness = self._opened().goodness(as_rows(x, self._spec))
         if self._classes == 0:
             index = np.full(len(x), -1, dtype=np.int64)
         else:
             index = goodness[:, : self._classes].argmax(dim=1).numpy()
         return Prediction(index, goodness.numpy())
+
+    @torch.no_grad()
+    def latent(self, x: NDArray[np.float32], units: int) -> Latent:
+        """See `PredictEngine.latent`."""
+        latent_shape(self._spec, units)
+        codes, scale, _ = self._opened().units.latent(as_rows(x, self._spec), units)
+        return Latent(codes.numpy(), scale.numpy().copy())
+
+    def _opened(self) -> PredictNetwork:
+        if self._network is None:
+            raise RuntimeError("the engine is closed")
+        return self._network
 
     def close(self) -> None:
         """See `PredictEngine.close`."""

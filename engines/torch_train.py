@@ -1,6 +1,7 @@
 """One FF-INT8 training step on torch: where units, goodness, look-ahead and optimizers meet.
 
     a_1, targets = what the rule makes of quantize(standardize(x)) and the labels (engines/rule.py)
+    (or a_{k+1} = latent behind k frozen units, engines/prefix.py; the other units as below)
     for each unit l:                            forward (engines/dense.py, engines/conv_units.py)
         a_{l+1} = unit l of a_l                 INT8 products, float32 chains, int8 codes kept
         g_l     = goodness of y_l (engines/heads.py);  L_l, dL_l/dg_l (engines/objective.py)
@@ -25,6 +26,7 @@ from torch import Tensor
 from engines.base import (
     CANARY_ROWS,
     Label,
+    PredictEngine,
     StepReport,
     TrainEngine,
     Weights,
@@ -32,19 +34,20 @@ from engines.base import (
 )
 from engines.feature import Feature
 from engines.fusion import open_fusion
-from engines.heads import Head
+from engines.latent import Latent
+from engines.local_unit import LocalUnit
 from engines.look_ahead import Chain
 from engines.lower import lower
-from engines.objective import Objective
 from engines.precision import PRECISIONS, Precision
-from engines.predict_network import PredictNetwork, channels_last, image_shape
+from engines.predict_network import PredictNetwork, as_rows, channels_last, image_shape
+from engines.prefix import FrozenPrefix, frozen_units
 from engines.recipe import Recipe
 from engines.rounding import NoiseKey, uniform
 from engines.rule import Batch, Draw, Rule, open_rule
 from engines.serving_scale import ServingScale
 from engines.standardize import fit_standardization, standardize
-from engines.torch_predict import TorchPredictEngine, as_rows
-from engines.unit import Kept, Step
+from engines.torch_predict import TorchPredictEngine
+from engines.unit import Step
 from models import ModelSpec
 from models.build import build_model
 from models.units import DenseUnitSpec
@@ -77,13 +80,22 @@ class TorchTrainEngine(TrainEngine):
             self._precision,
             self.fusion,
         )
-        self._units, self._parameters, self._gradients = network
-        self._heads = [
-            {name: self._parameters.tensors[f"heads.{index}.{name}"] for name in first}
-            for index, first in enumerate(head.first_parameters() for head in self._rule.heads)
+        units, self._parameters, self._gradients = network
+        # Those that learn: behind the frozen prefix, where there is one.
+        self._units = [
+            LocalUnit(
+                index,
+                unit,
+                head,
+                self._parameters.tensors,
+                self._gradients,
+                self._rule.objective,
+                self._precision,
+                self.fusion,
+            )
+            for index, (unit, head) in enumerate(zip(units, self._rule.heads, strict=True))
         ]
-        self._judge = self.fusion.fuse(_judge)
-        self._own_error = self.fusion.fuse(_own_error)
+        self._prefix: FrozenPrefix | None = None
         self._first_codes = self.fusion.fuse(_first_codes)
         self._image = image_shape(spec)
         self._input_scale = ServingScale()
@@ -97,13 +109,60 @@ class TorchTrainEngine(TrainEngine):
         """See `TrainEngine.description`."""
         recipe = self._recipe
         chains = f"chains {self.fusion.name} ({self.fusion.reason})"
-        return f"torch, {recipe.precision}, masters {recipe.masters}, {chains}"
+        frozen = "" if self._prefix is None else f", {self._prefix.units} units frozen"
+        return f"torch, {recipe.precision}, masters {recipe.masters}, {chains}{frozen}"
 
     @torch.no_grad()
     def standardize_from(self, x: NDArray[np.float32]) -> None:
         """See `TrainEngine.standardize_from`."""
+        if self._prefix is not None:
+            raise RuntimeError("the first units are frozen, with the input as they have it")
         rows = as_rows(x, self._spec).view(len(x), *self._spec.input_shape)
         self._mean, self._std = fit_standardization(rows)
+
+    @torch.no_grad()
+    def freeze(self, units: int, serving: PredictEngine | None = None) -> None:
+        """See `TrainEngine.freeze`."""
+        if self._precision.name != "int8":
+            raise ValueError(
+                "the float twin has no int8 output to keep, and no weights that could serve; "
+                "a prefix is frozen under precision 'int8'"
+            )
+        prefix = FrozenPrefix(self._spec, units, self._serving_arrays(), serving, self.fusion)
+        if self._prefix is not None and units < self._prefix.units:
+            raise ValueError(
+                f"{self._prefix.units} units are frozen and cannot learn again, wanted {units}: "
+                "what moved them is gone"
+            )
+        self._prefix = prefix
+        self._units = [local for local in self._units if local.index >= units]
+        gone = tuple(f"{kind}.{index}." for kind in ("units", "heads") for index in range(units))
+        self._parameters.forget([n for n in self._parameters.tensors if n.startswith(gone)])
+
+    @torch.no_grad()
+    def latent(self, x: NDArray[np.float32]) -> Latent:
+        """See `TrainEngine.latent`."""
+        return self._frozen().latent(x)
+
+    def _frozen(self) -> FrozenPrefix:
+        if self._prefix is None:
+            raise RuntimeError("no unit is frozen: freeze comes first")
+        return self._prefix
+
+    @torch.no_grad()
+    def train_latent_step(
+        self,
+        latent: Latent,
+        labels: NDArray[np.int64],
+        *,
+        learning_rate: float,
+        look_ahead_weight: float,
+    ) -> StepReport:
+        """See `TrainEngine.train_latent_step`."""
+        rows = self._frozen().feature(latent)
+        self._check_labels(labels, len(rows.codes))
+        batch = Batch(rows, torch.from_numpy(labels))
+        return self._train(batch, learning_rate, look_ahead_weight)
 
     @torch.no_grad()
     def train_step(
@@ -115,9 +174,14 @@ class TorchTrainEngine(TrainEngine):
         look_ahead_weight: float,
     ) -> StepReport:
         """See `TrainEngine.train_step`."""
-        rows = as_rows(x, self._spec)
-        self._check_labels(labels, len(rows))
-        batch = self._batch(rows, torch.from_numpy(labels))
+        self._check_labels(labels, len(x))
+        if self._prefix is not None:
+            batch = Batch(self._prefix.feature(self._prefix.latent(x)), torch.from_numpy(labels))
+        else:
+            batch = self._batch(as_rows(x, self._spec), torch.from_numpy(labels))
+        return self._train(batch, learning_rate, look_ahead_weight)
+
+    def _train(self, batch: Batch, learning_rate: float, look_ahead_weight: float) -> StepReport:
         step = Step(self._seed, self._step, learning_rate)
         losses = self._learn(batch, step, look_ahead_weight)
         report = StepReport(tuple(losses))
@@ -149,39 +213,27 @@ class TorchTrainEngine(TrainEngine):
 
     def _learn(self, batch: Batch, step: Step, look_ahead_weight: float) -> list[float]:
         """All units forward and backward; the losses, as far as they are finite."""
-        grads: dict[int, Tensor] = {}
+        units = self._units
 
-        def own_error(index: int) -> Tensor:
-            head, parameters = self._rule.heads[index], self._heads[index]
-            kept = self._units[index].kept
-            return self._own_error(self._precision, head, grads.pop(index), kept, parameters)
+        def backward(place: int, error: Tensor, *, update: bool, propagate: bool) -> Tensor | None:
+            passed = units[place].unit.backward(error, step, update=update, propagate=propagate)
+            return None if passed is None else units[place - 1].unit.error_at_activity(passed)
 
-        def backward(index: int, error: Tensor, *, update: bool, propagate: bool) -> Tensor | None:
-            passed = self._units[index].backward(error, step, update=update, propagate=propagate)
-            return None if passed is None else self._units[index - 1].error_at_activity(passed)
-
-        def release(index: int) -> None:
-            self._units[index].release()
-
-        chain = Chain(len(self._units), own_error, backward, release)
+        chain = Chain(
+            units=len(units),
+            own_error=lambda place: units[place].own_error(),
+            backward=backward,
+            release=lambda place: units[place].unit.release(),
+        )
         look_ahead = self._recipe.look_ahead.step(chain, look_ahead_weight)
         losses: list[float] = []
         a = batch.rows
-        for index, unit in enumerate(self._units):
-            a = unit.forward(a)
-            loss, grads[index], learned = self._judge(
-                self._precision,
-                self._rule.heads[index],
-                self._rule.objective,
-                unit.kept,
-                self._heads[index],
-                batch.targets,
-            )
-            losses.append(loss.item())
+        for place, local in enumerate(units):
+            a = local.unit.forward(a)
+            losses.append(local.judge(batch.targets))
             if not np.isfinite(losses[-1]):
                 return losses
-            self._gradients |= {f"heads.{index}.{name}": grad for name, grad in learned.items()}
-            look_ahead.after_forward(index)
+            look_ahead.after_forward(place)
         look_ahead.finish()
         return losses
 
@@ -220,13 +272,17 @@ class TorchTrainEngine(TrainEngine):
     def _serving_arrays(self) -> dict[str, Tensor]:
         """What answers are computed from; not copied."""
         arrays = {"input.mean": self._mean, "input.std": self._std}
-        for index, unit in enumerate(self._units):
-            arrays |= {f"units.{index}.{name}": value for name, value in unit.export().items()}
+        if self._prefix is not None:
+            arrays |= self._prefix.arrays
+        for local in self._units:
+            exported = local.unit.export()
+            arrays |= {f"units.{local.index}.{name}": value for name, value in exported.items()}
         if not isinstance(self._spec.units[0], DenseUnitSpec):
             arrays["input.scale"] = self._input_scale.exported
         if self._spec.label_places:
             arrays["input.label_value"] = torch.tensor(self._recipe.label_value)
-        return arrays | {f"head.{name}": value for name, value in self._heads[-1].items()}
+        head = self._units[-1].head_parameters
+        return arrays | {f"head.{name}": value for name, value in head.items()}
 
     def _canary_input(self) -> Tensor:
         """Made up within two standard deviations: weights files travel, samples should not."""
@@ -239,6 +295,12 @@ class TorchTrainEngine(TrainEngine):
 
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """See `TrainEngine.load_state`."""
+        ours, theirs = 0 if self._prefix is None else self._prefix.units, frozen_units(state)
+        if ours != theirs:
+            raise WeightsError(
+                f"training state has {theirs} units frozen, the engine has {ours}: an engine is "
+                "frozen as far as the state before it is given it"
+            )
         own = self._tensors()
         if unknown := sorted(state.keys() ^ own.keys()):
             raise WeightsError(f"training state is of another model: {', '.join(unknown)}")
@@ -249,12 +311,14 @@ class TorchTrainEngine(TrainEngine):
         self._mean.copy_(given["input.mean"])
         self._std.copy_(given["input.std"])
         self._input_scale.load(given["input.scale"])
-        for index, unit in enumerate(self._units):
+        for index, unit in ((local.index, local.unit) for local in self._units):
             unit.load_state({name: given[f"units.{index}.{name}"] for name in unit.state()})
         parameters = self._parameters.state()
         self._parameters.load_state({name: given[f"parameters.{name}"] for name in parameters})
         self._step = int(given["step"])
         self._classes = int(given["classes"])
+        if self._prefix is not None:
+            self._prefix = self._prefix.loaded(given, self._serving_arrays())
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on; not copied."""
@@ -265,8 +329,11 @@ class TorchTrainEngine(TrainEngine):
             "step": torch.tensor(self._step),
             "classes": torch.tensor(self._classes),
         }
-        for index, unit in enumerate(self._units):
-            tensors |= {f"units.{index}.{name}": value for name, value in unit.state().items()}
+        if self._prefix is not None:
+            tensors |= self._prefix.state()
+        for local in self._units:
+            state = local.unit.state()
+            tensors |= {f"units.{local.index}.{name}": value for name, value in state.items()}
         parameters = self._parameters.state()
         return tensors | {f"parameters.{name}": value for name, value in parameters.items()}
 
@@ -282,27 +349,3 @@ def _first_codes(
     x = rule.prepare(channels_last(standardize(rows, mean, std), image))
     scale = precision.scale(rule.absmax(x))
     return precision.quantize(x, scale), scale
-
-
-def _judge(
-    precision: Precision,
-    head: Head,
-    objective: Objective,
-    kept: Kept,
-    parameters: Mapping[str, Tensor],
-    targets: Tensor,
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The unit's loss, its gradient at the goodness, and the head's gradients."""
-    activity = kept.activity(precision)
-    loss, grad = objective.loss(head.goodness(activity, parameters), targets)
-    return loss, grad, head.grad_parameters(grad, activity)
-
-
-def _own_error(
-    precision: Precision,
-    head: Head,
-    grad_goodness: Tensor,
-    kept: Kept,
-    parameters: Mapping[str, Tensor],
-) -> Tensor:
-    return head.grad_activity(grad_goodness, kept.activity(precision), parameters)

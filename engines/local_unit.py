@@ -1,0 +1,102 @@
+"""A unit and what trains it: Forward-Forward gives each unit a goodness and a loss of its own.
+
+g_l = goodness of the kept activity (engines/heads.py)
+L_l, dL_l/dg_l (engines/objective.py)
+d_l = dL_l/dy_l, the own error, made when look-ahead asks for it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from engines.fusion import Fusion
+from engines.heads import Head
+from engines.objective import Objective
+from engines.precision import Precision
+from engines.unit import Gradients, Kept, TrainUnit
+
+
+class LocalUnit:
+    """A unit with its head.
+
+    Args:
+        index: Its place in the network.
+        unit: What learns.
+        head: Judges its activity.
+        parameters: Of the network; the head's are named `heads.{index}.{name}` and moved by whoever
+            gets the gradients.
+        gradients: Where those go, under the same names.
+        objective: The loss.
+        precision: Arithmetic.
+        fusion: Fuses the chains.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        unit: TrainUnit,
+        head: Head,
+        parameters: Mapping[str, Tensor],
+        gradients: Gradients,
+        objective: Objective,
+        precision: Precision,
+        fusion: Fusion,
+    ) -> None:
+        self.index = index
+        self.unit = unit
+        self.head_parameters = {
+            name: parameters[f"heads.{index}.{name}"] for name in head.first_parameters()
+        }
+        self._head = head
+        self._gradients = gradients
+        self._objective = objective
+        self._precision = precision
+        self._judge = fusion.fuse(_judge)
+        self._error = fusion.fuse(_own_error)
+        self._grad_goodness: Tensor | None = None
+
+    def judge(self, targets: Tensor) -> float:
+        """The own loss of what the unit has kept; the head's gradients are handed in."""
+        loss, self._grad_goodness, learned = self._judge(
+            self._precision,
+            self._head,
+            self._objective,
+            self.unit.kept,
+            self.head_parameters,
+            targets,
+        )
+        self._gradients |= {f"heads.{self.index}.{name}": grad for name, grad in learned.items()}
+        return loss.item()
+
+    def own_error(self) -> Tensor:
+        """`d_l`, float32 of the shape of the activity, in memory of its own; once a step."""
+        grad, self._grad_goodness = self._grad_goodness, None
+        if grad is None:
+            raise RuntimeError("the unit has not been judged: judge comes first, and once")
+        return self._error(self._precision, self._head, grad, self.unit.kept, self.head_parameters)
+
+
+def _judge(
+    precision: Precision,
+    head: Head,
+    objective: Objective,
+    kept: Kept,
+    parameters: Mapping[str, Tensor],
+    targets: Tensor,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The unit's loss, its gradient at the goodness, and the head's gradients."""
+    activity = kept.activity(precision)
+    loss, grad = objective.loss(head.goodness(activity, parameters), targets)
+    return loss, grad, head.grad_parameters(grad, activity)
+
+
+def _own_error(
+    precision: Precision,
+    head: Head,
+    grad_goodness: Tensor,
+    kept: Kept,
+    parameters: Mapping[str, Tensor],
+) -> Tensor:
+    return head.grad_activity(grad_goodness, kept.activity(precision), parameters)
