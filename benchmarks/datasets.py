@@ -30,6 +30,8 @@ from benchmarks.samples import DataError, Samples, label_samples
 
 DIGITS = "digits"
 DIGIT_IMAGES = "digit-images"
+# What time and memory are measured on where no data are given; nothing to be learned.
+MADE_UP = "made-up"
 _CHUNK_BYTES = 1 << 20
 _IDX_UBYTE = 0x08
 
@@ -103,6 +105,20 @@ def load_sources(data: str, test: str | None = None) -> Sources:
             f"test samples {[*asked.x.shape[1:]]}: both need the same"
         )
     return Sources(train, asked.with_classes(train.classes))
+
+
+def made_up(shape: tuple[int, ...], classes: int, samples: int) -> Sources:
+    """Random bytes and labels, the same ones at every call; a few of them are the test set.
+
+    Args:
+        shape: Of one sample.
+        classes: Different labels; all of them come up.
+        samples: To learn from; at least as many as classes.
+    """
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (samples, *shape)).astype(np.uint8)
+    train = label_samples(x, np.arange(samples) % classes, MADE_UP)
+    return Sources(train, train.take(np.arange(classes)))
 
 
 def hold_out(samples: Samples, random: np.random.Generator) -> tuple[Samples, Samples]:

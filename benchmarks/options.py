@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import Parser, integers, names, numbers
-from benchmarks.datasets import DIGIT_IMAGES, DIGITS
+from benchmarks.datasets import (
+    DIGIT_IMAGES,
+    DIGITS,
+    MADE_UP,
+    Sources,
+    load_sources,
+    made_up,
+)
 from benchmarks.trial import METHOD_NAMES, SCHEDULES, Trial, TrialError
 from engines.recipe import FUSION_NAMES, MASTER_NAMES, OPTIMIZER_NAMES
 from models import MODEL_NAMES
@@ -77,6 +84,30 @@ def add_methods_and_seeds(
     )
 
 
+def add_shape_options(parser: Parser) -> None:
+    """What made-up data look like."""
+    add = parser.add_argument
+    add("--input-shape", type=integers, help="without it 1,28,28 for the mlp, else 3,32,32")
+    add("--classes", type=int, default=10, help="of the made-up data")
+
+
+def shape_of(asked: argparse.Namespace) -> tuple[int, ...]:
+    """Shape of one sample of made-up data."""
+    shape: tuple[int, ...] | None = asked.input_shape
+    return shape or ((1, 28, 28) if asked.model == "mlp" else (3, 32, 32))
+
+
+def sources_of(asked: argparse.Namespace, samples: int) -> Sources:
+    """The data that `--data` names; `samples` of them where they are made up.
+
+    Raises:
+        DataError: They cannot be used.
+    """
+    if asked.data == MADE_UP:
+        return made_up(shape_of(asked), asked.classes, samples)
+    return load_sources(asked.data)
+
+
 def check_trial_options(asked: argparse.Namespace) -> None:
     """Refuse what no single trial can see.
 
@@ -91,7 +122,7 @@ def check_trial_options(asked: argparse.Namespace) -> None:
             raise TrialError(f"--{option} names one twice: {','.join(map(str, values))}")
     for option in ("data", "test"):
         given = getattr(asked, option, None)
-        if given not in (None, DIGITS, DIGIT_IMAGES) and not Path(given).exists():
+        if given not in (None, DIGITS, DIGIT_IMAGES, MADE_UP) and not Path(given).exists():
             raise TrialError(
                 f"--{option} {given}: nothing is there; give a path, {DIGITS!r} or {DIGIT_IMAGES!r}"
             )
