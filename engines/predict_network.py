@@ -32,8 +32,8 @@ from models.spec import ModelSpec
 from models.units import DenseUnitSpec
 
 # What the largest layer gives, in float32, for the rows that pass at a time; a few temporaries of
-# that size are alive at once. Smaller parts take longer; so do larger ones, whose chains leave the cache
-# (4096 rows of 784-1000-1000-1000 at once: 470 ms, in parts of 524: 264 ms).
+# that size are alive at once. Smaller parts take longer; so do larger ones, whose chains leave the
+# cache (4096 rows of 784-1000-1000-1000 at once: 470 ms, in parts of 524: 264 ms).
 _PART_BYTES = 2**21
 _FLOAT_BYTES = 4
 
@@ -121,8 +121,8 @@ class PredictPrefix:
     def answers(self, rows: Tensor) -> Iterator[Answered]:
         """What each unit gives, for float32 `[batch, features]` in the sensor's own units."""
         standard = channels_last(standardize(rows, self._mean, self._std), self._image)
-        x, _ = self._rule.prepare(standard)
-        samples = Feature(self._precision.quantize(x, self._scale), self._scale)
+        codes = self._precision.quantize(self._rule.prepare(standard), self._scale)
+        samples = Feature(codes, self._scale)
         sums = self._first.accumulator(self._rule.question(samples))
         if self._of_labels is not None:
             sums = accumulator_under_each_label(sums, self._of_labels)
