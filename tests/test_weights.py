@@ -102,3 +102,48 @@ def test_a_network_that_has_diverged_is_not_exported():
     learner.train_step(x, np.array([0, 1, 2, 0]), **step)
     with pytest.raises(WeightsError, match="not finite"):
         learner.export(classes=("a",), version=1, parent=None, last_seq=0)
+
+
+# --- networks of convolutions -------------------------------------------------------------------
+
+CONV = ModelSpec("efficientnet_b0", (2, 4, 4), 3, width=0.1)
+
+
+@pytest.fixture(scope="module")
+def healthy_conv() -> Weights:
+    return open_train_engine(CONV, seed=1).export(classes=(), version=1, parent=None, last_seq=0)
+
+
+def one_of_each_kind() -> list[str]:
+    """The first array of every ending: a layer's, a gate's, a sum's, the head's."""
+    kinds: dict[str, str] = {}
+    for name in expected_arrays(CONV):
+        kinds.setdefault(re.sub(r"units\.\d+\.", "", name), name)
+    return [*kinds.values()]
+
+
+def test_every_kind_of_array_is_there():
+    endings = {name.split(".", 2)[-1] for name in one_of_each_kind() if name.startswith("units")}
+    parts = ("conv", "expand", "depthwise", "project")
+    layer = ("weight.codes", "weight.scale", "bias", "output_scale")
+    wanted = {f"{part}.{array}" for part in parts for array in layer} | {"sum.output_scale"}
+    wanted |= {f"squeeze_excite.{fc}.{a}" for fc in ("fc1", "fc2") for a in ("weight", "bias")}
+    assert endings == wanted | {"squeeze_excite.output_scale"}
+    assert {"head.weight", "head.bias", "input.scale"} < {*expected_arrays(CONV)}
+    residual = expected_arrays(ModelSpec("resnet8", (2, 4, 4), 3, width=0.5))
+    assert {"units.2.shortcut.weight.codes", "units.1.sum.output_scale"} < residual.keys()
+    assert "units.1.shortcut.weight.codes" not in residual
+
+
+@pytest.mark.parametrize("name", one_of_each_kind())
+def test_every_kind_of_array_is_checked(healthy_conv, name):
+    arrays = {key: array for key, array in healthy_conv.arrays.items() if key != name}
+    refused(dataclasses.replace(healthy_conv, arrays=arrays), f"not expected: {re.escape(name)}$")
+    array = healthy_conv.arrays[name]
+    refused(with_array(healthy_conv, name, array[None]), f"'{re.escape(name)}' is .*, the model")
+    if array.dtype == np.int8:
+        refused(with_element(healthy_conv, name, -128), f"'{name}' holds the code -128")
+        return
+    refused(with_element(healthy_conv, name, np.nan), f"'{name}' holds a value that is not finite")
+    if name.endswith(("scale", "input.std")):
+        refused(with_element(healthy_conv, name, 0), f"'{name}' holds a scale that is not positive")
