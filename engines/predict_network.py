@@ -31,8 +31,8 @@ from models.spec import ModelSpec
 from models.units import DenseUnitSpec
 
 # What the largest layer gives, in float32, for the rows that pass at a time; a few temporaries of
-# that size are alive at once. Smaller parts take longer; so do larger ones, whose chains leave the cache
-# (4096 rows of 784-1000-1000-1000 at once: 470 ms, in parts of 524: 264 ms).
+# that size are alive at once. Smaller parts take longer, and larger ones do, as their chains leave
+# the cache (4096 rows through 784-1000-1000-1000 at once: 470 ms, in parts of 524: 264 ms).
 _PART_BYTES = 2**21
 _FLOAT_BYTES = 4
 
