@@ -31,16 +31,17 @@ from torch.nn.functional import pad
 
 from engines.im2col import (
     TILE_BYTES,
-    Activation,
-    ConvGeometry,
     ConvScratch,
     Windows,
     check_codes,
     padded_to_multiple,
     phases,
     tiles,
+    window_count,
+    windows_of,
 )
 from engines.int8 import int8_matmul
+from models.layers import ConvLayer
 from models.spec import CONTRACTION_MAX
 
 _INT32_BYTES = 4
@@ -49,9 +50,8 @@ _INT32_BYTES = 4
 def conv_forward(
     a: Tensor,
     w: Tensor,
-    geometry: ConvGeometry,
+    layer: ConvLayer,
     *,
-    activation: Activation | None = None,
     scratch: ConvScratch | None = None,
     tile_bytes: int = TILE_BYTES,
 ) -> Tensor:
@@ -60,8 +60,7 @@ def conv_forward(
     Args:
         a: int8 `[B, H, W, C]`.
         w: int8 `[O, k*k*C]`.
-        geometry: Sizes.
-        activation: Applied to `a` elementwise, int8 to int8, while it is gathered.
+        layer: Sizes; not depthwise.
         scratch: Memory to use again, in which the result lies too; None: memory of its own.
         tile_bytes: Most bytes of columns at a time.
 
@@ -70,15 +69,15 @@ def conv_forward(
 
     Raises:
         TypeError: An operand is not int8.
-        ValueError: A shape is not the geometry's, or k*k*C is longer than an int32 sum allows.
+        ValueError: A shape is not the layer's, or k*k*C is longer than an int32 sum allows.
     """
-    geometry.check_input(a)
-    geometry.check_weight(w)
+    check_codes("input", a, (len(a), *layer.input_shape))
+    check_codes("weight", w, layer.weight_shape)
     scratch = scratch or ConvScratch()
-    sums = scratch.sums.take(geometry.rows(len(a)), geometry.out_channels)
+    sums = scratch.sums.take(window_count(layer, len(a)), layer.out_channels)
     operand = _padded_rows(w.t())
-    windows = geometry.windows
-    for tile in tiles(a, windows, scratch, activation=activation, tile_bytes=tile_bytes):
+    windows = windows_of(layer)
+    for tile in tiles(a, windows, scratch, tile_bytes=tile_bytes):
         # [rows, k*k*C] @ [k*k*C, O] -> [rows, O], int32
         int8_matmul(tile.columns, operand, out=sums[tile.rows])
     return sums
@@ -87,9 +86,8 @@ def conv_forward(
 def conv_grad_weight(
     e: Tensor,
     a: Tensor,
-    geometry: ConvGeometry,
+    layer: ConvLayer,
     *,
-    activation: Activation | None = None,
     scratch: ConvScratch | None = None,
     tile_bytes: int | None = None,
 ) -> Tensor:
@@ -98,8 +96,7 @@ def conv_grad_weight(
     Args:
         e: Error codes at the output, int8 `[B*Ho*Wo, O]`.
         a: The input of the forward pass, int8 `[B, H, W, C]`.
-        geometry: Sizes.
-        activation: As in the forward pass.
+        layer: Sizes; not depthwise.
         scratch: Memory to use again, in which the result lies too; None: memory of its own.
         tile_bytes: Most bytes of columns at a time; None: `TILE_BYTES`, or as much as the result
             takes where that is more, since every tile costs one more addition of that size.
@@ -109,20 +106,19 @@ def conv_grad_weight(
 
     Raises:
         TypeError: An operand is not int8.
-        ValueError: A shape is not the geometry's.
+        ValueError: A shape is not the layer's.
     """
-    geometry.check_input(a)
-    rows = geometry.rows(len(a))
-    check_codes("error", e, (rows, geometry.out_channels))
+    check_codes("input", a, (len(a), *layer.input_shape))
+    rows = window_count(layer, len(a))
+    check_codes("error", e, (rows, layer.out_channels))
     scratch = scratch or ConvScratch()
-    shape = geometry.out_channels, padded_to_multiple(geometry.window)
+    shape = layer.out_channels, padded_to_multiple(layer.contraction)
     if tile_bytes is None:
         tile_bytes = max(TILE_BYTES, shape[0] * shape[1] * _INT32_BYTES)
     gathered = tiles(
         a,
-        geometry.windows,
+        windows_of(layer),
         scratch,
-        activation=activation,
         most_rows=CONTRACTION_MAX,
         tile_bytes=tile_bytes,
     )
@@ -134,13 +130,13 @@ def conv_grad_weight(
         sums = torch.zeros(shape, dtype=torch.int64)
     for tile in gathered:
         sums += int8_matmul(e[tile.rows].t(), tile.columns, out=scratch.part.take(*shape))
-    return sums[:, : geometry.window].contiguous()
+    return sums[:, : layer.contraction].contiguous()
 
 
 def conv_grad_input(
     e: Tensor,
     w: Tensor,
-    geometry: ConvGeometry,
+    layer: ConvLayer,
     *,
     scratch: ConvScratch | None = None,
     tile_bytes: int = TILE_BYTES,
@@ -150,7 +146,7 @@ def conv_grad_input(
     Args:
         e: Error codes at the output, int8 `[B, Ho, Wo, O]`.
         w: int8 `[O, k*k*C]`.
-        geometry: Sizes.
+        layer: Sizes; not depthwise.
         scratch: Memory to use again, in which the result lies too; None: memory of its own.
         tile_bytes: Most bytes of columns at a time.
 
@@ -159,18 +155,19 @@ def conv_grad_input(
 
     Raises:
         TypeError: An operand is not int8.
-        ValueError: A shape is not the geometry's, or k*k*O is longer than an int32 sum allows.
+        ValueError: A shape is not the layer's, or k*k*O is longer than an int32 sum allows.
     """
-    geometry.check_error(e)
-    geometry.check_weight(w)
+    check_codes("error", e, (len(e), *layer.output_shape))
+    check_codes("weight", w, layer.weight_shape)
     scratch = scratch or ConvScratch()
-    channels, stride = geometry.in_channels, geometry.stride
-    sums = scratch.sums.take(len(e), *geometry.in_size, channels)
-    if geometry.kernel < stride:
+    channels, stride = layer.in_channels, layer.stride
+    sums = scratch.sums.take(len(e), *layer.in_size, channels)
+    if layer.kernel < stride:
         sums.zero_()  # some pixels meet no tap
-    taps = w.view(geometry.out_channels, geometry.kernel, geometry.kernel, channels)
-    for row, column in itertools.product(phases(geometry, 0), phases(geometry, 1)):
-        if not (row.taps and column.taps):
+    taps = w.view(layer.out_channels, layer.kernel, layer.kernel, channels)
+    for row, column in itertools.product(phases(layer.kernel, stride), repeat=2):
+        pixels = sums[:, row.pixel :: stride, column.pixel :: stride]
+        if not (row.taps and column.taps and pixels.numel()):
             continue
         met = taps[:, row.tap :: stride, column.tap :: stride].flip(1, 2)
         operand = _padded_rows(met.permute(1, 2, 0, 3).reshape(-1, channels))
@@ -178,9 +175,8 @@ def conv_grad_input(
             taps=(row.taps, column.taps),
             stride=1,
             origin=(row.met - row.taps + 1, column.met - column.taps + 1),
-            grid=(row.pixels, column.pixels),
+            grid=(pixels.shape[1], pixels.shape[2]),
         )
-        pixels = sums[:, row.pixel :: stride, column.pixel :: stride]
         for tile in tiles(e, windows, scratch, tile_bytes=tile_bytes):
             mine = pixels[tile.images, tile.lines]
             straight = mine.is_contiguous()

@@ -17,10 +17,10 @@ from torch.nn import functional
 from torch.nn import grad as float_gradients
 
 from engines.conv import conv_forward, conv_grad_input, conv_grad_weight
-from engines.depthwise import depthwise_forward, depthwise_grad_input, depthwise_grad_weight
+from engines.depthwise import DepthwiseConv
 from engines.feature import Feature
 from engines.fusion import Fusion
-from engines.im2col import ConvGeometry, ConvScratch
+from engines.im2col import ConvScratch
 from engines.precision import Precision
 from models.layers import ConvLayer
 
@@ -69,17 +69,6 @@ def _operand(precision: Precision, a: Feature) -> Tensor:
     return a.operand(precision)
 
 
-def _geometry(layer: ConvLayer) -> ConvGeometry:
-    return ConvGeometry(
-        layer.kernel,
-        layer.stride,
-        layer.padding,
-        layer.in_size,
-        layer.in_channels,
-        layer.out_channels,
-    )
-
-
 class _Operand:
     """The codes that are multiplied; the kept ones themselves where there is no activation."""
 
@@ -95,47 +84,36 @@ class _DenseConv(ConvProducts):
     def __init__(
         self, layer: ConvLayer, precision: Precision, fusion: Fusion, scratch: ConvScratch | None
     ) -> None:
-        self._geometry = _geometry(layer)
+        self._layer = layer
         self._operand = _Operand(precision, fusion)
         self._scratch = scratch
 
     def forward(self, a: Feature, w: Tensor) -> Tensor:
-        sums = conv_forward(
-            self._operand(a),
-            w,
-            self._geometry,
-            scratch=self._scratch,
-        )
-        return sums.view(len(a.codes), *self._geometry.out_size, self._geometry.out_channels)
+        sums = conv_forward(self._operand(a), w, self._layer, scratch=self._scratch)
+        return sums.view(len(a.codes), *self._layer.output_shape)
 
     def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
         return conv_grad_weight(
-            e.flatten(0, 2),
-            self._operand(a),
-            self._geometry,
-            scratch=self._scratch,
+            e.flatten(0, 2), self._operand(a), self._layer, scratch=self._scratch
         )
 
     def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
-        return conv_grad_input(e, w, self._geometry, scratch=self._scratch)
+        return conv_grad_input(e, w, self._layer, scratch=self._scratch)
 
 
 class _DepthwiseConv(ConvProducts):
     def __init__(self, layer: ConvLayer, precision: Precision, fusion: Fusion) -> None:
-        self._geometry = _geometry(layer)
         self._operand = _Operand(precision, fusion)
-        self._forward = fusion.fuse(depthwise_forward)
-        self._grad_weight = fusion.fuse(depthwise_grad_weight)
-        self._grad_input = fusion.fuse(depthwise_grad_input)
+        self._conv = DepthwiseConv(layer, fusion)
 
     def forward(self, a: Feature, w: Tensor) -> Tensor:
-        return self._forward(self._operand(a), w, self._geometry)
+        return self._conv.forward(self._operand(a), w)
 
     def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
-        return self._grad_weight(e, self._operand(a), self._geometry)
+        return self._conv.grad_weight(e, self._operand(a))
 
     def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
-        return self._grad_input(e, w, self._geometry)
+        return self._conv.grad_input(e, w)
 
 
 class _FloatConv(ConvProducts):

@@ -7,12 +7,23 @@ of elementwise products over taps or over pixels. With input codes `A` `[B, H, W
 
     forward          sum over taps of A_ij * W_ij
     weight gradient  sum over batch and pixels of E * A_ij
-    input gradient   sum over windows that see the pixel of E * W_ij, pixels taken by phase of the
-                     stride as in engines/conv.py: a sum over taps again, with the kernel turned
+    input gradient   sum over windows that see the pixel of E * W_ij
 
-These are pure functions of tensors and ints, without control flow that depends on data, so that
-torch.compile fuses each, with what comes before and after it, into one loop. Channels are innermost
-in every operand, so that the loop vectorises.
+For a stride s the input gradient takes pixels s by s. Along one axis, pixel `s y + r` meets tap
+`r + padding - s m` in the window of output pixel y + m. So with zeros put around the kernel and its
+taps cut into runs of s, `W'[q, r]`,
+
+    grad[s y + r] = sum over q of E[y + last - q] * W'[q, r]        last: the largest m
+
+is a convolution of stride 1 that gives s*s numbers a channel. (Up to half of these products are by
+the zeros. To compute each phase by itself, as engines/conv.py does, and to interleave the phases
+afterwards took three times as long.)
+
+The products are pure functions of tensors and two ints, which torch.compile turns into loops over
+pixels and channels. Sizes come with the tensors, so one compiled variant serves every layer with a
+kernel and a stride. Two things make the loops fast. Channels are innermost in every operand, so
+that they vectorise; and zeros are put around the images before, by a straight copy of a tenth of
+the products' time, so that no tap has to ask for every pixel whether the image ends there.
 """
 
 from __future__ import annotations
@@ -23,154 +34,141 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from engines.im2col import Activation, ConvGeometry, Phase, check_codes, phases
+from engines.fusion import Fusion
+from engines.im2col import check_codes, window_count
+from models.layers import ConvLayer
 from models.spec import CONTRACTION_MAX
 
 
-def depthwise_forward(
-    a: Tensor, w: Tensor, geometry: ConvGeometry, *, activation: Activation | None = None
-) -> Tensor:
-    """Depthwise convolution of codes.
+class DepthwiseConv:
+    """The products of one layer.
 
     Args:
-        a: int8 `[B, H, W, C]`.
-        w: int8 `[C, k*k]`.
-        geometry: Sizes; as many channels out as in.
-        activation: Applied to `a` elementwise, int8 to int8.
-
-    Returns:
-        int32 `[B, Ho, Wo, C]`.
-
-    Raises:
-        TypeError: An operand is not int8.
-        ValueError: A shape is not the geometry's, or its channels differ.
+        layer: Sizes; depthwise.
+        fusion: Fuses the loops.
     """
-    _check_depthwise(geometry)
-    geometry.check_input(a)
-    kernel = _kernel(w, geometry)
-    around = _padded(a, geometry, activation)
-    sums = a.new_zeros((len(a), *geometry.out_size, len(w)), dtype=torch.int32)
-    for i, j in itertools.product(range(geometry.kernel), repeat=2):
-        sums.addcmul_(_seen(around, i, j, geometry), kernel[i, j])
+
+    def __init__(self, layer: ConvLayer, fusion: Fusion) -> None:
+        self._layer = layer
+        self._forward = fusion.fuse(_forward)
+        self._grad_weight = fusion.fuse(_grad_weight)
+        self._grad_input = fusion.fuse(_grad_input)
+
+    def forward(self, a: Tensor, w: Tensor) -> Tensor:
+        """Depthwise convolution of codes.
+
+        Args:
+            a: int8 `[B, H, W, C]`.
+            w: int8 `[C, k*k]`.
+
+        Returns:
+            int32 `[B, Ho, Wo, C]`.
+
+        Raises:
+            TypeError: An operand is not int8.
+            ValueError: A shape is not the layer's.
+        """
+        layer = self._layer
+        check_codes("input", a, (len(a), *layer.input_shape))
+        check_codes("weight", w, layer.weight_shape)
+        around = _with_zeros(a, layer.padding, layer.padding)
+        taps = _innermost_channels(w.view(-1, layer.kernel, layer.kernel))
+        return self._forward(around, taps, layer.kernel, layer.stride)
+
+    def grad_weight(self, e: Tensor, a: Tensor) -> Tensor:
+        """Gradient at the weights.
+
+        Args:
+            e: Error codes at the output, int8 `[B, Ho, Wo, C]`.
+            a: The input of the forward pass, int8 `[B, H, W, C]`.
+
+        Returns:
+            int32 `[C, k*k]`.
+
+        Raises:
+            TypeError: An operand is not int8.
+            ValueError: A shape is not the layer's, or `B*Ho*Wo` exceeds `CONTRACTION_MAX`.
+        """
+        layer = self._layer
+        check_codes("input", a, (len(a), *layer.input_shape))
+        check_codes("error", e, (len(a), *layer.output_shape))
+        if (windows := window_count(layer, len(a))) > CONTRACTION_MAX:
+            raise ValueError(
+                f"contraction over {windows} codes can overflow int32; the limit is "
+                f"{CONTRACTION_MAX}: split the batch"
+            )
+        around = _with_zeros(a, layer.padding, layer.padding)
+        return self._grad_weight(e, around, layer.kernel, layer.stride)
+
+    def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
+        """Gradient at the input.
+
+        Args:
+            e: Error codes at the output, int8 `[B, Ho, Wo, C]`.
+            w: int8 `[C, k*k]`.
+
+        Returns:
+            int32 `[B, H, W, C]`.
+
+        Raises:
+            TypeError: An operand is not int8.
+            ValueError: A shape is not the layer's.
+        """
+        layer = self._layer
+        check_codes("error", e, (len(e), *layer.output_shape))
+        check_codes("weight", w, layer.weight_shape)
+        kernel, stride = layer.kernel, layer.stride
+        last = (stride - 1 + layer.padding) // stride
+        before = stride * last - layer.padding
+        runs = -(-(before + kernel) // stride)
+        after = stride * runs - kernel - before
+        cut = pad(w.view(-1, kernel, kernel), (before, after, before, after))
+        cut = cut.view(-1, runs, stride, runs, stride)
+        # [C, Q, s, Q, s] -> [Q, Q, s, s, C]
+        taps = _innermost_channels(cut.transpose(2, 3))
+        around = _with_zeros(e, runs - 1 - last, last)
+        sums = self._grad_input(around, taps, runs)
+        sums = sums.flatten(3, 4).flatten(1, 2)  # [B, Ho, s, Wo, s, C] -> [B, s Ho, s Wo, C]
+        height, width = layer.in_size
+        return sums[:, :height, :width].contiguous()  # no copy unless whole strides are more
+
+
+def _forward(around: Tensor, taps: Tensor, kernel: int, stride: int) -> Tensor:
+    sums = torch.zeros((), dtype=torch.int32)
+    for i, j in itertools.product(range(kernel), repeat=2):
+        sums = sums + _seen(around, i, j, kernel, stride) * taps[i, j]
     return sums
 
 
-def depthwise_grad_weight(
-    e: Tensor, a: Tensor, geometry: ConvGeometry, *, activation: Activation | None = None
-) -> Tensor:
-    """Gradient at the weights.
-
-    Args:
-        e: Error codes at the output, int8 `[B, Ho, Wo, C]`.
-        a: The input of the forward pass, int8 `[B, H, W, C]`.
-        geometry: Sizes; as many channels out as in.
-        activation: As in the forward pass.
-
-    Returns:
-        int32 `[C, k*k]`.
-
-    Raises:
-        TypeError: An operand is not int8.
-        ValueError: A shape is not the geometry's, its channels differ, or `B*Ho*Wo` exceeds
-            `CONTRACTION_MAX`.
-    """
-    _check_depthwise(geometry)
-    geometry.check_input(a)
-    geometry.check_error(e)
-    if (windows := geometry.rows(len(a))) > CONTRACTION_MAX:
-        raise ValueError(
-            f"contraction over {windows} codes can overflow int32; the limit is {CONTRACTION_MAX}: "
-            "split the batch"
-        )
-    around = _padded(a, geometry, activation)
+def _grad_weight(e: Tensor, around: Tensor, kernel: int, stride: int) -> Tensor:
     wide = e.to(torch.int32)
-    taps = [
-        (wide * _seen(around, i, j, geometry)).flatten(0, 2).sum(dim=0, dtype=torch.int32)
-        for i, j in itertools.product(range(geometry.kernel), repeat=2)
+    sums = [
+        (wide * _seen(around, i, j, kernel, stride)).sum(dim=(0, 1, 2), dtype=torch.int32)
+        for i, j in itertools.product(range(kernel), repeat=2)
     ]
-    return torch.stack(taps, dim=1)
+    return torch.stack(sums, dim=1)
 
 
-def depthwise_grad_input(e: Tensor, w: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Gradient at the input.
-
-    Args:
-        e: Error codes at the output, int8 `[B, Ho, Wo, C]`.
-        w: int8 `[C, k*k]`.
-        geometry: Sizes; as many channels out as in.
-
-    Returns:
-        int32 `[B, H, W, C]`.
-
-    Raises:
-        TypeError: An operand is not int8.
-        ValueError: A shape is not the geometry's, or its channels differ.
-    """
-    _check_depthwise(geometry)
-    geometry.check_error(e)
-    kernel = _kernel(w, geometry)
-    (height, width), stride = geometry.in_size, geometry.stride
-    rows, columns = phases(geometry, 0), phases(geometry, 1)
-    # Every phase as if it had as many pixels as the first, which has most: then they interleave.
-    down, across = rows[0].pixels, columns[0].pixels
-    (above, below), (left_of, right_of) = (
-        _overhang(rows, geometry.out_size[0]),
-        _overhang(columns, geometry.out_size[1]),
-    )
-    around = pad(e, (0, 0, left_of, right_of, above, below))
-    lines = []
-    for row in rows:
-        pixels = []
-        for column in columns:
-            sums = e.new_zeros((len(e), down, across, len(w)), dtype=torch.int32)
-            for i, j in itertools.product(range(row.taps), range(column.taps)):
-                top, left = above + row.met - i, left_of + column.met - j
-                met = around[:, top : top + down, left : left + across]
-                sums.addcmul_(met, kernel[row.tap + i * stride, column.tap + j * stride])
-            pixels.append(sums)
-        lines.append(torch.stack(pixels, dim=3))
-    # Rows, row phases, columns and column phases are axes 1 to 4.
-    interleaved = torch.stack(lines, dim=2).flatten(3, 4).flatten(1, 2)
-    return interleaved[:, :height, :width].contiguous()
+def _grad_input(around: Tensor, taps: Tensor, runs: int) -> Tensor:
+    sums = torch.zeros((), dtype=torch.int32)
+    for i, j in itertools.product(range(runs), repeat=2):
+        met = _seen(around, runs - 1 - i, runs - 1 - j, runs, 1)
+        # [B, Ho, 1, Wo, 1, C] * [s, 1, s, C] -> [B, Ho, s, Wo, s, C]
+        sums = sums + met[:, :, None, :, None] * taps[i, j][:, None]
+    return sums
 
 
-def _check_depthwise(geometry: ConvGeometry) -> None:
-    if geometry.in_channels != geometry.out_channels:
-        raise ValueError(
-            "a depthwise convolution has as many channels out as in, "
-            f"got {geometry.in_channels} in and {geometry.out_channels} out"
-        )
+def _innermost_channels(kernels: Tensor) -> Tensor:
+    """int32 `[..., C]` of int8 `[C, ...]`: small, but read for every pixel."""
+    return kernels.movedim(0, -1).to(torch.int32, memory_format=torch.contiguous_format)
 
 
-def _padded(a: Tensor, geometry: ConvGeometry, activation: Activation | None) -> Tensor:
-    """The operand with its zeros around, int8 `[B, H + 2 padding, W + 2 padding, C]`."""
-    p = geometry.padding
-    return pad(a if activation is None else activation(a), (0, 0, p, p, p, p))
+def _with_zeros(codes: Tensor, before: int, after: int) -> Tensor:
+    """Codes with zeros around each image."""
+    return pad(codes, (0, 0, before, after, before, after))
 
 
-def _overhang(along: list[Phase], size: int) -> tuple[int, int]:
-    """How far, before and after, the pixels of an axis look beyond `size` output pixels."""
-    before = max(phase.taps - 1 - phase.met for phase in along)
-    after = max(phase.met + along[0].pixels - size for phase in along)
-    return max(0, before), max(0, after)
-
-
-def _kernel(w: Tensor, geometry: ConvGeometry) -> Tensor:
-    """int32 `[k, k, C]` of int8 `[C, k*k]`, in memory of its own.
-
-    `as_strided` changes nothing, but makes inductor write the transposed copy out before it is
-    used. Otherwise that copy is fused into every use, read at a stride, and nothing vectorises:
-    five times slower.
-    """
-    check_codes("weight", w, (geometry.in_channels, geometry.kernel**2))
-    taps = w.t().to(torch.int32).contiguous()
-    shape = (geometry.kernel, geometry.kernel, len(w))
-    return taps.as_strided(shape, (shape[1] * shape[2], shape[2], 1))
-
-
-def _seen(around: Tensor, i: int, j: int, geometry: ConvGeometry) -> Tensor:
+def _seen(around: Tensor, i: int, j: int, kernel: int, stride: int) -> Tensor:
     """The pixels that tap (i, j) of all windows sees, `[B, Ho, Wo, C]`."""
-    stride, (down, across) = geometry.stride, geometry.out_size
-    rows = slice(i, i + (down - 1) * stride + 1, stride)
-    columns = slice(j, j + (across - 1) * stride + 1, stride)
-    return around[:, rows, columns]
+    _, height, width, _ = around.shape
+    return around[:, i : height - kernel + i + 1 : stride, j : width - kernel + j + 1 : stride]

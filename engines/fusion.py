@@ -19,6 +19,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
 import torch.fx.experimental._config as shape_config
+from torch import Tensor
 
 from engines.recipe import FUSION_NAMES
 
@@ -69,6 +70,17 @@ def open_fusion(name: str = AUTO) -> Fusion:
     return Fusion(EAGER, f"torch.compile does not work here: {refusal}")
 
 
+def stored(x: Tensor) -> Tensor:
+    """`x` in memory of its own, for a chain that uses it more than once.
+
+    A compiler would rather compute `x` anew wherever it is used: for a factor per channel that is
+    for every pixel, and for a transposed operand at a stride that does not vectorise. `as_strided`
+    changes nothing, and makes inductor write its operand out.
+    """
+    x = x.contiguous()
+    return x.as_strided(x.shape, x.stride())
+
+
 class _Fused(Generic[P, R]):
     """One layer's use of a chain, with the code compiled for each kind of arguments it has met.
 
@@ -107,11 +119,11 @@ def _compiled(chain: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa:
             return variant
     # A chain is to be one loop however long it is; by default 30 operations end it with a buffer.
     options: dict[str, Any] = {"realize_opcount_threshold": 1000}
-    # Sizes that happen to be equal, a batch and a height say, are not the same variable; floats are
+    # Sizes that happen to be equal, a batch and a height say, are not the same variable; numbers are
     # constants, and no variables at all.
     with (
         shape_config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
-        torch._dynamo.config.patch(specialize_float=True),
+        torch._dynamo.config.patch(specialize_float=True, specialize_int=True),
     ):
         jit: Any = torch.compile(chain, fullgraph=True, dynamic=True, options=options)
         variant = jit.aot_compile((args, {}))

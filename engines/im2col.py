@@ -12,97 +12,26 @@ and used in tiles of rows, in memory that every tile uses again. A tile still li
 its product is computed; the product of a whole matrix of 64 channels and 32,768 rows took half as
 long again as those of its tiles.
 
-What is stored may be the code before its ReLU. `activation` turns stored codes into the operand
-while they are gathered, so that no second int8 copy of the whole tensor has to live.
-
 Rows are padded here with zero codes to a multiple of 8, which the kernel demands of a contracted
 axis (engines/int8.py): an RGB stem's 27 columns become 32 once, not once for every product.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from engines.int8 import Scratch
-
-Activation = Callable[[Tensor], Tensor]
+from models.layers import ConvLayer
 
 # Columns of one tile: the best of 1, 2, 3 and 4 MiB on two cores with 32 MiB of third-level cache.
 # Every tile costs some 50 microseconds beside its copies, so few and large ones win.
 TILE_BYTES = 1 << 22
 _MULTIPLE = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvGeometry:
-    """Sizes of one two-dimensional convolution with a square kernel.
-
-    Args:
-        kernel: Taps down and across, k.
-        stride: Step from one window to the next.
-        padding: Zeros around each image.
-        in_size: Height and width of the input.
-        in_channels: C.
-        out_channels: O; equal to C for a depthwise convolution.
-
-    Raises:
-        ValueError: A size is not positive, or no window fits.
-    """
-
-    kernel: int
-    stride: int
-    padding: int
-    in_size: tuple[int, int]
-    in_channels: int
-    out_channels: int
-
-    def __post_init__(self) -> None:
-        sizes = (self.kernel, self.stride, *self.in_size, self.in_channels, self.out_channels)
-        if min(sizes) < 1 or self.padding < 0 or min(self.out_size) < 1:
-            raise ValueError(
-                f"{self} has no output: every size must be positive, padding not negative, and the "
-                "padded input at least as large as the kernel"
-            )
-
-    @property
-    def out_size(self) -> tuple[int, int]:
-        """Height and width of the output."""
-        height, width = (
-            (size + 2 * self.padding - self.kernel) // self.stride + 1 for size in self.in_size
-        )
-        return height, width
-
-    @property
-    def windows(self) -> Windows:
-        """The windows that the output is computed from."""
-        k, p = self.kernel, self.padding
-        return Windows((k, k), self.stride, (-p, -p), self.out_size)
-
-    def rows(self, batch: int) -> int:
-        """Windows in a batch: the length of the weight gradient's contraction."""
-        return batch * self.out_size[0] * self.out_size[1]
-
-    @property
-    def window(self) -> int:
-        """Codes in one window over all channels, k*k*C."""
-        return self.kernel**2 * self.in_channels
-
-    def check_input(self, a: Tensor) -> None:
-        """Raise, as `check_codes` does, unless `a` is int8 `[B, H, W, C]`."""
-        check_codes("input", a, (*a.shape[:1], *self.in_size, self.in_channels))
-
-    def check_weight(self, w: Tensor) -> None:
-        """Raise, as `check_codes` does, unless `w` is int8 `[O, k*k*C]`."""
-        check_codes("weight", w, (self.out_channels, self.window))
-
-    def check_error(self, e: Tensor) -> None:
-        """Raise, as `check_codes` does, unless `e` is int8 `[B, Ho, Wo, O]`."""
-        check_codes("error", e, (*e.shape[:1], *self.out_size, self.out_channels))
 
 
 class Windows(NamedTuple):
@@ -120,6 +49,17 @@ class Windows(NamedTuple):
     stride: int
     origin: tuple[int, int]
     grid: tuple[int, int]
+
+
+def windows_of(layer: ConvLayer) -> Windows:
+    """The windows that the output of a convolution is computed from."""
+    k, p = layer.kernel, layer.padding
+    return Windows((k, k), layer.stride, (-p, -p), layer.out_size)
+
+
+def window_count(layer: ConvLayer, batch: int) -> int:
+    """Windows in a batch: the length of the weight gradient's contraction."""
+    return batch * math.prod(layer.out_size)
 
 
 class ConvScratch:
@@ -143,7 +83,6 @@ class Phase(NamedTuple):
 
     Args:
         pixel: The first of these input pixels.
-        pixels: How many.
         tap: The first tap that they meet.
         taps: How many; 0 for a stride longer than the kernel.
         met: Output pixel where the first of them meets its first tap. It meets its next tap one
@@ -151,21 +90,17 @@ class Phase(NamedTuple):
     """
 
     pixel: int
-    pixels: int
     tap: int
     taps: int
     met: int
 
 
-def phases(geometry: ConvGeometry, axis: int) -> list[Phase]:
-    """The phases of an axis (0: rows, 1: columns) by first pixel, as many as the stride."""
-    size, stride = geometry.in_size[axis], geometry.stride
+def phases(kernel: int, stride: int) -> list[Phase]:
+    """The phases of an axis by first pixel, as many as the stride; padding is `kernel // 2`."""
     found = []
-    for pixel in range(min(stride, size)):
-        # Not divmod: a compiler that keeps sizes symbolic does not know it.
-        met, tap = (pixel + geometry.padding) // stride, (pixel + geometry.padding) % stride
-        taps = range(tap, geometry.kernel, stride)
-        found.append(Phase(pixel, len(range(pixel, size, stride)), tap, len(taps), met))
+    for pixel in range(stride):
+        met, tap = divmod(pixel + kernel // 2, stride)
+        found.append(Phase(pixel, tap, len(range(tap, kernel, stride)), met))
     return found
 
 
@@ -208,7 +143,6 @@ def tiles(
     windows: Windows,
     scratch: ConvScratch,
     *,
-    activation: Activation | None = None,
     most_rows: int = 1 << 62,
     tile_bytes: int = TILE_BYTES,
 ) -> Iterator[Tile]:
@@ -218,7 +152,6 @@ def tiles(
         x: int8 `[B, H, W, C]`.
         windows: Which windows; one row each, taps row by row, channels innermost.
         scratch: Where a tile lies.
-        activation: int8 to int8, elementwise; applied to the codes, not to the padding.
         most_rows: No tile is longer, unless one line of windows already is.
         tile_bytes: No tile's columns are larger, with the same exception.
     """
@@ -232,7 +165,7 @@ def tiles(
         for y in range(0, down, lines):
             image = slice(n, min(n + images, batch))
             line = slice(y, min(y + lines, down))
-            columns = _columns(x[image], windows, line, scratch, activation)
+            columns = _columns(x[image], windows, line, scratch)
             start = (n * down + y) * across
             yield Tile(image, line, slice(start, start + len(columns)), columns)
 
@@ -243,11 +176,9 @@ def _even_part(total: int, most: int) -> int:
     return max(1, -(-total // parts))
 
 
-def _columns(
-    x: Tensor, windows: Windows, line: slice, scratch: ConvScratch, activation: Activation | None
-) -> Tensor:
+def _columns(x: Tensor, windows: Windows, line: slice, scratch: ConvScratch) -> Tensor:
     """int8 `[images * lines * across, K]`: some lines of windows of some images."""
-    region = _region(x, windows, line, scratch, activation)
+    region = _region(x, windows, line, scratch)
     channels, stride, (down, across) = x.shape[3], windows.stride, windows.taps
     if (down, across, stride) == (1, 1, 1) and channels % _MULTIPLE == 0:
         return region.reshape(-1, channels)  # a view, unless the region was cut out of lines
@@ -265,9 +196,7 @@ def _columns(
     return columns.view(-1, columns.shape[3])
 
 
-def _region(
-    x: Tensor, windows: Windows, line: slice, scratch: ConvScratch, activation: Activation | None
-) -> Tensor:
+def _region(x: Tensor, windows: Windows, line: slice, scratch: ConvScratch) -> Tensor:
     """What some lines of windows see, zeros around it where they hang over the edge."""
     first = (windows.origin[0] + line.start * windows.stride, windows.origin[1])
     counts = (line.stop - line.start, windows.grid[1])
@@ -281,8 +210,6 @@ def _region(
         for least, limit, start, size in zip(low, x.shape[1:3], first, sizes, strict=True)
     ]
     inside = x[:, low[0] : high[0], low[1] : high[1]]
-    if activation is not None:
-        inside = activation(inside)
     if inside.shape[1:3] == (*sizes,):
         return inside
     region = scratch.padded.take(len(x), *sizes, x.shape[3]).zero_()

@@ -48,18 +48,17 @@ class FloatConv:
 
     sums_channels = True
 
-    def __init__(self, geometry, scratch=None):
-        self.geometry = geometry
+    def __init__(self, layer, _memory_or_fusion):
+        self.layer = layer
 
     def _kernel(self, w):
-        k = self.geometry.kernel
+        k = self.layer.kernel
         return w.view(len(w), k, k, -1).permute(0, 3, 1, 2)
 
     def _options(self, w):
-        depthwise = w.shape[1] == self.geometry.kernel**2 and self.geometry.in_channels > 1
-        groups = self.geometry.in_channels if depthwise else 1
+        groups = self.layer.in_channels if self.layer.depthwise else 1
         return {
-            "stride": self.geometry.stride, "padding": self.geometry.padding, "groups": groups,
+            "stride": self.layer.stride, "padding": self.layer.padding, "groups": groups,
         }  # fmt: skip
 
     def forward(self, a, w):
@@ -73,7 +72,7 @@ class FloatConv:
         return g.permute(0, 2, 3, 1).flatten(1)
 
     def grad_input(self, e, w):
-        shape = (len(e), self.geometry.in_channels, *self.geometry.in_size)
+        shape = (len(e), self.layer.in_channels, *self.layer.in_size)
         g = conv2d_input(shape, self._kernel(w), e.permute(0, 3, 1, 2), **self.options)
         return g.permute(0, 2, 3, 1)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,8 @@ from hypothesis import strategies as st
 
 from engines import int8
 from engines.conv import conv_forward, conv_grad_input, conv_grad_weight
-from engines.im2col import TILE_BYTES, ConvGeometry, ConvScratch, tiles
+from engines.im2col import TILE_BYTES, ConvScratch, tiles, window_count, windows_of
+from models.layers import ConvLayer
 from models.spec import CONTRACTION_MAX
 from tests import conv_reference as reference
 from tests.test_int8_is_real import ProductRecorder, check_integer_products
@@ -24,10 +23,15 @@ batches = st.integers(1, 4)
 # The memory of every example, so that nothing may depend on what it held before.
 USED = ConvScratch()
 
-STEM = ConvGeometry(3, 1, 1, (8, 8), 3, 24)
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int, in_size: tuple[int, int]):
+    return ConvLayer(inputs, outputs, kernel, stride, False, "none", in_size)
 
 
-def operands(g: ConvGeometry, batch: int, seed: int):
+STEM = conv(3, 24, 3, 1, (8, 8))
+
+
+def operands(g: ConvLayer, batch: int, seed: int):
     """Codes of input, weight and error."""
     rng = np.random.default_rng(seed)
     a = reference.random_codes(rng, batch, *g.in_size, g.in_channels)
@@ -44,14 +48,10 @@ def rows_of(e):
     return e.reshape(-1, e.shape[3])
 
 
-def relu(codes):
-    return codes.clamp_min(0)
-
-
 # --- exactness --------------------------------------------------------------------------------
 
 
-@given(g=reference.geometries(), batch=batches, tile_bytes=tile_sizes, seed=seeds)
+@given(g=reference.conv_layers(), batch=batches, tile_bytes=tile_sizes, seed=seeds)
 def test_forward_equals_the_int64_oracle_exactly(g, batch, tile_bytes, seed):
     a, w, _ = operands(g, batch, seed)
     given_a, given_w = tensors(a, w)
@@ -62,7 +62,7 @@ def test_forward_equals_the_int64_oracle_exactly(g, batch, tile_bytes, seed):
     np.testing.assert_array_equal(given_w.numpy(), w)
 
 
-@given(g=reference.geometries(), batch=batches, tile_bytes=tile_sizes, seed=seeds)
+@given(g=reference.conv_layers(), batch=batches, tile_bytes=tile_sizes, seed=seeds)
 def test_weight_gradient_equals_the_int64_oracle_exactly(g, batch, tile_bytes, seed):
     a, _, e = operands(g, batch, seed)
     given_e, given_a = tensors(rows_of(e), a)
@@ -73,7 +73,7 @@ def test_weight_gradient_equals_the_int64_oracle_exactly(g, batch, tile_bytes, s
     np.testing.assert_array_equal(given_e.numpy(), rows_of(e))
 
 
-@given(g=reference.geometries(), batch=batches, tile_bytes=tile_sizes, seed=seeds)
+@given(g=reference.conv_layers(), batch=batches, tile_bytes=tile_sizes, seed=seeds)
 def test_input_gradient_equals_the_int64_oracle_exactly(g, batch, tile_bytes, seed):
     _, w, e = operands(g, batch, seed)
     given_e, given_w = tensors(e, w)
@@ -84,29 +84,13 @@ def test_input_gradient_equals_the_int64_oracle_exactly(g, batch, tile_bytes, se
     np.testing.assert_array_equal(given_e.numpy(), e)
 
 
-@given(g=reference.geometries(), batch=batches, seed=seeds)
+@given(g=reference.conv_layers(), batch=batches, seed=seeds)
 def test_both_gradients_are_adjoint_to_the_forward_product(g, batch, seed):
     a, w, e = tensors(*operands(g, batch, seed))
     e_rows = e.flatten(0, 2)
     product = (conv_forward(a, w, g).long() * e_rows.long()).sum()
     assert product == (a.long() * conv_grad_input(e, w, g).long()).sum()
     assert product == (w.long() * conv_grad_weight(e_rows, a, g).long()).sum()
-
-
-@given(g=reference.geometries(), batch=batches, tile_bytes=tile_sizes, seed=seeds)
-@pytest.mark.parametrize("activation", [relu, lambda codes: codes.clamp_min(5)])
-def test_the_activation_makes_the_operand_and_leaves_the_padding_zero(
-    activation, g, batch, tile_bytes, seed
-):
-    a, w, e = operands(g, batch, seed)
-    operand = activation(torch.from_numpy(a)).numpy()
-    given_a, given_w, given_e = tensors(a, w, rows_of(e))
-    options = {"activation": activation, "scratch": USED, "tile_bytes": tile_bytes}
-    found = conv_forward(given_a, given_w, g, **options)
-    np.testing.assert_array_equal(found.numpy(), rows_of(reference.forward(operand, w, g)))
-    found = conv_grad_weight(given_e, given_a, g, **options)
-    np.testing.assert_array_equal(found.numpy(), reference.grad_weight(e, operand, g))
-    np.testing.assert_array_equal(given_a.numpy(), a)
 
 
 # --- integers are multiplied, and no more of them than needed ---------------------------------
@@ -116,7 +100,7 @@ def test_the_activation_makes_the_operand_and_leaves_the_padding_zero(
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("channels", [3, 16])
 def test_all_three_products_multiply_only_integers(kernel, stride, channels):
-    g = ConvGeometry(kernel, stride, kernel // 2, (6, 7), channels, 10)
+    g = conv(channels, 10, kernel, stride, (6, 7))
     a, w, e = tensors(*operands(g, 2, seed=3))
     with ProductRecorder() as recorder:
         conv_forward(a, w, g, tile_bytes=2000)
@@ -133,17 +117,15 @@ def multiplications(recorder: ProductRecorder) -> int:
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_no_inserted_zero_is_multiplied(kernel, stride):
-    # No padding: every window lies inside, and each of its taps is met by just one input pixel.
-    side = 19 * stride + kernel
-    g = ConvGeometry(kernel, stride, 0, (side, side), 8, 16)
+    g = conv(8, 16, kernel, stride, (20 * stride, 20 * stride))
     a, w, e = tensors(*operands(g, 1, seed=4))
     with ProductRecorder() as forward:
         conv_forward(a, w, g)
     with ProductRecorder() as backward:
         conv_grad_input(e, w, g)
+    # The phases share the taps out among them: every window's tap is met once, as on the way there.
     assert multiplications(forward) == 20 * 20 * kernel**2 * 8 * 16
-    # Pixels near the edge meet windows that do not exist: at most k - 1 more of them on each axis.
-    assert multiplications(backward) <= (20 + kernel - 1) ** 2 * kernel**2 * 8 * 16
+    assert multiplications(backward) == multiplications(forward)
 
 
 def test_stem_columns_are_padded_in_im2col_and_nowhere_else(monkeypatch):
@@ -178,7 +160,7 @@ def kernel_calls(monkeypatch):
 
 
 def test_a_1x1_convolution_multiplies_the_stored_codes_where_they_lie(kernel_calls):
-    g = ConvGeometry(1, 1, 0, (6, 6), 16, 24)
+    g = conv(16, 24, 1, 1, (6, 6))
     a, w, e = tensors(*operands(g, 2, seed=6))
     conv_forward(a, w, g)
     conv_grad_weight(e.flatten(0, 2), a, g)
@@ -191,17 +173,17 @@ def test_a_1x1_convolution_multiplies_the_stored_codes_where_they_lie(kernel_cal
 # --- tiles ------------------------------------------------------------------------------------
 
 
-@given(g=reference.geometries(), batch=batches, tile_bytes=st.integers(1, 5000), seed=seeds)
+@given(g=reference.conv_layers(), batch=batches, tile_bytes=st.integers(1, 5000), seed=seeds)
 def test_tiles_are_all_rows_in_order_and_bounded(g, batch, tile_bytes, seed):
     a, _, _ = operands(g, batch, seed)
-    wanted = reference.windows(a, g).reshape(g.rows(batch), -1)
-    line_bytes = g.out_size[1] * -(-g.window // 8) * 8
+    wanted = reference.windows(a, g).reshape(window_count(g, batch), -1)
+    line_bytes = g.out_size[1] * -(-g.contraction // 8) * 8
     reached = 0
-    for tile in tiles(torch.from_numpy(a), g.windows, USED, tile_bytes=tile_bytes):
+    for tile in tiles(torch.from_numpy(a), windows_of(g), USED, tile_bytes=tile_bytes):
         columns = tile.columns.numpy()
         assert tile.rows == slice(reached, reached + len(columns))
-        np.testing.assert_array_equal(columns[:, : g.window], wanted[tile.rows])
-        assert not columns[:, g.window :].any()
+        np.testing.assert_array_equal(columns[:, : g.contraction], wanted[tile.rows])
+        assert not columns[:, g.contraction :].any()
         assert columns.shape[1] % 8 == 0
         assert columns.nbytes <= max(tile_bytes, line_bytes)
         assert (
@@ -209,12 +191,12 @@ def test_tiles_are_all_rows_in_order_and_bounded(g, batch, tile_bytes, seed):
             == (tile.images.start * g.out_size[0] + tile.lines.start) * g.out_size[1]
         )
         reached = tile.rows.stop
-    assert reached == g.rows(batch)
+    assert reached == window_count(g, batch)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_any_tile_size_gives_the_same_bits(stride):
-    g = ConvGeometry(3, stride, 1, (9, 8), 16, 24)
+    g = conv(16, 24, 3, stride, (9, 8))
     a, w, e = tensors(*operands(g, 5, seed=7))
     results, calls = [], []
     for tile_bytes in (1, 3000, 12_000, 1 << 24):
@@ -229,22 +211,6 @@ def test_any_tile_size_gives_the_same_bits(stride):
     assert sorted(set(calls), reverse=True) == calls  # the tiles did differ
     for result in results[1:]:
         assert torch.equal(result, results[0])
-
-
-def test_the_activation_never_sees_the_whole_tensor():
-    seen = []
-
-    def activation(codes):
-        seen.append(codes.numel())
-        return codes.clamp_min(0)
-
-    for kernel in (1, 3):
-        g = ConvGeometry(kernel, 1, kernel // 2, (16, 16), 8, 8)
-        a, w, e = tensors(*operands(g, 8, seed=8))
-        image_bytes = math.prod(g.out_size) * g.window
-        conv_forward(a, w, g, activation=activation, tile_bytes=image_bytes)
-        conv_grad_weight(e.flatten(0, 2), a, g, activation=activation, tile_bytes=image_bytes)
-    assert max(seen) == a[0].numel()
 
 
 # --- memory -----------------------------------------------------------------------------------
@@ -265,7 +231,7 @@ def test_results_of_their_own_memory_stay():
 
 def test_with_a_scratch_columns_and_results_lie_in_it(kernel_calls):
     scratch = ConvScratch()
-    g = ConvGeometry(3, 1, 1, (8, 8), 16, 24)
+    g = conv(16, 24, 3, 1, (8, 8))
     a, w, e = tensors(*operands(g, 2, seed=10))
     for product, columns_at in (
         (lambda: conv_forward(a, w, g, scratch=scratch), 0),
@@ -290,7 +256,7 @@ def full(*shape: int, value: int = 127):
     ("batch", "side"), [(1, CONTRACTION_MAX), (CONTRACTION_MAX, 1), (CONTRACTION_MAX // 8, 8)]
 )
 def test_the_longest_weight_gradient_of_the_largest_codes_is_an_int32(batch, side, sign):
-    g = ConvGeometry(1, 1, 0, (side, 1), 1, 1)
+    g = conv(1, 1, 1, 1, (side, 1))
     e, a = full(batch * side, 1), full(batch, side, 1, 1, value=127 * sign)
     found = conv_grad_weight(e, a, g)
     assert found.dtype == torch.int32
@@ -302,7 +268,7 @@ def test_the_longest_weight_gradient_of_the_largest_codes_is_an_int32(batch, sid
     ("batch", "side"), [(1, CONTRACTION_MAX + 1), (CONTRACTION_MAX + 1, 1), (3, 100_000)]
 )
 def test_a_longer_weight_gradient_is_added_up_in_int64(batch, side, tile_bytes):
-    g = ConvGeometry(1, 1, 0, (side, 1), 1, 1)
+    g = conv(1, 1, 1, 1, (side, 1))
     found = conv_grad_weight(
         full(batch * side, 1), full(batch, side, 1, 1), g, tile_bytes=tile_bytes
     )
@@ -311,35 +277,15 @@ def test_a_longer_weight_gradient_is_added_up_in_int64(batch, side, tile_bytes):
 
 
 def test_a_window_that_could_overflow_is_refused():
-    g = ConvGeometry(1, 1, 0, (1, 1), CONTRACTION_MAX + 1, 1)
+    g = conv(CONTRACTION_MAX + 1, 1, 1, 1, (1, 1))
     with pytest.raises(ValueError, match="can overflow int32"):
-        conv_forward(full(1, 1, 1, g.in_channels), full(1, g.window), g)
-    g = ConvGeometry(1, 1, 0, (1, 1), 1, CONTRACTION_MAX + 1)
+        conv_forward(full(1, 1, 1, g.in_channels), full(1, g.contraction), g)
+    g = conv(1, CONTRACTION_MAX + 1, 1, 1, (1, 1))
     with pytest.raises(ValueError, match="can overflow int32"):
         conv_grad_input(full(1, 1, 1, g.out_channels), full(g.out_channels, 1), g)
 
 
 # --- refusals ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"kernel": 0},
-        {"stride": 0},
-        {"padding": -1},
-        {"in_size": (8, 0)},
-        {"in_channels": 0},
-        {"out_channels": 0},
-        {"in_size": (8, 2), "padding": 0},
-    ],
-)
-def test_a_geometry_without_output_is_refused(sizes):
-    good = {"kernel": 3, "stride": 1, "padding": 1, "in_size": (8, 8)}
-    good |= {"in_channels": 3, "out_channels": 24}
-    assert ConvGeometry(**good) == STEM
-    with pytest.raises(ValueError, match="has no output"):
-        ConvGeometry(**(good | sizes))
 
 
 def calls(a, w, e):

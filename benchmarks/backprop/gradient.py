@@ -66,7 +66,7 @@ class Rounding:
 
     def __init__(self, seed: int, fusion: Fusion) -> None:
         self._seed = seed
-        self._fusion = fusion
+        self.fusion = fusion
         self._drawn = 0
 
     def noise(self, g: Tensor) -> Noise:
@@ -76,7 +76,7 @@ class Rounding:
 
     def fuse(self, chain: Callable[P, R]) -> Callable[P, R]:
         """A pure function of tensors and constants, for one layer's use."""
-        return self._fusion.fuse(chain)
+        return self.fusion.fuse(chain)
 
 
 def uniform(g: Tensor, source: Noise) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from benchmarks.backprop.gradient import GradientQuantizer, Rounding
 from benchmarks.backprop.products import ConvProduct, DepthwiseProduct, LinearProduct, Product
-from engines.im2col import ConvGeometry, ConvScratch
+from engines.im2col import ConvScratch
 from engines.int8 import QTensor, absmax_scale, quantize
+from models.layers import ConvLayer
 
 
 class QuantizedProduct(torch.autograd.Function):
@@ -184,20 +185,27 @@ class Int8Conv(Int8Layer):
         self._kernel, self._stride = layer.kernel_size[0], layer.stride[0]
         self._channels = layer.in_channels, layer.out_channels
         self._scratch = scratch
+        self._fusion = rounding.fusion
+        self._products: dict[tuple[int, int], Product] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W] -> [B, O, H', W']`, best with the channels last in memory."""
-        geometry = ConvGeometry(
-            self._kernel, self._stride, self._kernel // 2, (x.shape[2], x.shape[3]), *self._channels
-        )
-        product: Product = (
-            DepthwiseProduct(geometry) if self._depthwise else ConvProduct(geometry, self._scratch)
-        )
+        size = x.shape[2], x.shape[3]
+        product = self._products.get(size) or self._products.setdefault(size, self._product(size))
         matrix = self.weight.permute(0, 2, 3, 1).flatten(1)  # [O, k*k*C], tap after tap
         y: Tensor = QuantizedProduct.apply(  # type: ignore[no-untyped-call]
             x.permute(0, 2, 3, 1), matrix, product, self
         )
         return y.permute(0, 3, 1, 2)
+
+    def _product(self, in_size: tuple[int, int]) -> Product:
+        """The integer arithmetic for images of a size."""
+        layer = ConvLayer(
+            *self._channels, self._kernel, self._stride, self._depthwise, "none", in_size
+        )
+        if self._depthwise:
+            return DepthwiseProduct(layer, self._fusion)
+        return ConvProduct(layer, self._scratch)
 
 
 def convert_to_int8(

@@ -11,9 +11,11 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from engines.conv import conv_forward, conv_grad_input, conv_grad_weight
-from engines.depthwise import depthwise_forward, depthwise_grad_input, depthwise_grad_weight
-from engines.im2col import ConvGeometry, ConvScratch
+from engines.depthwise import DepthwiseConv
+from engines.fusion import Fusion
+from engines.im2col import ConvScratch
 from engines.int8 import int8_matmul
+from models.layers import ConvLayer
 
 
 class Product(ABC):
@@ -73,30 +75,30 @@ class ConvProduct(Product):
     """A k x k convolution of `[B, H, W, C]` codes with a weight matrix `[O, k*k*C]`.
 
     Args:
-        geometry: Its sizes.
+        layer: Its sizes.
         scratch: Memory that every call uses again.
     """
 
     sums_channels = True
 
-    def __init__(self, geometry: ConvGeometry, scratch: ConvScratch) -> None:
-        self._geometry = geometry
+    def __init__(self, layer: ConvLayer, scratch: ConvScratch) -> None:
+        self._layer = layer
         self._scratch = scratch
         # Windows of one pixel, one for each: then an output pixel is the gradient of one input.
-        self._pixels = (geometry.kernel, geometry.stride) == (1, 1)
+        self._pixels = (layer.kernel, layer.stride) == (1, 1)
 
     def forward(self, a: Tensor, w: Tensor) -> Tensor:
         """See `Product.forward`."""
-        sums = conv_forward(a, w, self._geometry, scratch=self._scratch)
-        return sums.view(len(a), *self._geometry.out_size, len(w))
+        sums = conv_forward(a, w, self._layer, scratch=self._scratch)
+        return sums.view(len(a), *self._layer.out_size, len(w))
 
     def grad_weight(self, e: Tensor, a: Tensor) -> Tensor:
         """See `Product.grad_weight`; int64 where an int32 could overflow."""
-        return conv_grad_weight(e.flatten(0, 2), a, self._geometry, scratch=self._scratch)
+        return conv_grad_weight(e.flatten(0, 2), a, self._layer, scratch=self._scratch)
 
     def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
         """See `Product.grad_input`."""
-        return conv_grad_input(e, w, self._geometry, scratch=self._scratch)
+        return conv_grad_input(e, w, self._layer, scratch=self._scratch)
 
     def grouped(self, g: Tensor) -> Tensor:
         """See `Product.grouped`; a group is a sample; for 1x1 windows on every pixel, a pixel."""
@@ -104,7 +106,7 @@ class ConvProduct(Product):
 
     def per_input(self, scale: Tensor) -> Tensor:
         """See `Product.per_input`."""
-        size = self._geometry.in_size if self._pixels and len(scale) > 1 else (1, 1)
+        size = self._layer.in_size if self._pixels and len(scale) > 1 else (1, 1)
         return scale.view(-1, *size, scale.shape[-1])
 
 
@@ -112,25 +114,26 @@ class DepthwiseProduct(Product):
     """A convolution of each channel of `[B, H, W, C]` codes with its own kernel, `[C, k*k]`.
 
     Args:
-        geometry: Its sizes.
+        layer: Its sizes.
+        fusion: Fuses its loops.
     """
 
     sums_channels = False
 
-    def __init__(self, geometry: ConvGeometry) -> None:
-        self._geometry = geometry
+    def __init__(self, layer: ConvLayer, fusion: Fusion) -> None:
+        self._conv = DepthwiseConv(layer, fusion)
 
     def forward(self, a: Tensor, w: Tensor) -> Tensor:
         """See `Product.forward`."""
-        return depthwise_forward(a, w, self._geometry)
+        return self._conv.forward(a, w)
 
     def grad_weight(self, e: Tensor, a: Tensor) -> Tensor:
         """See `Product.grad_weight`."""
-        return depthwise_grad_weight(e, a, self._geometry)
+        return self._conv.grad_weight(e, a)
 
     def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
         """See `Product.grad_input`."""
-        return depthwise_grad_input(e, w, self._geometry)
+        return self._conv.grad_input(e, w)
 
     def grouped(self, g: Tensor) -> Tensor:
         """See `Product.grouped`; a group is a sample."""
