@@ -32,7 +32,7 @@ class Operations(NamedTuple):
     macs: float
 
 
-# Not to be quoted without its correction (algorithm.md 1.4): 784-500-500-500-10 has 8.97 million
+# Not to be quoted without its correction: 784-500-500-500-10 has 8.97 million
 # multiply-accumulates forward at batch 10 and 23.0 million in a step of back-propagation. 898.2
 # is 39 times that, 23.8 is near it; the claim that Forward-Forward needs 2.6 % of the operations
 # comes from there.
@@ -60,7 +60,7 @@ class Cost(NamedTuple):
 
 
 # Its BP-GDAI8 stands under the name of our stand-in. Its mean saving of memory against BP-GDAI8 is
-# 24.5 % by these rows; the abstract's 27.0 % is the best network's (algorithm.md 1.4).
+# 24.5 % by these rows; the abstract's 27.0 % is the best network's.
 TABLE_V = {
     "mlp": {
         "bp-fp32": Cost(94.5, 482.3, 2315.0, 247.6),

@@ -78,7 +78,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     lower_priority(learning.niceness)
     limit_threads(learning.threads)
     lock_directory(directory, "learner", wait=True)
-    # Compiled chains outlive a restart; by default they lie in /tmp, which a unit may have to itself.
+    # Compiled chains outlive a restart. By default they lie in /tmp, which a unit may not share.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((directory / "compiled").resolve()))
     engine = open_train_engine(spec, seed=learning.seed, recipe=learning.recipe())
     log.info("training engine chosen", extra={"engine": engine.description})

@@ -119,8 +119,8 @@ def _compiled(chain: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa:
             return variant
     # A chain is to be one loop however long it is; by default 30 operations end it with a buffer.
     options: dict[str, Any] = {"realize_opcount_threshold": 1000}
-    # Sizes that happen to be equal, a batch and a height say, are not the same variable; numbers are
-    # constants, and no variables at all.
+    # Sizes that happen to be equal, a batch and a height say, are not the same variable; numbers
+    # are constants, and no variables at all.
     with (
         shape_config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
         torch._dynamo.config.patch(specialize_float=True, specialize_int=True),

@@ -49,7 +49,7 @@ class PooledLinear(nn.Module):
     """Average-pool as Forward-Forward's linear heads do (models/pooling.py), then a linear layer.
 
     Pooled to one pixel, as these networks are usually ended, a narrow one is a worse baseline:
-    67.4 against 73.3 % (algorithm.md 2.5).
+    67.4 against 73.3 %.
 
     Args:
         activity_shape: (H, W, C) of one sample's last activity.

@@ -1,4 +1,4 @@
-"""The published and the home-made ways to round a gradient to INT8 (algorithm.md section 5).
+"""The published and the home-made ways to round a gradient to INT8.
 
 `g` is `[G, R, O]` throughout, see `GradientQuantizer.quantize`; max|g| is its absmax.
 """
@@ -53,7 +53,7 @@ class Nearest(GradientQuantizer):
 
 
 class Strong(GradientQuantizer):
-    """The best rounding we know: what Forward-Forward itself uses here (algorithm.md section 4).
+    """The best rounding we know: what Forward-Forward itself uses here.
 
     For gW, per output channel o: clip `c_o <- 0.2 c_o + 0.8 max|g_o|` (the maximum itself at the
     first step), `s_o = c_o / 127`. For gX: `g s_W`, one absmax scale a group (and a channel, where
