@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engines.conv_norm import ConvNormTrainLayer
-from engines.conv_products import conv_products
+from engines.conv_products import ConvProducts, conv_products
 from engines.feature import Feature
 from engines.fusion import Fusion
 from engines.im2col import ConvScratch
@@ -32,6 +32,25 @@ LAYERS = {
 every_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 
 
+class Recorder(ConvProducts):
+    """Products that remember the error codes they were given."""
+
+    def __init__(self, products: ConvProducts) -> None:
+        self._products = products
+        self.errors: dict[str, torch.Tensor] = {}
+
+    def forward(self, a, w):
+        return self._products.forward(a, w)
+
+    def grad_weight(self, e, a):
+        self.errors["weight"] = e.clone()
+        return self._products.grad_weight(e, a)
+
+    def grad_input(self, e, w):
+        self.errors["input"] = e.clone()
+        return self._products.grad_input(e, w)
+
+
 class Pair:
     """A layer of the engine, and torch's convolution and BatchNorm2d with the same numbers."""
 
@@ -49,10 +68,10 @@ class Pair:
             self.module.bn.bias.copy_(self.beta)
         self.gradients = Gradients()
         weight = self.module.weight_matrix()
+        self.products = Recorder(conv_products(layer, precision, EAGER, ConvScratch()))
         self.engine = ConvNormTrainLayer(
             layer, (0, 0), open_masters("float32", weight, precision, Optimizer("sgd"), EAGER),
-            self.gamma, self.beta, self.gradients, "l",
-            conv_products(layer, precision, EAGER, ConvScratch()), precision, EAGER,
+            self.gamma, self.beta, self.gradients, "l", self.products, precision, EAGER,
         )  # fmt: skip
         if precision is INT8:
             # What the codes stand for: then only activations and errors differ.
@@ -188,8 +207,8 @@ def slopes(z: torch.Tensor, activation: str) -> torch.Tensor:
     return slope
 
 
-def gradients_by_the_formulas(pair: Pair, x, error, output: Feature):
-    """float64, from the kept codes as the module has them: dz, x_hat, du, then the convolution."""
+def du_by_the_formulas(pair: Pair, x, error, output: Feature):
+    """float64, from the kept codes as the module has them: du NHWC, dgamma, dbeta."""
     z = (output.codes.double() * output.scale).detach()
     gamma, beta = pair.gamma.double(), pair.beta.double()
     u = pair.module.conv(x).detach()
@@ -198,11 +217,40 @@ def gradients_by_the_formulas(pair: Pair, x, error, output: Feature):
     x_hat = (z - beta) / gamma
     count = dz.numel() // len(gamma)
     dbeta, dgamma = dz.sum(dim=(0, 1, 2)), (dz * x_hat).sum(dim=(0, 1, 2))
-    du = gamma * inverse * (dz - dbeta / count - x_hat * dgamma / count)
+    return gamma * inverse * (dz - dbeta / count - x_hat * dgamma / count), dgamma, dbeta
+
+
+def gradients_by_the_formulas(pair: Pair, x, error, output: Feature):
+    du, dgamma, dbeta = du_by_the_formulas(pair, x, error, output)
     x = x.requires_grad_()
     weight = pair.module.conv.weight
     grads = torch.autograd.grad(pair.module.conv(x), [x, weight], du.permute(0, 3, 1, 2))
     return channels_last(grads[0]), as_matrix(grads[1]), dgamma, dbeta
+
+
+@every_layer
+def test_errors_are_rounded_once_for_each_product_with_the_scale_and_the_draw_foretold(layer):
+    pair = Pair(layer, INT8)
+    a, x = pair.input()
+    output, error = pair.engine.forward(a), pair.error()
+    error *= torch.logspace(0, -3, BATCH)[:, None, None, None]  # samples of different size
+    du, _, _ = du_by_the_formulas(pair, x, error, output)
+    weight_scale = pair.engine._masters.weight.scale[:, 0]
+    pair.engine.backward(Accumulated(error, torch.ones(())), STEP, update=True, propagate=True)
+    rows = int(np.prod(du.shape[:-1]))
+    low, high = reference.draws((rows, layer.out_channels), STEP.seed, STEP.number, 0)
+    folded = du * weight_scale
+    for name, value, axes, draw in (
+        ("weight", du, (0, 1, 2), low),  # one scale a channel, the low half of each word
+        ("input", folded, (1, 2, 3), high),  # one a sample, the high half
+    ):
+        scale = value.abs().amax(dim=axes, keepdim=True) / 127
+        steps = value / scale + torch.from_numpy(draw).view(value.shape)
+        codes = pair.products.errors[name]
+        assert codes.dtype == torch.int8
+        # Float32 sums of a few hundred errors leave a hundredth of a step uncertain.
+        assert (codes >= (steps - 0.01).floor().clamp(-127, 127)).all(), name
+        assert (codes <= (steps + 0.01).floor().clamp(-127, 127)).all(), name
 
 
 @every_layer
@@ -336,6 +384,17 @@ def test_the_folded_layer_is_torchs_in_eval_mode(layer):
     assert arrays["weight.codes"].dtype == torch.int8
     assert (arrays["weight.scale"] > 0).all()  # negative gammas turned codes round, not scales
     assert (pair.gamma < 0).any()
+
+
+def test_a_channel_that_hardly_varied_is_served_with_the_epsilon_of_its_norm():
+    layer = LAYERS["pointwise"]
+    pair = Pair(layer, INT8)
+    state = {name: tensor.clone() for name, tensor in pair.engine.state().items()}
+    state["var"].fill_(3e-6)
+    pair.engine.load_state(state)
+    weight = pair.engine._masters.weight
+    wanted = pair.gamma.abs() * weight.scale[:, 0] / np.sqrt(3e-6 + 1e-5)
+    np.testing.assert_allclose(pair.engine.export()["weight.scale"][:, 0], wanted, rtol=1e-5)
 
 
 def test_a_gamma_of_zero_serves_beta_under_a_positive_scale():
