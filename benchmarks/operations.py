@@ -199,8 +199,8 @@ def tabulate_counts(records: Sequence[Record]) -> Table:
         ),
         rows,
         "comparisons and multiply-adds: of the quantization phase; counted: by operand shapes in a "
-        "real step; padding: counted above walked, depthwise left out; P: of the row's own network. The "
-        "paper's 898.2 is 39 times what its network takes, its 23.8 near that (algorithm.md 1.4).",
+        "real step; padding: counted above walked, depthwise left out; P: of the row's network. "
+        "The paper's 898.2 is 39 times what its network takes (algorithm.md 1.4).",
     )  # fmt: skip
 
 
