@@ -27,7 +27,7 @@ from benchmarks.trial import TrialError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-_TABLE_COLUMNS = 150
+_WIDEST_TABLE = 400
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ def write_json(path: Path, value: object) -> None:
 
 def show(tables: Sequence[Table], summary: dict[str, Any]) -> None:
     """Tables, then the summary as the last line of standard output."""
-    console = Console() if sys.stdout.isatty() else Console(width=_TABLE_COLUMNS)
+    console = Console(width=_WIDEST_TABLE)  # a terminal may break lines; no figure is cut off
     for table in tables:
         console.print(table)
     print(json.dumps(summary), flush=True)

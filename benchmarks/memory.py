@@ -20,6 +20,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,25 +56,30 @@ if TYPE_CHECKING:
 # glibc then takes every larger block from the system and gives it back when it is freed.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 _STEPS = 6
-_FIELDS = {"peak": "peak_training_bytes", "live": "planned_training_bytes"}
+MEMORY_FIELDS = {"peak": "peak_training_bytes", "live": "planned_training_bytes"}
 _MIB = 2.0**-20
 
 
-def measure(asked: argparse.Namespace) -> list[Record]:
-    """A record for every method and repeat; the repeat is its seed."""
+def measure(asked: argparse.Namespace, file: Path | None = None) -> list[Record]:
+    """A record for every method and repeat; the repeat is its seed.
+
+    Args:
+        asked: The trial's options, `methods` and `repeats`.
+        file: Where the records so far are kept; None: nowhere.
+    """
     check_trial_options(asked)
     samples = _STEPS * asked.batch
     trials = [
-        trial_of(asked, method=method, seed=seed, limit=samples)
+        trial_of(asked, method=method, seed=seed, limit=samples, epochs=1)
         for seed in range(asked.repeats)
         for method in asked.methods
     ]
-    return run_trials(trials, sources_of(asked, samples), asked.json, _ENVIRONMENT)
+    return run_trials(trials, sources_of(asked, samples), file, _ENVIRONMENT)
 
 
 def bytes_of(records: Sequence[Record], method: str, field: str) -> Spread | None:
     """A method's memory over its repeats; None where it is not known of all."""
-    values = [record[_FIELDS[field]] for record in records if record["method"] == method]
+    values = [record[MEMORY_FIELDS[field]] for record in records if record["method"] == method]
     return spread(values) if all(values) else None
 
 
@@ -82,14 +88,14 @@ def tabulate(records: Sequence[Record]) -> Table:
     rows = []
     for method in grouped(records, lambda record: record["method"]):
         row = [method]
-        for field, name in _FIELDS.items():
+        for field, name in MEMORY_FIELDS.items():
             size = bytes_of(records, method, field)
             row.append(ABSENT if size is None else size.text(".1f", _MIB))
             for reference in REFERENCES:
                 own = None if method == reference else ratios(records, name, method, reference)
                 row.append(ABSENT if own is None else own.text(".2f"))
         rows.append(row)
-    columns = [(f"{field} MiB", *(f"of {name}" for name in REFERENCES)) for field in _FIELDS]
+    columns = [(f"{field} MiB", *(f"of {name}" for name in REFERENCES)) for field in MEMORY_FIELDS]
     return table(
         f"training memory: {_what(records)}",
         ("method", *columns[0], *columns[1]),
@@ -111,7 +117,7 @@ def paint(records: Sequence[Record], panels: Sequence[Axes]) -> None:
     """A panel for each way of looking, a bar a method."""
     methods = [*grouped(records, lambda record: record["method"])]
     titles = {"peak": "resident memory (VmHWM)", "live": "live tensor bytes"}
-    for axes, field in zip(panels, _FIELDS, strict=True):
+    for axes, field in zip(panels, MEMORY_FIELDS, strict=True):
         for place, method in enumerate(methods):
             size = bytes_of(records, method, field)
             if size is None:
@@ -158,12 +164,12 @@ def run(argv: Sequence[str] | None) -> None:
     add_shape_options(parser)
     add_output(parser)
     asked = parser.parse_args(argv)
-    records = records_of(asked, partial(measure, asked))
+    records = records_of(asked, partial(measure, asked, asked.json))
     summary: dict[str, Any] = {
         f"{method}/{reference} {field}": own.median
         for method in grouped(records, lambda record: record["method"])
         for reference in REFERENCES
-        for field, name in _FIELDS.items()
+        for field, name in MEMORY_FIELDS.items()
         if method != reference and (own := ratios(records, name, method, reference)) is not None
     }
     show([tabulate(records)], {"setting": setting(records), "ratios": summary})

@@ -198,10 +198,9 @@ def tabulate_counts(records: Sequence[Record]) -> Table:
             "counted INT8", "counted float", "padding",
         ),
         rows,
-        "comparisons and multiply-adds: of the quantization phase; counted: by operand shapes "
-        "in a real step; padding: counted above walked, depthwise left out; P: of the row's own "
-        "network. "
-        "The paper's 898.2 is 39 times what its network takes, its 23.8 near that.",
+        "comparisons and multiply-adds: of the quantization phase; counted: by operand shapes in a "
+        "real step; padding: counted above walked, depthwise left out; P: of the row's network. "
+        "The paper's 898.2 is 39 times what its network takes.",
     )  # fmt: skip
 
 

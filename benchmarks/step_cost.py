@@ -22,7 +22,7 @@ from benchmarks.options import trial_of
 from benchmarks.plot import LOOKS
 from benchmarks.report import Record, grouped, spread, table
 from benchmarks.samples import Samples
-from benchmarks.steps import add_step_options, measure
+from benchmarks.steps import add_step_options, measure, timing_of
 from benchmarks.trial import LinearSpec
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def costs(asked: argparse.Namespace, train: Samples) -> list[Record]:
         f"width {w:g}": trial_of(asked, method="ff-int8", width=w, batch=asked.widths_batch)
         for w in asked.widths
     }
-    timing = {name: getattr(asked, name) for name in ("rounds", "steps", "warm_up", "clock")}
+    timing = timing_of(asked)
     timed = measure(batches | widths, train, **timing)
     records = []
     for name, trial in (batches | widths).items():

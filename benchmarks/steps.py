@@ -56,6 +56,11 @@ def add_step_options(parser: Parser) -> None:
     add("--clock", choices=[*CLOCKS], default="wall", help="cpu: of all threads of the process")
 
 
+def timing_of(asked: argparse.Namespace) -> dict[str, Any]:
+    """What `add_step_options` added, as `measure` takes it."""
+    return {name: getattr(asked, name) for name in ("rounds", "steps", "warm_up", "clock")}
+
+
 def measure(
     trials: Mapping[str, Trial],
     train: Samples,
@@ -176,17 +181,20 @@ def tabulate(record: Record) -> Table:
 
 
 def measured(asked: argparse.Namespace) -> Record:
-    """The record of one network under all methods that the options name."""
+    """The record of one network under several methods.
+
+    Args:
+        asked: The trial's options, `methods`, and those of `add_step_options`.
+    """
     import torch
 
     check_trial_options(asked)
     if asked.threads is not None:
         torch.set_num_threads(asked.threads)
     trials = {method: trial_of(asked, method=method) for method in asked.methods}
-    sources = sources_of(asked, _BATCHES * asked.batch)
-    spec = trials[asked.methods[0]].spec(sources.train.x.shape[1:], len(sources.train.classes))
-    timing = {name: getattr(asked, name) for name in ("rounds", "steps", "warm_up", "clock")}
-    found = measure(trials, sources.train, **timing)
+    train = sources_of(asked, _BATCHES * asked.batch).train
+    spec = trials[asked.methods[0]].spec(train.x.shape[1:], len(train.classes))
+    timing = timing_of(asked)
     return {
         "model": asked.model,
         "width": asked.width,
@@ -196,8 +204,8 @@ def measured(asked: argparse.Namespace) -> Record:
         "batch": asked.batch,
         **timing,
         "commit": commit(Path(__file__).parent),
+        "methods": measure(trials, train, **timing),
         "machine": machine(),
-        "methods": found,
     }
 
 
