@@ -61,16 +61,9 @@ class FrozenPrefix:
         self.serving = serving
         of_units = tuple(f"units.{index}." for index in range(units))
         self.arrays = {name: value for name, value in arrays.items() if name.startswith(of_units)}
-        self._scale = arrays[scale := latent_scale_name(spec, units)]
-        # What the suffix has besides goes on learning: nothing of it may be held on to.
-        around = {name: value for name, value in arrays.items() if name.startswith("input.")}
+        self._scale = arrays[latent_scale_name(spec, units)]
         self._network = PredictPrefix(
-            spec,
-            {**self.arrays, **around, scale: self._scale},
-            open_rule(spec, Recipe()),
-            PRECISIONS["int8"],
-            fusion,
-            units,
+            spec, arrays, open_rule(spec, Recipe()), PRECISIONS["int8"], fusion, units
         )
 
     def latent(self, x: NDArray[np.float32]) -> Latent:

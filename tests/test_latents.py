@@ -118,13 +118,14 @@ def test_steps_on_kept_latents_are_those_on_their_samples_bit_for_bit(name, mast
     # Kept one sample at a time, as they arrive, in memory that is not ours to write.
     kept = [replayed.latent(x[i : i + 1]) for i in range(len(x))]
     codes = np.concatenate([latent.codes for latent in kept])
-    codes.flags.writeable = False
     serving.close()  # from here on the prefix cannot run
     for step in range(3):
         rows = np.random.default_rng(step).permutation(len(x))[:6]
+        latent = Latent(codes[rows], kept[0].scale)
+        latent.codes.flags.writeable = False
         reports = (
             direct.train_step(x[rows], labels[rows], **STEP),
-            replayed.train_latent_step(Latent(codes[rows], kept[0].scale), labels[rows], **STEP),
+            replayed.train_latent_step(latent, labels[rows], **STEP),
         )
         assert reports[0] == reports[1]
         assert len(reports[0].losses) == len(spec.units) - units
