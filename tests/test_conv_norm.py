@@ -168,6 +168,14 @@ def test_the_serving_scale_follows_the_batches_and_the_first_counts_whole():
         assert pair.engine.state()["output_scale"].item() == pytest.approx(wanted, rel=1e-6)
 
 
+@every_layer
+def test_no_samples_have_no_sums(layer):
+    pair = Pair(layer, INT8)
+    nothing = Feature(torch.zeros((0, *layer.input_shape), dtype=torch.int8), torch.ones(()))
+    sums = pair.products.forward(nothing, pair.engine._masters.weight.codes)
+    assert sums.shape == (0, *layer.output_shape)
+
+
 # --- backward -----------------------------------------------------------------------------------
 
 
