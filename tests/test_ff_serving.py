@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import engines.predict_network
 from engines import (
     Recipe,
     Weights,
@@ -122,7 +121,7 @@ def test_an_answer_does_not_depend_on_its_batch(weights, monkeypatch):
         whole = engine.predict(x).goodness
         single = np.concatenate([engine.predict(x[i : i + 1]).goodness for i in range(7)])
         np.testing.assert_array_equal(single, whole)
-        monkeypatch.setattr(engines.predict_network, "_ROWS", 2 * CLASSES + 1)
+        monkeypatch.setattr(engine._network.units, "_most", 2)  # rows at a time
         np.testing.assert_array_equal(engine.predict(x).goodness, whole)
 
 

@@ -17,8 +17,8 @@ import torch
 from torch.nn.functional import conv2d
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import engines.conv_products
 from engines import LookAhead, open_predict_engine, open_train_engine
+from engines.depthwise import DepthwiseConv
 from models.pooling import pooled_shape
 from tests import reference
 from tests.networks import NETWORKS, as_kernel, batch_of, opened
@@ -172,27 +172,28 @@ def test_prediction_multiplies_only_integers(name, rows):
 def test_depthwise_layers_sum_products_of_int8_in_int32(name, monkeypatch):
     calls = []
 
-    def spied(function):
-        def spy(one, other, geometry):
-            result = function(one, other, geometry)
-            calls.append((function.__name__, one.clone(), other.clone(), geometry, result.clone()))
+    def spied(product):
+        function = getattr(DepthwiseConv, product)
+
+        def spy(self, one, other):
+            result = function(self, one, other)
+            calls.append((product, one.clone(), other.clone(), self._layer, result.clone()))
             return result
 
         return spy
 
-    for function in ("depthwise_forward", "depthwise_grad_weight", "depthwise_grad_input"):
-        original = getattr(engines.conv_products, function)
-        monkeypatch.setattr(engines.conv_products, function, spied(original))
+    for product in ("forward", "grad_weight", "grad_input"):
+        monkeypatch.setattr(DepthwiseConv, product, spied(product))
     recorded_step(name, "int8", 0.5)
     blocks = len(NETWORKS[name].units) - 2
     assert Counter(call[0] for call in calls) == dict.fromkeys(
-        ("depthwise_forward", "depthwise_grad_weight", "depthwise_grad_input"), blocks
+        ("forward", "grad_weight", "grad_input"), blocks
     )
-    for function, one, other, geometry, result in calls:
+    for product, one, other, layer, result in calls:
         assert one.dtype == other.dtype == torch.int8
         assert result.dtype == torch.int32
         assert result.any()
-        np.testing.assert_array_equal(result, depthwise_oracle(function, one, other, geometry))
+        np.testing.assert_array_equal(result, depthwise_oracle(product, one, other, layer))
 
 
 def depthwise_oracle(function, one, other, g):
@@ -202,14 +203,14 @@ def depthwise_oracle(function, one, other, g):
     a = torch.zeros(batch, g.in_channels, *g.in_size, dtype=torch.float64, requires_grad=True)
     w = torch.zeros(*like.shape, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
-        if function != "depthwise_grad_input":
-            a.copy_((one if function == "depthwise_forward" else other).permute(0, 3, 1, 2))
-        if function != "depthwise_grad_weight":
+        if function != "grad_input":
+            a.copy_((one if function == "forward" else other).permute(0, 3, 1, 2))
+        if function != "grad_weight":
             w.copy_(as_kernel(other, like))
     y = conv2d(a, w, None, g.stride, g.padding, 1, g.in_channels)
-    if function == "depthwise_forward":
+    if function == "forward":
         return y.detach().permute(0, 2, 3, 1)
-    wanted = a if function == "depthwise_grad_input" else w
+    wanted = a if function == "grad_input" else w
     (grad,) = torch.autograd.grad(y, wanted, one.permute(0, 3, 1, 2).double())
     return grad.permute(0, 2, 3, 1) if wanted is a else grad.flatten(1)
 
