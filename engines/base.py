@@ -91,8 +91,8 @@ def expected_arrays(spec: ModelSpec) -> dict[str, tuple[type[np.generic], tuple[
     `[O, 1]` and bias `[O]` with the batch norm folded in, and the scale of its int8 output `[]`;
     for a gate its float32 parameters and an output scale; for a sum an output scale. Then also
     `input.scale`, of the network's int8 input, and `head.weight` `[C, features]`, `head.bias` `[C]`
-    of the last unit's head, which judges. Where labels are an input, `input.label_value` `[]`, what
-    a label's place holds, and no head.
+    of the last unit's head, which judges. Where labels are an input, `input.label_value` `[]`, how
+    long a label is beside its sample, and no head.
     """
     arrays: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
         "input.mean": (np.float32, (spec.features,)),

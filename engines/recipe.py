@@ -53,7 +53,7 @@ class Recipe:
             `ff` (engines/rule.py), others take no notice of it.
         goodness: `sum` of squares as the paper has it, `mean`, or `auto`: the sum for dense units,
             the mean for units made of convolutions.
-        label_value: What a label's place holds, in standard deviations of the input.
+        label_value: How long a label is as an input beside its sample.
         negatives: `uniform`, or `hard`, drawn from the network's own goodness under each label.
 
     Raises:
@@ -67,7 +67,7 @@ class Recipe:
     fusion: str = "eager"
     threshold: float = 2.0
     goodness: str = "auto"
-    label_value: float = 4.0
+    label_value: float = 0.3
     negatives: str = "uniform"
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ losses written out as the paper has them; in int8 the same path must learn.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -30,7 +31,7 @@ from tests.contracts import bits
 # No two sizes alike, so that a sum divided by the wrong one shows.
 SPEC = ModelSpec("mlp", (11,), 5, (23, 17, 31), objective="ff")
 CONV = ModelSpec("resnet8", (2, 8, 8), 3, width=0.5, objective="ff")
-SEED, UNITS, LABEL = 4, len(SPEC.hidden), 3.0
+SEED, UNITS, LABEL = 4, len(SPEC.hidden), 0.9
 # Float32 sums of at most 31 products through three units, against float64.
 GRADIENT_TOLERANCE = 1e-5
 
@@ -75,7 +76,7 @@ def autograd(x, labels, wrong, *, threshold: float, goodness: str, weight: float
     def units_goodness(labels):
         rows = torch.zeros(len(x), 11 + 5, dtype=torch.float64)
         rows[:, :11] = x
-        rows[torch.arange(len(x)), 11 + labels] = LABEL
+        rows[torch.arange(len(x)), 11 + labels] = LABEL * 11**0.5
         squares = [y.square().sum(dim=1) for y in model(rows)]
         sizes = SPEC.hidden if goodness == "mean" else [unit[0] for unit in SPEC.unit_sizes]
         return [square / size for square, size in zip(squares, sizes, strict=True)]
@@ -146,7 +147,8 @@ def test_each_sample_passes_with_its_label_and_with_a_wrong_one(shape):
     codes = torch.randint(-127, 128, (40, *shape), dtype=torch.int8)
     labels = np.arange(40) % 3
     draw = Draw(3, NoiseKey(1, 2, 3), lambda: pytest.fail("uniform negatives ask nobody"))
-    rows, targets = batch_of(spec, Recipe(label_value=4.03), codes, labels, draw)
+    label_value = 4.03 / math.sqrt(shape[-1])
+    rows, targets = batch_of(spec, Recipe(label_value=label_value), codes, labels, draw)
     places = rows.codes[..., shape[-1] :].reshape(80, -1, spec.max_classes)
     assert rows.codes.dtype == torch.int8
     assert torch.equal(rows.codes[..., : shape[-1]], torch.cat([codes, codes]))
@@ -161,13 +163,14 @@ def test_each_sample_passes_with_its_label_and_with_a_wrong_one(shape):
 
 
 @pytest.mark.parametrize("spec", [SPEC, CONV], ids=["dense", "conv"])
-@pytest.mark.parametrize("label_value", [0.5, 50.0])
+@pytest.mark.parametrize("label_value", [0.1, 50.0])
 def test_the_first_scale_holds_samples_and_label_whatever_the_label(spec, label_value):
     shape = (11,) if spec is SPEC else (8, 8, 2)
     x = torch.randn(30, *shape)
     rule = open_rule(spec, Recipe(label_value=label_value))
     prepared = rule.prepare(x)
-    assert rule.absmax(prepared) == max(prepared.abs().max().item(), label_value)
+    label = torch.tensor(label_value * math.sqrt(shape[-1]))
+    assert rule.absmax(prepared) == torch.maximum(prepared.abs().max(), label)
 
 
 def test_rows_of_a_dense_network_have_equal_lengths_before_the_label():
