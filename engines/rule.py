@@ -28,7 +28,7 @@ average, is a `label_value` of 0.11.
 Hard negatives ask the network, as it would serve, for each sample's goodness under every label
 before each step. With P multiplications a sample in all units and P_1 in the first, that takes
 P_1 + C (P - P_1) beside the 6 P of a step with look-ahead: 6.0 P for 784-1000-1000 and 10 classes,
-so the step's integer products double. MNIST, 50,000 samples, 10 epochs: TABLE
+so the step's integer products double; on MNIST hard negatives gained 0.3 points (RECORDS.md).
 """
 
 from __future__ import annotations

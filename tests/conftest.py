@@ -1,5 +1,11 @@
 """Settings that every test shares."""
 
+import os
+
+# One thread: tests are small, and on a machine that does something else as well, threads that wait
+# for one another take a hundred times longer. Before torch is imported, here or in a child.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 
