@@ -3,22 +3,28 @@
 With `c` the integer sums, `s = s_A s_W` their scales (one per output channel) and statistics over
 batch and pixels (Ioffe & Szegedy 2015, arXiv 1502.03167v3, algorithm 1):
 
-    u = s c                                       what the convolution gives
-    z = gamma (u - mean(u)) / sqrt(var(u) + eps) + beta = A c + B      per channel
-    codes of z                                    kept, and what the next layer gets
+    u = s c                                                         what the convolution gives
+    z = gamma (u - mean(u)) / sqrt(var(u) + eps) + beta = f c + t   f, t per channel
+    codes q of z, of scale s_z                                      kept; what the next layer gets
 
 Two passes over the sums. The first takes mean, variance, least and largest of each channel; since z
 is affine in c, the last two give z's absmax, and so its scale, before any z is computed. The second
-computes z and rounds it.
+computes z in steps of that scale and rounds it.
 
-Backward, from the kept codes alone: `x_hat = (z - beta) / gamma` (Bulo et al. 2018, arXiv
-1712.02616v3, section 3.1, inverts the norm so), and with dz the error at z
+Backward, from the kept codes alone: `x_hat = (z - beta) / gamma = m q + k` (Bulo et al. 2018, arXiv
+1712.02616v3, section 3.1, inverts the norm so), and with dz the error at z, n elements a channel
 
-    dbeta = sum dz;   dgamma = sum dz x_hat
-    du    = gamma / sqrt(var + eps) (dz - dbeta / n - x_hat dgamma / n)
+    dbeta = sum dz;   dgamma = sum dz x_hat = m sum dz q + k dbeta
+    du    = gamma / sqrt(var + eps) (dz - dbeta / n - x_hat dgamma / n) = A dz + B + C q
 
 du is rounded per output channel for the weight gradient, and, times the weights' scales, per sample
 for the input gradient. The window of the input gradient mixes pixels, so no finer scale is allowed.
+Three passes over error and codes: the two sums; how far du reaches; rounding.
+
+All that is one number a channel (f, t, A, B, C, reciprocals of scales) is `stored` before a pass
+uses it: inside the loop over pixels it would be computed again for every pixel. And sums and
+largest values are taken over the pixels of each sample first. A sample lies in the cache while its
+channels are gone through, sixteen at a time, whereas the whole batch does not.
 """
 
 from __future__ import annotations
@@ -29,8 +35,8 @@ import torch
 from torch import Tensor
 
 from engines.conv_products import ConvProducts
-from engines.feature import Feature, activation_slope
-from engines.fusion import Fusion
+from engines.feature import Feature, through_activation
+from engines.fusion import Fusion, stored
 from engines.int8 import QTensor
 from engines.masters import Masters
 from engines.precision import Accumulated, Precision
@@ -84,7 +90,6 @@ class ConvNormTrainLayer:
         self._products = products
         self._precision = precision
         self._normalize = fusion.fuse(_normalize)
-        self._norm_sums = fusion.fuse(_norm_sums)
         self._errors = fusion.fuse(_errors)
         self._mean = torch.zeros(layer.out_channels)
         self._var = torch.ones(layer.out_channels)
@@ -95,17 +100,17 @@ class ConvNormTrainLayer:
         """The pre-activation's codes and the activation to apply; keeps what `backward` needs."""
         weight = self._masters.weight
         sums = self._products.forward(a, weight.codes)
-        codes, scale, mean, var, inverse = self._normalize(
+        output, inverse, mean, var = self._normalize(
             self._precision,
             Accumulated(sums, a.scale * weight.scale[:, 0]),
             self._gamma,
             self._beta,
+            self._layer.activation,
         )
         count = sums.numel() // sums.shape[-1]
         self._mean.lerp_(mean, _STATISTICS_MOMENTUM)
         self._var.lerp_(var * (count / max(1, count - 1)), _STATISTICS_MOMENTUM)
-        self._output_scale.follow(scale)
-        output = Feature(codes, scale, self._layer.activation)
+        self._output_scale.follow(output.scale)
         self._kept = a, output, inverse
         return output
 
@@ -125,20 +130,14 @@ class ConvNormTrainLayer:
         a, output, inverse = self._kept
         weight = self._masters.weight
         unit, layer = self._place
-        dbeta, dgamma = self._norm_sums(later, output, self._gamma, self._beta)
-        by_channel, by_sample = self._errors(
+        rows = later.values.numel() // self._layer.out_channels
+        by_channel, by_sample, dgamma, dbeta = self._errors(
             self._precision,
             later,
             output,
-            self._gamma,
-            self._beta,
-            inverse,
-            dbeta,
-            dgamma,
+            (self._gamma, self._beta, inverse),
             weight.scale[:, 0],
-            noise(
-                later.values.shape[:-1].numel(), self._layer.out_channels, step.key(unit, layer, 0)
-            ),
+            noise(rows, self._layer.out_channels, step.key(unit, layer, 0)),
             update,
             propagate,
         )
@@ -197,69 +196,81 @@ class ConvNormTrainLayer:
 
 
 def _normalize(
-    precision: Precision, sums: Accumulated, gamma: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Codes and scale of z; mean, variance (of u, biased) and 1 / sqrt(var + eps) per channel."""
+    precision: Precision, sums: Accumulated, gamma: Tensor, beta: Tensor, activation: str
+) -> tuple[Feature, Tensor, Tensor, Tensor]:
+    """z; per channel 1 / sqrt(var + eps), and the mean and (biased) variance of u."""
     c = sums.values.to(torch.float32)
-    mean = c.mean(dim=(0, 1, 2))
-    square = c.square().mean(dim=(0, 1, 2))
-    low, high = c.amin(dim=(0, 1, 2)), c.amax(dim=(0, 1, 2))
+    mean = c.mean(dim=(1, 2)).mean(dim=0)
+    square = c.square().mean(dim=(1, 2)).mean(dim=0)
+    # Of the integers: their least and largest are found in half the time that floats take.
+    low, high = (
+        found.to(torch.float32)
+        for found in (
+            sums.values.amin(dim=(1, 2)).amin(dim=0),
+            sums.values.amax(dim=(1, 2)).amax(dim=0),
+        )
+    )
     var = (square - mean.square()).clamp_min(0.0) * sums.scale.square()
     inverse = (var + BATCH_NORM_EPSILON).rsqrt()
-    factor = gamma * inverse * sums.scale
-    shift = beta - factor * mean
+    factor = gamma * inverse * sums.scale  # f
+    shift = beta - factor * mean  # t
     absmax = torch.maximum((factor * low + shift).abs(), (factor * high + shift).abs()).amax()
     scale = precision.scale(absmax)
-    codes = precision.quantize(c * factor + shift, scale)
-    return codes, scale, mean * sums.scale, var, inverse
-
-
-def _at_norm(
-    later: Accumulated, output: Feature, gamma: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """dz, and x_hat from the codes."""
-    z = output.codes * output.scale
-    dz = later.dequantize() * activation_slope(z, output.activation)
-    return dz, (z - beta) * _reciprocal(gamma)
-
-
-def _reciprocal(gamma: Tensor) -> Tensor:
-    kept = gamma.abs() >= _SMALLEST_GAMMA
-    return torch.where(kept, 1.0 / torch.where(kept, gamma, 1.0), 0.0)
-
-
-def _norm_sums(
-    later: Accumulated, output: Feature, gamma: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor]:
-    dz, x_hat = _at_norm(later, output, gamma, beta)
-    return dz.sum(dim=(0, 1, 2)), (dz * x_hat).sum(dim=(0, 1, 2))
+    per_code = scale.reciprocal()
+    codes = precision.round(c * stored(factor * per_code) + stored(shift * per_code))
+    return Feature(codes, scale, activation), inverse, mean * sums.scale, var
 
 
 def _errors(
     precision: Precision,
     later: Accumulated,
     output: Feature,
-    gamma: Tensor,
-    beta: Tensor,
-    inverse: Tensor,
-    dbeta: Tensor,
-    dgamma: Tensor,
+    norm: tuple[Tensor, Tensor, Tensor],
     weight_scale: Tensor,
     randomness: Noise,
     update: bool,
     propagate: bool,
-) -> tuple[QTensor | None, QTensor | None]:
-    """du, rounded once for each product that takes it."""
-    dz, x_hat = _at_norm(later, output, gamma, beta)
-    count = dz.numel() // dz.shape[-1]
-    du = (gamma * inverse) * (dz - dbeta / count - x_hat * (dgamma / count))
-    u1, u2 = draws(randomness.words().view(dz.shape))
+) -> tuple[QTensor | None, QTensor | None, Tensor, Tensor]:
+    """du, rounded once for each product that takes it; dgamma and dbeta.
+
+    Args:
+        precision: Rounds.
+        later: At the activity.
+        output: z, kept.
+        norm: gamma, beta and 1 / sqrt(var + eps).
+        weight_scale: `[O]`.
+        randomness: A word for every element.
+        update: Round per channel.
+        propagate: Round per sample.
+    """
+    gamma, beta, inverse = norm
+    q, share = output.codes, later.scale.reshape(-1, 1)  # [B or 1, 1]
+    # In units of `share`, which is one number a sample.
+    dz = through_activation(later.values.to(torch.float32), q, output.scale, output.activation)
+    if output.activation == "silu":
+        dz = stored(dz)
+    per_gamma = _reciprocal(gamma)
+    m, k = output.scale * per_gamma, -beta * per_gamma
+    dbeta = (dz.sum(dim=(1, 2)) * share).sum(dim=0)
+    dgamma = m * ((dz * q).sum(dim=(1, 2)) * share).sum(dim=0) + k * dbeta
+    per_element = -1.0 / (q.numel() // q.shape[-1])
+    slope = gamma * inverse  # A
+    offset = slope * (dbeta + k * dgamma) * per_element  # B
+    tilt = slope * m * dgamma * per_element  # C
+    du = stored(slope * share)[:, None, None] * dz + stored(offset) + stored(tilt) * q
+    reach = du.abs().amax(dim=(1, 2))  # [B, O]
+    u1, u2 = draws(randomness.words().view(q.shape))
     by_channel = by_sample = None
     if update:
-        scale = precision.scale(du.abs().amax(dim=(0, 1, 2)))
-        by_channel = QTensor(precision.quantize(du, scale, u1), scale)
+        scale = precision.scale(reach.amax(dim=0))
+        by_channel = QTensor(precision.round(du * stored(scale.reciprocal()), u1), scale)
     if propagate:
-        folded = du * weight_scale
-        scale = precision.scale(folded.abs().amax(dim=(1, 2, 3), keepdim=True))
-        by_sample = QTensor(precision.quantize(folded, scale, u2), scale)
-    return by_channel, by_sample
+        scale = precision.scale((reach * weight_scale).amax(dim=1)[:, None, None, None])
+        steps = du * stored(weight_scale / scale)
+        by_sample = QTensor(precision.round(steps, u2), scale)
+    return by_channel, by_sample, dgamma, dbeta
+
+
+def _reciprocal(gamma: Tensor) -> Tensor:
+    kept = gamma.abs() >= _SMALLEST_GAMMA
+    return torch.where(kept, 1.0 / torch.where(kept, gamma, 1.0), 0.0)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engines.conv_norm import ConvNormTrainLayer
-from engines.feature import Feature, activation_slope
+from engines.feature import Feature, through_activation
 from engines.fusion import Fusion
 from engines.precision import Accumulated, Precision
 from engines.serving_scale import ServingScale
@@ -348,7 +348,7 @@ def add_features(
 
 
 def _behind_activation(error: Tensor, output: Feature) -> Tensor:
-    return error * activation_slope(output.codes * output.scale, output.activation)
+    return through_activation(error, *output)
 
 
 def _whole(error: Tensor) -> Accumulated:

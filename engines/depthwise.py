@@ -19,11 +19,12 @@ is a convolution of stride 1 that gives s*s numbers a channel. (Up to half of th
 the zeros. To compute each phase by itself, as engines/conv.py does, and to interleave the phases
 afterwards took three times as long.)
 
-The products are pure functions of tensors and two ints, which torch.compile turns into loops over
-pixels and channels. Sizes come with the tensors, so one compiled variant serves every layer with a
-kernel and a stride. Two things make the loops fast. Channels are innermost in every operand, so
-that they vectorise; and zeros are put around the images before, by a straight copy of a tenth of
-the products' time, so that no tap has to ask for every pixel whether the image ends there.
+The products are pure functions of tensors, which torch.compile turns into loops over pixels and
+channels. They are given windows, views in which sizes and strides are all that tells one layer from
+another, so one compiled variant serves every layer of a kernel. Two things make the loops fast.
+Channels lie next to one another in every operand, so that they vectorise; and zeros are put around
+the images before, by a straight copy in a tenth of the products' time, so that no tap has to ask at
+every pixel whether the image ends there.
 """
 
 from __future__ import annotations
@@ -71,9 +72,8 @@ class DepthwiseConv:
         layer = self._layer
         check_codes("input", a, (len(a), *layer.input_shape))
         check_codes("weight", w, layer.weight_shape)
-        around = _with_zeros(a, layer.padding, layer.padding)
         taps = _innermost_channels(w.view(-1, layer.kernel, layer.kernel))
-        return self._forward(around, taps, layer.kernel, layer.stride)
+        return self._forward(self._seen(a), taps, layer.kernel)
 
     def grad_weight(self, e: Tensor, a: Tensor) -> Tensor:
         """Gradient at the weights.
@@ -97,8 +97,7 @@ class DepthwiseConv:
                 f"contraction over {windows} codes can overflow int32; the limit is "
                 f"{CONTRACTION_MAX}: split the batch"
             )
-        around = _with_zeros(a, layer.padding, layer.padding)
-        return self._grad_weight(e, around, layer.kernel, layer.stride)
+        return self._grad_weight(e, self._seen(a), layer.kernel)
 
     def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
         """Gradient at the input.
@@ -126,35 +125,40 @@ class DepthwiseConv:
         cut = cut.view(-1, runs, stride, runs, stride)
         # [C, Q, s, Q, s] -> [Q, Q, s, s, C]
         taps = _innermost_channels(cut.transpose(2, 3))
-        around = _with_zeros(e, runs - 1 - last, last)
-        sums = self._grad_input(around, taps, runs)
+        met = _windows(_with_zeros(e, runs - 1 - last, last), runs, 1)
+        sums = self._grad_input(met, taps, runs)
         sums = sums.flatten(3, 4).flatten(1, 2)  # [B, Ho, s, Wo, s, C] -> [B, s Ho, s Wo, C]
         height, width = layer.in_size
         return sums[:, :height, :width].contiguous()  # no copy unless whole strides are more
 
+    def _seen(self, a: Tensor) -> Tensor:
+        layer = self._layer
+        around = _with_zeros(a, layer.padding, layer.padding)
+        return _windows(around, layer.kernel, layer.stride)
 
-def _forward(around: Tensor, taps: Tensor, kernel: int, stride: int) -> Tensor:
+
+def _forward(seen: Tensor, taps: Tensor, kernel: int) -> Tensor:
     sums = torch.zeros((), dtype=torch.int32)
     for i, j in itertools.product(range(kernel), repeat=2):
-        sums = sums + _seen(around, i, j, kernel, stride) * taps[i, j]
+        sums = sums + seen[..., i, j] * taps[i, j]
     return sums
 
 
-def _grad_weight(e: Tensor, around: Tensor, kernel: int, stride: int) -> Tensor:
+def _grad_weight(e: Tensor, seen: Tensor, kernel: int) -> Tensor:
     wide = e.to(torch.int32)
     sums = [
-        (wide * _seen(around, i, j, kernel, stride)).sum(dim=(0, 1, 2), dtype=torch.int32)
+        (wide * seen[..., i, j]).sum(dim=(0, 1, 2), dtype=torch.int32)
         for i, j in itertools.product(range(kernel), repeat=2)
     ]
     return torch.stack(sums, dim=1)
 
 
-def _grad_input(around: Tensor, taps: Tensor, runs: int) -> Tensor:
+def _grad_input(met: Tensor, taps: Tensor, runs: int) -> Tensor:
     sums = torch.zeros((), dtype=torch.int32)
     for i, j in itertools.product(range(runs), repeat=2):
-        met = _seen(around, runs - 1 - i, runs - 1 - j, runs, 1)
+        e = met[..., runs - 1 - i, runs - 1 - j]
         # [B, Ho, 1, Wo, 1, C] * [s, 1, s, C] -> [B, Ho, s, Wo, s, C]
-        sums = sums + met[:, :, None, :, None] * taps[i, j][:, None]
+        sums = sums + e[:, :, None, :, None] * taps[i, j][:, None]
     return sums
 
 
@@ -168,7 +172,6 @@ def _with_zeros(codes: Tensor, before: int, after: int) -> Tensor:
     return pad(codes, (0, 0, before, after, before, after))
 
 
-def _seen(around: Tensor, i: int, j: int, kernel: int, stride: int) -> Tensor:
-    """The pixels that tap (i, j) of all windows sees, `[B, Ho, Wo, C]`."""
-    _, height, width, _ = around.shape
-    return around[:, i : height - kernel + i + 1 : stride, j : width - kernel + j + 1 : stride]
+def _windows(around: Tensor, kernel: int, stride: int) -> Tensor:
+    """What each window sees, `[B, Ho, Wo, C, k, k]`: a view."""
+    return around.unfold(1, kernel, stride).unfold(2, kernel, stride)

@@ -118,7 +118,10 @@ def _compiled(chain: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa:
         if variant.guard_check(*args):
             return variant
     # A chain is to be one loop however long it is; by default 30 operations end it with a buffer.
-    options: dict[str, Any] = {"realize_opcount_threshold": 1000}
+    options: dict[str, Any] = {
+        "realize_opcount_threshold": 1000,
+        "realize_reads_threshold": 1000,
+    }
     # Sizes that happen to be equal, a batch and a height say, are not the same variable; numbers
     # are constants, and no variables at all.
     with (

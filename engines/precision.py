@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engines.int8 import int8_matmul, quantize, scale_of
+from engines.int8 import int8_matmul, quantize, round_steps, scale_of
 
 
 class Accumulated(NamedTuple):
@@ -58,6 +58,10 @@ class Precision(ABC):
         """Codes of `x` in memory of their own, to the nearest or, with noise, stochastically."""
 
     @abstractmethod
+    def round(self, steps: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Codes of `steps`, already divided by the scale that was made for them."""
+
+    @abstractmethod
     def linear(self, a: Tensor, w: Tensor) -> Tensor:
         """`A W^T`: `[batch, in]`, `[out, in]` -> accumulator `[batch, out]`."""
 
@@ -82,6 +86,10 @@ class Int8(Precision):
     def quantize(self, x: Tensor, scale: Tensor, noise: Tensor | None = None) -> Tensor:
         """See `Precision.quantize`."""
         return quantize(x, scale, noise).codes
+
+    def round(self, steps: Tensor, noise: Tensor | None = None) -> Tensor:
+        """See `Precision.round`."""
+        return round_steps(steps, noise)
 
     def linear(self, a: Tensor, w: Tensor) -> Tensor:
         """See `Precision.linear`."""
@@ -109,6 +117,10 @@ class Fp32(Precision):
         """See `Precision.quantize`."""
         # A master is moved in place, and an error goes back through the weights of before.
         return x.clone()
+
+    def round(self, steps: Tensor, noise: Tensor | None = None) -> Tensor:
+        """See `Precision.round`."""
+        return steps
 
     def linear(self, a: Tensor, w: Tensor) -> Tensor:
         """See `Precision.linear`."""
