@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= digits
+CIFAR ?= digit-images
 
 .PHONY: setup test check demo bench
 
@@ -26,9 +27,24 @@ check: .venv/ready
 demo: .venv/ready
 	$(BIN)/ffedge demo --json
 
-# make bench DATA=<folder with MNIST's IDX files> for the table in benchmarks/RECORDS.md
+# A small version of every figure and table of benchmarks/RECORDS.md, tables here, plots in var/bench.
+# DATA=<folder with MNIST's IDX files> and CIFAR=<ImageFolder folder or .zip> take the place of
+# scikit-learn's digits.
+BENCH := $(BIN)/python -m benchmarks
+SMALL := --limit 10000 --epochs 4
+EAGER := --fusion eager
 bench: .venv/ready
-	$(BIN)/python -m benchmarks.train --model mlp --data $(DATA) --methods bp-fp32,ff-int8 --epochs 8 --seeds 0 --json var/bench.json
+	mkdir -p var/bench
+	$(BENCH).table5 --json var/bench/table5.json --methods bp-fp32,bp-gdai8-like,ff-int8 --seeds 0 \
+	  --repeats 1 --network "--model mlp --data '$(DATA)' $(SMALL)" \
+	  --network "--model resnet8 --width 0.5 --data '$(CIFAR)' --limit 1500 --epochs 2 --learning-rate 4e-3 $(EAGER)"
+	$(BENCH).collapse --json var/bench/collapse.json --data '$(DATA)' $(SMALL) $(EAGER) --batch 32 --seeds 0 \
+	  --depths 1,3 --hidden-width 200 --methods bp-fp32,bp-int8,bp-int8-codes,ff-int8
+	$(BENCH).gradients --json var/bench/gradients.json --data '$(DATA)' --limit 2000 --epochs 2 $(EAGER) \
+	  --hidden-width 200
+	$(BENCH).look_ahead --json var/bench/look_ahead.json --data '$(DATA)' $(SMALL) $(EAGER) --seeds 0 \
+	  --hidden 200,200,200
+	$(BENCH).operations --json var/bench/operations.json --rounds 5 --widths 0.5,1,1.5,2
 
 # The slow tests at full size; their figures go to benchmarks/RECORDS.md.
 .PHONY: torture

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.console import Group
 
 from benchmarks.command import Parser, add_output, finish, integers, plot_path, records_of, show
 from benchmarks.datasets import load_sources
@@ -65,7 +65,7 @@ def depth_of(record: Record) -> int:
     return len(record["settings"]["hidden"])
 
 
-def tabulate(records: Sequence[Record]) -> Table:
+def tabulate(records: Sequence[Record]) -> Group:
     """A row a depth, a column a method; the paper's beside."""
     methods = list(grouped(records, lambda record: record["method"]))
     layered = records[0]["model"] == "mlp"

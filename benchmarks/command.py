@@ -18,8 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
 
 from benchmarks.samples import DataError
 from benchmarks.trial import TrialError
@@ -138,7 +137,7 @@ def write_json(path: Path, value: object) -> None:
     partial.replace(path)
 
 
-def show(tables: Sequence[Table], summary: dict[str, Any]) -> None:
+def show(tables: Sequence[Group], summary: dict[str, Any]) -> None:
     """Tables, then the summary as the last line of standard output."""
     console = Console(width=_WIDEST_TABLE)  # a terminal may break lines; no figure is cut off
     for table in tables:

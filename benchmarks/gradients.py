@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
+from rich.console import Group
 
 from benchmarks.child import DivergedError, Fit
 from benchmarks.command import (
@@ -163,7 +163,7 @@ def layer_name(record: Record) -> str:
     return "output" if record["layer"] > record["depth"] else f"layer {record['layer']}"
 
 
-def tabulate(records: Sequence[Record]) -> Table:
+def tabulate(records: Sequence[Record]) -> Group:
     """A row a depth, method and layer."""
     rows = []
     for group in grouped(records, lambda r: (r["depth"], r["method"], r["layer"])).values():

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.console import Group
 
 from benchmarks.command import Parser, add_output, finish, names, plot_path, records_of, show
 from benchmarks.datasets import load_sources
@@ -107,7 +107,7 @@ def gain(records: Sequence[Record], variant: str) -> Spread | None:
     return spread(found) if found and own is not off else None
 
 
-def tabulate(records: Sequence[Record]) -> Table:
+def tabulate(records: Sequence[Record]) -> Group:
     """A row a variant."""
     rows = []
     for variant, group in grouped(records, variant_of).items():

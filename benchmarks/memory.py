@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
+from rich.console import Group
 
 from benchmarks.command import Parser, add_output, finish, names, plot_path, records_of, show
 from benchmarks.datasets import MADE_UP
@@ -83,7 +83,7 @@ def bytes_of(records: Sequence[Record], method: str, field: str) -> Spread | Non
     return spread(values) if all(values) else None
 
 
-def tabulate(records: Sequence[Record]) -> Table:
+def tabulate(records: Sequence[Record]) -> Group:
     """A row a method."""
     rows = []
     for method in grouped(records, lambda record: record["method"]):

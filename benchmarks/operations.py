@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
+from rich.console import Group
 
 from benchmarks.accounting import Counts, count_backprop, count_forward_forward, two_pass_spec
 from benchmarks.command import (
@@ -160,7 +160,7 @@ def count_step(trial: Trial, train: Samples) -> dict[str, int]:
     return macs
 
 
-def tabulate_counts(records: Sequence[Record]) -> Table:
+def tabulate_counts(records: Sequence[Record]) -> Group:
     """A row a method, in millions; the paper's below."""
     rows = []
     for record in records:

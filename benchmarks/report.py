@@ -8,9 +8,11 @@ have, so that an easy or hard held-out part does not blur them.
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +31,7 @@ _RATIOS = {
     "planned_ratio": "planned_training_bytes",
 }
 ABSENT = "-"
+_CAPTION_COLUMNS = 120
 
 
 class Spread(NamedTuple):
@@ -81,11 +84,12 @@ def ratios(records: Sequence[Record], field: str, method: str, reference: str) -
 def setting(records: Sequence[Record]) -> str:
     """What records of one network and recipe have in common, for a title."""
     first, seeds = records[0], len({record["seed"] for record in records})
-    width = "" if first["width"] == 1 else f" at width {first['width']:g}"
-    return (
-        f"{first['model']}{width} on {first['data']}, {first['epochs']} epochs, "
-        f"batch {first['batch']}, {seeds} seed{'s' if seeds > 1 else ''}"
+    counts = ", ".join(
+        f"{count} {what}{'s' if count > 1 else ''}"
+        for what, count in (("epoch", first["epochs"]), ("seed", seeds))
     )
+    width = "" if first["width"] == 1 else f" at width {first['width']:g}"
+    return f"{first['model']}{width} on {first['data']}, batch {first['batch']}, {counts}"
 
 
 def diverged(records: Sequence[Record]) -> str:
@@ -137,7 +141,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
-def as_table(summaries: dict[str, dict[str, Any]], title: str) -> Table:
+def as_table(summaries: dict[str, dict[str, Any]], title: str) -> Group:
     """One row per method, the baseline's differences beside it.
 
     Args:
@@ -170,23 +174,22 @@ def as_table(summaries: dict[str, dict[str, Any]], title: str) -> Table:
 
 def table(
     title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str
-) -> Table:
+) -> Group:
     """A table of texts, all columns but the first to the right.
 
     Args:
         title: Put above, word for word.
         headings: One a column.
         rows: As many texts each.
-        caption: Put below, word for word.
+        caption: Put below.
     """
-    made = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    made = Table(box=None, pad_edge=False)
     for place, heading in enumerate(headings):
         made.add_column(heading, justify="right" if place else "left", no_wrap=True)
     for row in rows:
         made.add_row(*map(Text, row))
-    made.caption = Text(caption)
-    made.caption_justify = "left"
-    return made
+    # As lines of their own: rich would break those of a table at its width.
+    return Group(Text(title), made, Text(textwrap.fill(caption, _CAPTION_COLUMNS)))
 
 
 def accuracy(summary: dict[str, Any]) -> str:

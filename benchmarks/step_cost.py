@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.table import Table
+from rich.console import Group
 
 from benchmarks.accounting import count_forward_forward
 from benchmarks.command import Parser, integers, numbers
@@ -102,7 +102,7 @@ def fitted(records: Sequence[Record]) -> Line:
     return Line(float(start), float(slope), float(explained))
 
 
-def tabulate_sweep(sweep: str, records: Sequence[Record]) -> Table:
+def tabulate_sweep(sweep: str, records: Sequence[Record]) -> Group:
     """A row a point of one sweep."""
     line = fitted(records)
     rows = []

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
+from rich.console import Group
 
 from benchmarks.command import Parser, check_writable, finish, names, show, write_json
 from benchmarks.datasets import MADE_UP
@@ -157,7 +157,7 @@ def ratio(timed: Mapping[str, Record], method: str, reference: str) -> Spread | 
     return spread([own / other for own, other in pairs])
 
 
-def tabulate(record: Record) -> Table:
+def tabulate(record: Record) -> Group:
     """A row a method."""
     timed = record["methods"]
     rows = []

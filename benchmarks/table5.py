@@ -28,7 +28,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
+from rich.console import Group
 
 from benchmarks import memory, steps
 from benchmarks.command import Parser, add_output, finish, plot_path, records_of, show, write_json
@@ -155,7 +155,7 @@ def printed(record: Record, what: str, method: str, reference: str) -> float | N
     return float(own - base if what == "points" else own / base)
 
 
-def tabulate_network(record: Record) -> Table:
+def tabulate_network(record: Record) -> Group:
     """A row a method: values, and what they are of `bp-fp32`."""
     trials, timed = record["trials"], record["steps"]["methods"]
     rows = []
@@ -207,7 +207,7 @@ def _energy(summary: dict[str, Any]) -> str:
     return _UNMEASURED if joules is None else f"{joules:.0f}"
 
 
-def tabulate_comparison(records: Sequence[Record]) -> Table:
+def tabulate_comparison(records: Sequence[Record]) -> Group:
     """Forward-Forward against each reference, a row a network."""
     rows = [
         (

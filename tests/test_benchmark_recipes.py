@@ -51,14 +51,28 @@ def test_forward_forward_says_what_it_took_from_the_recipe(changes, form, master
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("fusion", ["compiled", "eager"])
-def test_masters_are_small_where_the_chains_are_compiled(monkeypatch, fusion):
+@pytest.mark.parametrize(
+    ("fusion", "asked", "masters"),
+    [("compiled", None, "int16"), ("compiled", "float32", "float32"), ("eager", None, "float32")],
+)
+def test_masters_are_small_where_the_chains_are_compiled(monkeypatch, fusion, asked, masters):
     from benchmarks import methods
     from engines.fusion import Fusion
 
-    # Nothing is compiled before the first step.
+    class Engine:
+        def standardize_from(self, x: np.ndarray) -> None:
+            """As the real one, which would try the compiler."""
+
+    recipes = []
     monkeypatch.setattr(methods, "open_fusion", lambda name: Fusion(fusion, "a test"))
-    assert built(trial()).settings["masters"] == ("int16" if fusion == "compiled" else "float32")
+    monkeypatch.setattr(
+        methods.engines,
+        "open_train_engine",
+        lambda spec, seed, recipe: recipes.append(recipe) or Engine(),
+    )
+    assert built(trial(masters=asked, fusion="auto")).settings["masters"] == masters
+    (recipe,) = recipes
+    assert (recipe.masters, recipe.fusion) == (masters, fusion)
 
 
 def test_the_recipe_changes_what_is_learned():
