@@ -42,7 +42,8 @@ class Step(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func.overloadpacket.__name__ == "_to_copy" and args[0].dtype == torch.float32:
+        # Floats become codes by way of int32, where they are clipped.
+        if func.overloadpacket.__name__ == "_to_copy" and args[0].dtype == torch.int32:
             self.rounded += result.numel() * (result.dtype == torch.int8)
         return result
 
