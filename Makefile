@@ -31,15 +31,15 @@ demo: .venv/ready
 # DATA=<folder with MNIST's IDX files> and CIFAR=<ImageFolder folder or .zip> take the place of
 # scikit-learn's digits.
 BENCH := $(BIN)/python -m benchmarks
-SMALL := --limit 10000 --epochs 4
+SMALL := --limit 6000 --epochs 3
 EAGER := --fusion eager
 bench: .venv/ready
 	mkdir -p var/bench
 	$(BENCH).table5 --json var/bench/table5.json --methods bp-fp32,bp-gdai8-like,ff-int8 --seeds 0 \
 	  --repeats 1 --network "--model mlp --data '$(DATA)' $(SMALL)" \
-	  --network "--model resnet8 --width 0.5 --data '$(CIFAR)' --limit 1500 --epochs 2 --learning-rate 4e-3 $(EAGER)"
+	  --network "--model resnet8 --width 0.5 --data '$(CIFAR)' --limit 1000 --epochs 2 --learning-rate 4e-3 $(EAGER)"
 	$(BENCH).collapse --json var/bench/collapse.json --data '$(DATA)' $(SMALL) $(EAGER) --batch 32 --seeds 0 \
-	  --depths 1,3 --hidden-width 200 --methods bp-fp32,bp-int8,bp-int8-codes,ff-int8
+	  --depths 1,3 --hidden-width 200 --methods bp-fp32,bp-int8,ff-int8
 	$(BENCH).gradients --json var/bench/gradients.json --data '$(DATA)' --limit 2000 --epochs 2 $(EAGER) \
 	  --hidden-width 200
 	$(BENCH).look_ahead --json var/bench/look_ahead.json --data '$(DATA)' $(SMALL) $(EAGER) --seeds 0 \

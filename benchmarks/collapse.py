@@ -122,7 +122,7 @@ def _paint_depths(records: Sequence[Record], axes: Axes) -> None:
     axes.set_title("by depth")
     axes.set_xlabel("hidden layers")
     axes.set_ylabel("test accuracy (%)")
-    axes.set_xticks(sorted({depth_of(record) for record in records}))
+    axes.set_xticks(sorted({*map(depth_of, records), *TABLE_I}))
 
 
 def run(argv: Sequence[str] | None) -> None:

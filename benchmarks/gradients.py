@@ -243,7 +243,8 @@ def _paint_codes(records: Sequence[Record], axes: Axes) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("code under one absmax scale")
     axes.set_xticks((-127, -64, 0, 64, 127))
-    axes.margins(y=0.3)
+    axes.margins(y=0.3)  # room for the legend
+    axes.set_ylim(bottom=0.5)
     axes.legend(loc="upper right", fontsize=7, handlelength=1.0)
 
 

@@ -157,7 +157,7 @@ def paint_sweep(sweep: str, records: Sequence[Record], axes: Axes) -> None:
     axes.set_ylabel("step (ms)")
     fixed = "width" if sweep == "batch" else "batch"
     axes.set_title(
-        f"by {sweep} ({fixed} {records[0][fixed]:g}): {line.start:.2g} ms + {line.slope:.2g} ms/M, "
+        f"by {sweep} ({fixed} {records[0][fixed]:g}): {line.start:.3g} ms + {line.slope:.2g} ms/M, "
         f"R\N{SUPERSCRIPT TWO} {line.explained:.3f}",
         fontsize=10,
     )
