@@ -182,7 +182,8 @@ def tabulate_network(record: Record) -> Group:
         )
     of = f"of {BASELINE}"
     return table(
-        f"Table V: {setting(trials)}; steps of {record['steps']['machine']['threads']} threads",
+        f"Table V: {setting(trials)}; threads {record['steps']['machine']['threads']}, "
+        f"{_chains(record)}",
         (
             "method", "accuracy %", "points", "step ms", of, "peak MiB", of, "live MiB", of,
             "energy J",
@@ -251,7 +252,15 @@ def paint(records: Sequence[Record], measures: Sequence[str], panels: Sequence[A
 
 def _network_name(record: Record) -> str:
     measured = record["steps"]
-    return f"{measured['model']}\nwidth {measured['width']:g}, batch {measured['batch']}"
+    size = f"width {measured['width']:g}, batch {measured['batch']}"
+    return f"{measured['model']}\n{size}\n{_chains(record)}"
+
+
+def _chains(record: Record) -> str:
+    """How INT8 methods ran: time and memory of eager chains are no measure of either."""
+    timed = record["steps"]["methods"].values()
+    modes = {found["settings"]["fusion"] for found in timed} - {None}
+    return f"{' and '.join(sorted(modes)) or 'no INT8'} chains"
 
 
 def _paint_bar(axes: Axes, x: float, width: float, record: Record, what: str, method: str) -> None:
