@@ -153,18 +153,25 @@ def _int8_backprop(layer: _Walked, method: str, batch: int, carried: bool) -> Co
 def count_forward_forward(
     spec: ModelSpec, batch: int, look_ahead: LookAhead, weight: float
 ) -> Counts:
-    """One step of class-goodness Forward-Forward, one pass, with float32 masters.
+    """One step of Forward-Forward with float32 masters, of one pass or two.
+
+    Under the paper's objective every sample is shown twice, with its label and with a wrong one.
 
     Args:
-        spec: The network.
+        spec: The network; its objective says how many passes.
         batch: Samples.
         look_ahead: Whose losses count.
         weight: lambda.
     """
     units = [_layers(unit) for unit in spec.units]
     total = Counts(rounded=batch * spec.features)
+    if spec.label_places:
+        batch *= 2  # codes of the samples are made once
+        total += Counts(rounded=1)  # what a label's place holds
     for unit, layers in zip(spec.units, units, strict=True):
-        total += _forward(unit, layers, batch) + _head(unit, spec.max_classes, batch)
+        total += _forward(unit, layers, batch)
+        if not spec.label_places:
+            total += _head(unit, spec.max_classes, batch)
 
     def backward(
         unit: int, error: torch.Tensor, /, *, update: bool, propagate: bool
@@ -182,16 +189,6 @@ def count_forward_forward(
         step.after_forward(index)
     step.finish()
     return total
-
-
-def two_pass_spec(spec: ModelSpec) -> ModelSpec:
-    """The network of the paper's objective, whose input holds the label's places too.
-
-    A step of it shows every sample twice, with its label and with a wrong one; its goodness is a
-    sum of squares and has no head.
-    """
-    channels, *rest = spec.input_shape if spec.name != "mlp" else (spec.features,)
-    return dataclasses.replace(spec, input_shape=(channels + spec.max_classes, *rest))
 
 
 def _forward(unit: UnitSpec, layers: list[_Walked], batch: int) -> Counts:

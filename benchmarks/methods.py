@@ -7,12 +7,13 @@
 | `bp-int8`, `bp-int8-codes`, `bp-int8-strong` | back-propagation with INT8 products, and ... |
 | `bp-ui8`, `bp-dai8`, `bp-gdai8-like` | ... `benchmarks/backprop/__init__.py` tells them apart |
 | `ff-int8` | this project: class-goodness Forward-Forward, INT8 products, look-ahead |
+| `ff-int8-two-pass` | the same engine with the paper's objective: a positive and a negative pass |
 
 All get the same standardised input `clip((x - mean) / std, -4, 4)` and torch's fused AdamW; with
-integer masters `ff-int8` has that of `engines/masters.py` in its place.
+integer masters `ff-int8*` have that of `engines/masters.py` in its place.
 
-`ff-int8` answers the test samples through `export()` and the engine that the daemon would open, so
-its accuracy is that of the integers that would be served, not of the trainer's own forward pass.
+`ff-int8*` answer the test samples through `export()` and the engine that the daemon would open, so
+their accuracy is that of the integers that would be served, not of the trainer's own forward pass.
 
 **What the figures may be used for.** The lambda schedule 0.2 -> 1.6 and alpha = 5 come from
 prototype runs that looked at the MNIST test accuracy. MNIST figures are therefore a feasibility
@@ -31,7 +32,7 @@ import engines
 from benchmarks.backprop.method import BACKPROP_NAMES, Backprop
 from benchmarks.method import Method, share_right
 from benchmarks.samples import Samples
-from benchmarks.trial import LinearSpec, Trial, TrialError
+from benchmarks.trial import TWO_PASS, LinearSpec, Trial, TrialError
 from engines import Optimizer, Recipe, Weights
 from engines.fusion import COMPILED, open_fusion
 from engines.rule import open_rule
@@ -39,7 +40,7 @@ from models import ModelSpec
 
 
 class ForwardForwardInt8(Method):
-    """Class-goodness Forward-Forward in INT8: what the daemon's learner runs.
+    """Forward-Forward in INT8, what the daemon's learner runs; the network says which objective.
 
     Args:
         trial: Seed and recipe.
@@ -61,6 +62,9 @@ class ForwardForwardInt8(Method):
             masters=trial.masters or ("int16" if fusion == COMPILED else "float32"),
             optimizer=Optimizer(trial.optimizer, trial.weight_decay),
             fusion=fusion,
+            threshold=trial.threshold,
+            label_value=trial.label_value,
+            negatives=trial.negatives,
         )
         self._engine = engines.open_train_engine(spec, seed=trial.seed, recipe=self._recipe)
         self._engine.standardize_from(fitted.x)
@@ -77,6 +81,16 @@ class ForwardForwardInt8(Method):
             "look_ahead": list(self._trial.look_ahead),
             "look_ahead_form": self._recipe.look_ahead.form,
             "window": self._recipe.look_ahead.window,
+            **(self._two_passes if self._spec.label_places else {}),
+        }
+
+    @property
+    def _two_passes(self) -> dict[str, Any]:
+        recipe = self._recipe
+        return {
+            "threshold": recipe.threshold,
+            "label_value": recipe.label_value,
+            "negatives": recipe.negatives,
         }
 
     @property
@@ -112,4 +126,5 @@ class ForwardForwardInt8(Method):
 METHODS: dict[str, Callable[[Trial, ModelSpec | LinearSpec, Samples], Method]] = {
     **dict.fromkeys(BACKPROP_NAMES, Backprop),
     "ff-int8": ForwardForwardInt8,
+    TWO_PASS: ForwardForwardInt8,
 }

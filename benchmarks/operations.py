@@ -5,10 +5,9 @@ r"""Table IV by our own accounting, and whether the time of a step follows it.
 **Counts.** For each method, what one step multiplies and rounds, walked through the network's
 description (`benchmarks/accounting.py`), and the multiply-accumulates that one real step brought to
 the kernels (`benchmarks/product_counter.py`). The second are at least the first; what is more is
-padding, of the shapes that the INT8 kernel demands. The two passes of the paper's objective are
-walked; the first count's rows say which. The defaults are the network that Table IV's "4-layer MLP"
-seems to be, at its batch; the paper's figures stand beside, and are not to be quoted without the
-correction in `benchmarks/paper.py`.
+padding, of the shapes that the INT8 kernel demands. The defaults are the network that Table IV's
+"4-layer MLP" seems to be, at its batch; the paper's figures stand beside, and are not to be quoted
+without the correction in `benchmarks/paper.py`.
 
 **Cost.** The measured time of an ff-int8 step against its INT8 multiply-accumulates, over several
 batch sizes and over several widths (`benchmarks/step_cost.py`). `--rounds 0` leaves this out.
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Group
 
-from benchmarks.accounting import Counts, count_backprop, count_forward_forward, two_pass_spec
+from benchmarks.accounting import Counts, count_backprop, count_forward_forward
 from benchmarks.command import (
     Parser,
     add_output,
@@ -57,16 +56,14 @@ from benchmarks.step_cost import (
     sweeps,
     tabulate_sweep,
 )
-from benchmarks.trial import LinearSpec, Trial, TrialError
-from engines.look_ahead import LookAhead
+from benchmarks.trial import TWO_PASS, LinearSpec, Trial, TrialError
 from models import ModelSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_METHODS = (
-    "bp-fp32", "bp-fp32-checkpoint", "bp-int8", "bp-int8-strong", "bp-gdai8-like", "ff-int8",
-)  # fmt: skip
+_BACKPROP = ("bp-fp32", "bp-fp32-checkpoint", "bp-int8", "bp-int8-strong", "bp-gdai8-like")
+_FORWARD_FORWARD = ("ff-int8", TWO_PASS)
 _MILLION = 1e-6
 
 
@@ -86,34 +83,26 @@ def counts(asked: argparse.Namespace, train: Samples) -> list[Record]:
     for name, trial, weight in _rows(asked):
         spec = _units_of(trial, train)
         batch = trial.batch
-        if trial.method == "ff-int8":
+        if trial.method.startswith("ff-"):
             walked = count_forward_forward(spec, batch, trial.look_ahead_rule, weight)
         else:
             walked = count_backprop(spec, trial.method, batch)
         records.append(_count(name, trial, spec, walked) | {"counted": count_step(trial, train)})
-    for name, weight in (("two-pass FF, lambda 0", 0.0), ("two-pass FF, look-ahead", 0.5)):
-        trial = trial_of(asked, method="ff-int8")
-        spec = two_pass_spec(_units_of(trial, train))
-        walked = count_forward_forward(spec, 2 * trial.batch, LookAhead(), weight)
-        # No goodness of this objective has a product.
-        walked = dataclasses.replace(walked, float32=0)
-        records.append(_count(name, trial, spec, walked) | {"counted": None})
     return records
 
 
 def _rows(asked: argparse.Namespace) -> list[tuple[str, Trial, float]]:
     """Name of each row, the trial whose step it is, and lambda."""
     weight = asked.look_ahead[0]
-    rows = [(m, trial_of(asked, method=m), weight) for m in _METHODS if m != "ff-int8"]
-    plain = trial_of(asked, method="ff-int8", look_ahead=(0.0, 0.0))
-    looking = trial_of(asked, method="ff-int8")
-    rule = looking.look_ahead_rule
-    reach = "" if rule.window is None else f", window {rule.window}"
-    return [
-        *rows,
-        ("ff-int8, lambda 0", plain, 0.0),
-        (f"ff-int8, {rule.form}{reach}", looking, weight),
-    ]
+    rows = [(m, trial_of(asked, method=m), weight) for m in _BACKPROP]
+    for method in _FORWARD_FORWARD:
+        looking = trial_of(asked, method=method)
+        plain = dataclasses.replace(looking, look_ahead=(0.0, 0.0))
+        rule = looking.look_ahead_rule
+        reach = "" if rule.window is None else f", window {rule.window}"
+        rows.append((f"{method}, lambda 0", plain, 0.0))
+        rows.append((f"{method}, {rule.form}{reach}", looking, weight))
+    return rows
 
 
 def _units_of(trial: Trial, train: Samples) -> ModelSpec:
@@ -165,8 +154,7 @@ def tabulate_counts(records: Sequence[Record]) -> Group:
     rows = []
     for record in records:
         walked, counted = Counts(**record["walked"]), record["counted"]
-        gemm = walked.int8_gemm + walked.float32
-        padding = ABSENT if counted is None else f"{sum(counted.values()) / gemm - 1:+.1%}"
+        padding = sum(counted.values()) / (walked.int8_gemm + walked.float32) - 1
         rows.append(
             (
                 record["name"],
@@ -175,8 +163,9 @@ def tabulate_counts(records: Sequence[Record]) -> Group:
                 f"{walked.float32 * _MILLION:.2f}",
                 f"{record['comparisons'] * _MILLION:.3f}",
                 f"{record['multiply_adds'] * _MILLION:.3f}",
-                *_counted(counted, "int8", "float32"),
-                padding,
+                f"{counted['int8'] * _MILLION:.2f}",
+                f"{counted['float32'] * _MILLION:.2f}",
+                f"{padding:+.1%}",
             )
         )
     first = records[0]
@@ -209,12 +198,6 @@ def _printed(record: Record) -> dict[str, Operations]:
     return TABLE_IV if record["model"] == "mlp" else {}
 
 
-def _counted(counted: dict[str, int] | None, *kinds: str) -> list[str]:
-    if counted is None:
-        return [ABSENT] * len(kinds)
-    return [f"{counted[kind] * _MILLION:.2f}" for kind in kinds]
-
-
 def _what(record: Record) -> str:
     hidden = f" {record['hidden']}" if record["hidden"] else ""
     return (
@@ -236,7 +219,7 @@ def _paint_counts(records: Sequence[Record], axes: Axes) -> None:
         walked = Counts(**record["walked"])
         millions = (walked.int8 + walked.float32) * _MILLION
         colour = LOOKS[record["method"]].colour
-        axes.barh(place, millions, color=colour, alpha=0.4 if record["counted"] is None else 1.0)
+        axes.barh(place, millions, color=colour)
         axes.annotate(
             f"{millions:.3g}",
             (millions, place),
@@ -245,9 +228,10 @@ def _paint_counts(records: Sequence[Record], axes: Axes) -> None:
             va="center",
             fontsize=9,
         )
-        printed = _printed(record).get(record["method"])
         # The paper's own method has two passes, and no look-ahead in what it counts.
-        if printed and record["name"] in (record["method"], "two-pass FF, lambda 0"):
+        name = "ff-int8" if record["name"] == f"{TWO_PASS}, lambda 0" else record["name"]
+        printed = _printed(record).get(name)
+        if printed:
             axes.plot(
                 printed.macs, place, "D", markerfacecolor="white", markeredgecolor=PAPER_GREY,
                 label="paper's Table IV" if record["method"] == "bp-fp32" else None,
@@ -287,7 +271,7 @@ def run(argv: Sequence[str] | None) -> None:
         f"Operations a training step: {_what(count[0])}",
         (1, 1 + len(found)),
         partial(paint, records),
-        "Left: INT8 and float together, walked through the network; pale: walked alone. The "
+        "Left: INT8 and float together, walked through the network. The "
         "FF-INT8 paper's (arXiv 2506.22771v1, Table IV) 898.2 is 39 times what its network takes. "
         f"{provenance(records)}",
     )

@@ -18,7 +18,7 @@ from benchmarks.datasets import (
     made_up,
 )
 from benchmarks.trial import METHOD_NAMES, SCHEDULES, Trial, TrialError
-from engines.recipe import FUSION_NAMES, MASTER_NAMES, OPTIMIZER_NAMES
+from engines.recipe import FUSION_NAMES, MASTER_NAMES, NEGATIVES_NAMES, OPTIMIZER_NAMES
 from models import MODEL_NAMES
 
 _KINDS = ("exact", "discounted")
@@ -46,6 +46,9 @@ _OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         f"of ff-int8: {', '.join(MASTER_NAMES)}; without it int16 where compiled, else float32",
         {},
     ),
+    "threshold": ("theta of ff-int8-two-pass", {"type": float}),
+    "label_value": ("of its label's place, in standard deviations of the input", {"type": float}),
+    "negatives": (f"its wrong labels: {', '.join(NEGATIVES_NAMES)}", {}),
     "threads": ("threads of torch; without it torch's own choice", {"type": int}),
     "fusion": (f"of the chains between INT8 products: {', '.join(FUSION_NAMES)}", {}),
 }

@@ -69,6 +69,7 @@ LOOKS = {
     "bp-dai8": Look("#A89A00", "<"),
     "bp-gdai8-like": Look("#009E73", "D"),
     "ff-int8": Look("#0072B2", "*"),
+    "ff-int8-two-pass": Look("#003A5C", "p"),
 }
 # For what is no method: the same palette in order.
 SERIES = tuple(LOOKS[name] for name in ("ff-int8", "bp-int8", "bp-gdai8-like", "bp-ui8", "bp-fp32"))

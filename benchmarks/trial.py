@@ -19,8 +19,15 @@ import math
 from typing import ClassVar, Literal
 
 from engines.look_ahead import LookAhead, linear_schedule
-from engines.recipe import FUSION_NAMES, MASTER_NAMES, OPTIMIZER_NAMES
+from engines.recipe import (
+    FUSION_NAMES,
+    MASTER_NAMES,
+    NEGATIVES_NAMES,
+    OPTIMIZER_NAMES,
+    Recipe,
+)
 from models import MODEL_NAMES, ModelSpec
+from models.spec import CLASS_GOODNESS, FORWARD_FORWARD
 
 METHOD_NAMES = (
     "bp-fp32",
@@ -32,7 +39,9 @@ METHOD_NAMES = (
     "bp-dai8",
     "bp-gdai8-like",
     "ff-int8",
+    "ff-int8-two-pass",
 )
+TWO_PASS = METHOD_NAMES[-1]
 BASELINE = "bp-fp32"
 SCHEDULES = ("cosine", "one-cycle")
 _RISE = 0.3
@@ -94,6 +103,10 @@ class Trial:
         window: Later units that are looked ahead to; None: all.
         masters: Where weights live between steps, one of `engines.recipe.MASTER_NAMES`; None:
             int16 where the chains are compiled, else float32.
+        threshold: theta of the paper's objective; this and the next two are read by
+            `ff-int8-two-pass`, see `engines.recipe.Recipe`.
+        label_value: What a label's place in the input holds.
+        negatives: One of `engines.recipe.NEGATIVES_NAMES`.
         limit: Most training samples; None: all.
         threads: Threads of torch; None: its own choice.
         fusion: Whether the chains between INT8 products are compiled: one of `FUSION_NAMES`.
@@ -120,6 +133,9 @@ class Trial:
     look_ahead_form: Literal["exact", "discounted"] | None = None
     window: int | None = None
     masters: str | None = None
+    threshold: float = Recipe.threshold
+    label_value: float = Recipe.label_value
+    negatives: str = Recipe.negatives
     limit: int | None = None
     threads: int | None = None
     fusion: str = FUSION_NAMES[0]
@@ -132,6 +148,7 @@ class Trial:
             ("optimizer", self.optimizer, OPTIMIZER_NAMES),
             ("fusion", self.fusion, FUSION_NAMES),
             ("masters", self.masters, MASTER_NAMES),
+            ("negatives", self.negatives, NEGATIVES_NAMES),
         ):
             if name is not None and name not in known:
                 raise TrialError(f"{what} {name!r} is unknown; known: {', '.join(known)}")
@@ -151,7 +168,12 @@ class Trial:
             _ = self.look_ahead_rule
         except ValueError as error:
             raise TrialError(str(error)) from error
-        for what, value in (("width", self.width), ("learning rate", self.learning_rate)):
+        for what, value in (
+            ("width", self.width),
+            ("learning rate", self.learning_rate),
+            ("threshold", self.threshold),
+            ("label value", self.label_value),
+        ):
             if not (math.isfinite(value) and value > 0):
                 raise TrialError(f"{what} is {value}; wanted a finite number above 0")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
@@ -179,13 +201,16 @@ class Trial:
             raise TrialError(
                 f"samples have shape {[*input_shape]}; --augment wants [channels, height, width]"
             )
+        objective = FORWARD_FORWARD if self.method == TWO_PASS else CLASS_GOODNESS
         try:
             if self.model != "mlp":
-                return ModelSpec(self.model, input_shape, classes, width=self.width)
+                return ModelSpec(
+                    self.model, input_shape, classes, width=self.width, objective=objective
+                )
             hidden = tuple(max(1, round(size * self.width)) for size in self.hidden)
             if not hidden and not self.method.startswith("ff-"):
                 return LinearSpec(input_shape, classes)
-            return ModelSpec(self.model, input_shape, classes, hidden)
+            return ModelSpec(self.model, input_shape, classes, hidden, objective=objective)
         except ValueError as error:
             raise TrialError(f"{error}; see --model, --hidden and --width") from error
 

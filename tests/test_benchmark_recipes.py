@@ -29,7 +29,7 @@ def trial(**changes: object) -> Trial:
 
 
 def built(asked: Trial) -> Backprop | ForwardForwardInt8:
-    kind = ForwardForwardInt8 if asked.method == "ff-int8" else Backprop
+    kind = ForwardForwardInt8 if asked.method.startswith("ff-") else Backprop
     method = kind(asked, asked.spec(SAMPLES.x.shape[1:], 3), SAMPLES)
     method.start_step(0.0)
     return method
@@ -49,6 +49,17 @@ def test_forward_forward_says_what_it_took_from_the_recipe(changes, form, master
         "fusion": "eager", "masters": masters, "look_ahead": [0.2, 1.6],
         "look_ahead_form": form, "window": 1,
     }  # fmt: skip
+
+
+def test_two_passes_have_their_own_recipe():
+    method = built(
+        trial(method="ff-int8-two-pass", threshold=5.0, label_value=8.0, negatives="hard")
+    )
+    own = {"threshold": 5.0, "label_value": 8.0, "negatives": "hard"}
+    assert method.settings == built(trial()).settings | own
+    assert method.parameters == (64 + 3) * 20 + 20 + 20 * 17 + 17
+    losses = [method.step(SAMPLES.x, SAMPLES.labels) for _ in range(5)]
+    assert np.isfinite(losses).all()
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def test_schedules():
         {"width": 0.0}, {"learning_rate": float("nan")}, {"look_ahead": (-1.0, 0.0)},
         {"limit": 0}, {"threads": 0}, {"schedule": "step"}, {"fusion": "none"},
         {"weight_decay": -0.1}, {"masters": "int4"}, {"optimizer": "adam2"}, {"window": -1},
-        {"look_ahead_form": "squared"}, {"optimizer": "sgd", "weight_decay": 0.1},
+        {"look_ahead_form": "squared"}, {"negatives": "soft"}, {"threshold": 0.0},
+        {"optimizer": "sgd", "weight_decay": 0.1},
     ],
 )  # fmt: skip
 def test_trials_that_cannot_be(changes):
@@ -88,15 +89,19 @@ def test_methods_learn_count_and_repeat(name):
         method = METHODS[name](t, t.spec((4,), 4), samples)
         method.start_step(0.0)
         losses = [method.step(samples.x, samples.labels) for _ in range(30)]
-        # An INT8 weight that steps too small for its code cannot move it; the others learn this.
-        codes = name == "bp-int8-codes"
-        assert losses[-1] < losses[0] * (0.9 if codes else 0.5)
-        assert method.accuracy(samples) > (0.5 if codes else 0.95)
+        # An INT8 weight that steps too small for its code cannot move it; a threshold that rows of
+        # four features hardly reach slows the paper's objective; the others learn this.
+        loss, accuracy = {"bp-int8-codes": (0.9, 0.5), "ff-int8-two-pass": (0.75, 0.9)}.get(
+            name, (0.5, 0.95)
+        )
+        assert losses[-1] < losses[0] * loss
+        assert method.accuracy(samples) > accuracy
         runs.append(losses)
     assert runs[0] == runs[1]
     np.testing.assert_array_equal(samples.x, before)
     hidden = 4 * 20 + 20 + 20 * 20 + 20
-    assert method.parameters == hidden + (0 if name == "ff-int8" else 20 * 4 + 4)
+    more = {"ff-int8": 0, "ff-int8-two-pass": 4 * 20}.get(name, 20 * 4 + 4)  # labels, or a head
+    assert method.parameters == hidden + more
 
 
 def test_one_cycle_is_torch_s():
