@@ -78,18 +78,15 @@ class DenseTrainUnit(TrainUnit):
         self._input_scale = ServingScale()
         self._forward_chain = fusion.fuse(_forward)
         self._through_normalization = fusion.fuse(_through_normalization)
-        self._errors = fusion.fuse(_errors)
+        self._backward_chain = fusion.fuse(_backward)
         self._input: Feature | None = None
         self._kept: DenseKept | None = None
 
     def forward(self, a: Feature) -> Feature:
         """See `TrainUnit.forward`."""
         self._input_scale.follow(a.scale)
-        weight = self._masters.weight
-        # [B, in] @ [in, out], int32
-        product = Accumulated(self._precision.linear(a.codes, weight.codes), a.scale)
         codes, scale, length = self._forward_chain(
-            self._precision, product, weight.scale, self._bias
+            self._precision, a, self._masters.weight, self._bias
         )
         self._input, self._kept = a, DenseKept(Feature(codes, scale), length)
         return self._kept.output
@@ -111,25 +108,17 @@ class DenseTrainUnit(TrainUnit):
         """See `TrainUnit.backward`."""
         output = self.kept.output
         assert self._input is not None  # noqa: S101 - kept with the output
-        weight = self._masters.weight
-        by_column, by_row, bias = self._errors(
+        gradient, bias, passed = self._backward_chain(
             self._precision,
             error,
+            self._input,
             output.codes,
-            weight.scale,
+            self._masters.weight,
             noise(len(error), error.shape[1], step.key(self._index, 0, 0)),
             update,
             propagate,
         )
-        passed = None
-        if by_row is not None:
-            # [B, out] @ [out, in], int32
-            values = self._precision.linear_grad_input(by_row.codes, weight.codes)
-            passed = Accumulated(values, by_row.scale)
-        if by_column is not None and bias is not None:
-            # [out, B] @ [B, in], int32
-            values = self._precision.linear_grad_weight(by_column.codes, self._input.codes)
-            gradient = Accumulated(values, by_column.scale.t() * self._input.scale)
+        if gradient is not None and bias is not None:
             self._masters.step(gradient, step.key(self._index, 0, 1), step.learning_rate)
             self._gradients[self._name] = bias
         return passed
@@ -174,9 +163,11 @@ def dense_activity(product: Accumulated, weight_scale: Tensor, bias: Tensor) -> 
 
 
 def _forward(
-    precision: Precision, product: Accumulated, weight_scale: Tensor, bias: Tensor
+    precision: Precision, a: Feature, weight: QTensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    z, length = length_normalize(dense_activity(product, weight_scale, bias))
+    # [B, in] @ [in, out] -> [B, out], int32
+    product = Accumulated(precision.linear(a.codes, weight.codes), a.scale)
+    z, length = length_normalize(dense_activity(product, weight.scale, bias))
     scale = precision.scale(z.amax())
     return precision.quantize(z, scale), scale, length
 
@@ -187,26 +178,35 @@ def _through_normalization(later: Accumulated, kept: DenseKept) -> Tensor:
     return (u - z * (u * z).mean(dim=1, keepdim=True)) / kept.length
 
 
-def _errors(
+def _backward(
     precision: Precision,
     error: Tensor,
+    a: Feature,
     output_codes: Tensor,
-    weight_scale: Tensor,
+    weight: QTensor,
     randomness: Noise,
     update: bool,
     propagate: bool,
-) -> tuple[QTensor | None, QTensor | None, Tensor | None]:
-    """The error behind the ReLU, rounded once for each product that takes it; its column sums."""
+) -> tuple[Accumulated | None, Tensor | None, Accumulated | None]:
+    """Gradients at weights and bias where `update`, at the input where `propagate`.
+
+    The error behind the ReLU is rounded once for each product that takes it.
+    """
     # As float32: compilers vectorise that comparison, and not the one of int8.
     error = torch.where(output_codes.to(torch.float32) > 0, error, 0.0)
     u1, u2 = draws(randomness.words())
-    by_column = by_row = bias = None
+    gradient = bias = passed = None
     if update:
         scale = precision.scale(error.abs().amax(dim=0, keepdim=True))
-        by_column = QTensor(precision.quantize(error, scale, u1), scale)
+        codes = precision.quantize(error, scale, u1)
+        # [out, B] @ [B, in] -> [out, in], int32
+        values = precision.linear_grad_weight(codes, a.codes)
+        gradient = Accumulated(values, scale.t() * a.scale)
         bias = error.sum(dim=0)
     if propagate:
-        folded = error * weight_scale.t()
+        folded = error * weight.scale.t()
         scale = precision.scale(folded.abs().amax(dim=1, keepdim=True))
-        by_row = QTensor(precision.quantize(folded, scale, u2), scale)
-    return by_column, by_row, bias
+        codes = precision.quantize(folded, scale, u2)
+        # [B, out] @ [out, in] -> [B, in], int32
+        passed = Accumulated(precision.linear_grad_input(codes, weight.codes), scale)
+    return gradient, bias, passed

@@ -11,8 +11,11 @@ held moves the weight with the right probability; and their optimizer state is s
 
     momentum         int8 with a scale per row, rounded stochastically (after Dettmers et al. 2022,
                      arXiv 2110.02861v2, but linear codes)
-    second moment    one mean square per row and one per column, v_ij = R_i C_j / mean(R)
-                     (Shazeer & Stern 2018, arXiv 1804.04235v1, algorithm 2, without its clipping)
+    second moment    one mean square per row and one per column, v_ij = R_i C_j / mean(C)
+                     (after Shazeer & Stern 2018, arXiv 1804.04235v1, algorithm 2, without its
+                     clipping). R is of this step; C is refreshed at every fourth, since a pass down
+                     the columns costs as much as the step, and its share C_j / mean(C) counts as
+                     0.01 at least: a column that was silent at the refresh must not leap
 
 Scales follow the weights, but not at every step: while a row's largest magnitude has a code from
 100 to 126 its scale stays, so that a weight without a gradient keeps its code; else the row is
@@ -29,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engines.fusion import Fusion
+from engines.fusion import Fusion, stored
 from engines.int8 import CODE_MAX, QTensor, Scratch, scale_of
 from engines.optim import BETA1, BETA2, EPSILON, MOMENTUM, FloatMasters
 from engines.precision import Accumulated, Precision
@@ -38,6 +41,12 @@ from engines.rounding import Noise, NoiseKey, draws, noise
 
 # Steps of a remainder in one code.
 _FINE = 256
+# Steps from one refresh of the column moments to the next, and what a refresh leaves of them.
+_COLUMN_STEPS = 4
+_COLUMN_KEEP = BETA2**_COLUMN_STEPS
+# A column's share of the mean of all counts as this at least: one that was silent at the last
+# refresh moves at most ten times as far as the row's second moment says.
+_LEAST_SHARE = 0.01
 _REFIT_BELOW, _REFITTED, _REFIT_ABOVE = 100.0, 122.0, 126.0
 
 
@@ -157,10 +166,9 @@ class CodeMasters(Masters):
         if optimizer.name == "adam":
             self._state["row_moment"] = torch.zeros((rows, 1))
             self._state["column_moment"] = torch.zeros((1, columns))
-        self._reach = fusion.fuse(_reach)
-        self._scales = fusion.fuse(_scales)
-        self._moments = fusion.fuse(_moments)
-        self._move = fusion.fuse(_move)
+        adam = optimizer.name == "adam"
+        self._columns = fusion.fuse(_columns) if adam else None
+        self._step = fusion.fuse(_adam if adam else _sgd)
 
     @property
     def weight(self) -> QTensor:
@@ -169,43 +177,14 @@ class CodeMasters(Masters):
 
     def step(self, gradient: Accumulated, key: NoiseKey, learning_rate: float) -> None:
         """See `Masters.step`."""
-        state = self._state
-        step = float(state["step"].add_(1))
-        if self._optimizer.name == "adam":
-            keep, take = BETA1, 1.0 - BETA1
-            rate = learning_rate / (1.0 - BETA1**step)
-            *moments, row_factor, column_factor, reach = self._moments(
-                gradient,
-                state["row_moment"],
-                state["column_moment"],
-                torch.tensor(1.0 - BETA2**step),
-            )
-            state["row_moment"], state["column_moment"] = moments
-        else:
-            keep, take, rate = MOMENTUM, 1.0, learning_rate
-            row_factor, column_factor = torch.ones_like(state["scale"]), torch.ones(1, 1)
-            reach = self._reach(gradient)
+        step = float(self._state["step"].add_(1))
         decay = 1.0 - learning_rate * self._optimizer.weight_decay
+        factors = [learning_rate, decay, 1.0 - BETA1**step, 1.0 - BETA2**step]
         rows, columns = gradient.values.shape
-        scales = self._scales(
-            state["scale"], state["largest"], state["momentum_largest"] * keep + reach * take
-        )
-        moved = self._move(
-            _Move(
-                gradient.values,
-                QTensor(state["codes"], state["scale"] * decay),
-                state.get("remainder"),
-                QTensor(state["momentum"], state["momentum_scale"] * keep),
-                gradient.scale * take,
-                row_factor * rate,
-                column_factor,
-            ),
-            scales.per_code,
-            scales.per_momentum,
-            noise(rows, columns, key),
-        )
-        state |= {name: value for name, value in moved.items() if value is not None}
-        state["scale"], state["momentum_scale"] = scales.code, scales.momentum
+        randomness = noise(rows, columns, key)
+        if self._columns is not None and (step - 1) % _COLUMN_STEPS == 0:
+            self._state["column_moment"] = self._columns(gradient, self._state["column_moment"])
+        self._state |= self._step(gradient, self._state, torch.tensor(factors), randomness)
 
     def state(self) -> dict[str, Tensor]:
         """See `Masters.state`."""
@@ -221,89 +200,114 @@ def _requantize(precision: Precision, master: Tensor) -> tuple[Tensor, Tensor]:
     return precision.quantize(master, scale), scale
 
 
-def _moments(
-    gradient: Accumulated, row: Tensor, column: Tensor, correction: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Factored second moment and what it divides by, as a factor per row and one per column.
+def _columns(gradient: Accumulated, column_moment: Tensor) -> Tensor:
+    """The column moments after a refresh."""
+    square = gradient.dequantize().square().mean(dim=0, keepdim=True)
+    return _COLUMN_KEEP * column_moment + (1.0 - _COLUMN_KEEP) * square
 
-    And the gradient's reach, its largest magnitude per row, since it is read here anyway.
+
+def _adam(
+    gradient: Accumulated, state: Mapping[str, Tensor], factors: Tensor, randomness: Noise
+) -> dict[str, Tensor]:
+    """A step of Adam: what changes of the state.
+
+    Args:
+        gradient: `[O, K]`, of scale `[O, 1]`.
+        state: Of `CodeMasters`, the column moments refreshed.
+        factors: float32 `[4]`: learning rate, what decay leaves, and the two bias corrections.
+        randomness: Of the rounding, `[O, K]`.
     """
-    square = gradient.dequantize().square()
-    row = BETA2 * row + (1.0 - BETA2) * square.mean(dim=1, keepdim=True)
-    column = BETA2 * column + (1.0 - BETA2) * square.mean(dim=0, keepdim=True)
-    # 1 / (sqrt(R_i C_j / mean(R) / correction) + eps), the eps put on the column's root.
-    share = row / row.mean().clamp_min(1e-30)
-    row_factor = (share + 1e-12).rsqrt()
-    column_factor = ((column / correction).sqrt() + EPSILON).reciprocal()
-    return row, column, row_factor, column_factor, square.amax(dim=1, keepdim=True).sqrt()
+    rate, decay, correction1, correction2 = factors.unbind()
+    square = gradient.values.to(torch.float32).square()
+    mean = square.mean(dim=1, keepdim=True) * gradient.scale.square()
+    row = BETA2 * state["row_moment"] + (1.0 - BETA2) * mean
+    column = state["column_moment"]
+    # The change is m_ij / (1 - b1^t), over sqrt(R_i / (1 - b2^t)) + eps, over sqrt(C_j / mean(C)).
+    row_rate = rate / correction1 / ((row / correction2).sqrt() + EPSILON)
+    column_factor = (column / column.mean().clamp_min(1e-30)).clamp_min(_LEAST_SHARE).rsqrt()
+    how = _How(BETA1, 1.0 - BETA1, decay, row_rate, column_factor)
+    return _move(gradient, state, how, randomness) | {"row_moment": row}
 
 
-class _Scales(NamedTuple):
-    """Scales that a step's codes are made with, `[O, 1]`, and their reciprocals."""
+def _sgd(
+    gradient: Accumulated, state: Mapping[str, Tensor], factors: Tensor, randomness: Noise
+) -> dict[str, Tensor]:
+    """A step of SGD with momentum; see `_adam`."""
+    rate, decay, _, _ = factors.unbind()
+    return _move(gradient, state, _How(MOMENTUM, 1.0, decay, rate, None), randomness)
 
-    code: Tensor
-    momentum: Tensor
-    per_code: Tensor
-    per_momentum: Tensor
 
+class _How(NamedTuple):
+    """What tells the optimizers' steps apart.
 
-def _scales(scale: Tensor, largest: Tensor, momentum_reach: Tensor) -> _Scales:
-    """What the step's codes will be worth, before the step is taken.
-
-    Of the weights: the present scale, as long as the row's largest magnitude lies well within it.
-    Of the momentum: the largest magnitude that it can have.
+    Args:
+        keep: What is left of the momentum, before the gradient comes to it.
+        take: How much of the gradient does.
+        decay: What is left of a weight, `[]`.
+        row_rate: How far a weight moves by its momentum: a factor per row, `[O, 1]` or `[]`, ...
+        column_factor: ... and one per column, `[1, K]`; None: 1.
     """
-    inside = (largest >= scale * _REFIT_BELOW) & (largest <= scale * _REFIT_ABOVE)
-    code = torch.where(inside, scale, scale_of(largest * (CODE_MAX / _REFITTED)))
-    momentum = scale_of(momentum_reach)
-    return _Scales(code, momentum, code.reciprocal(), momentum.reciprocal())
 
-
-def _reach(gradient: Accumulated) -> Tensor:
-    return gradient.values.to(torch.float32).abs().amax(dim=1, keepdim=True) * gradient.scale
-
-
-class _Move(NamedTuple):
-    """A step that is about to be taken, every factor ready."""
-
-    gradient: Tensor  # [O, K], of scale `share`
-    weight: QTensor  # scale [O, 1], decay included
-    remainder: Tensor | None
-    momentum: QTensor  # scale [O, 1], forgetting included
-    share: Tensor  # [O, 1]: what the gradient adds to the momentum, in its scale
-    row_rate: Tensor  # [O, 1]
-    column_factor: Tensor  # [1, K]
+    keep: float
+    take: float
+    decay: Tensor
+    row_rate: Tensor
+    column_factor: Tensor | None
 
 
 def _move(
-    move: _Move, per_code: Tensor, per_momentum: Tensor, randomness: Noise
-) -> dict[str, Tensor | None]:
+    gradient: Accumulated, state: Mapping[str, Tensor], how: _How, randomness: Noise
+) -> dict[str, Tensor]:
     """New momentum and new weights in one pass: rounded stochastically, and how large they are.
 
+    What the codes will be worth is settled before the pass. Of the weights: the present scale, as
+    long as the row's largest magnitude lies well within it. Of the momentum: the largest magnitude
+    that it can have.
+
     Args:
-        move: The step.
-        per_code: Reciprocal of the scale that the new codes get, `[O, 1]`.
-        per_momentum: Likewise of the momentum's.
+        gradient: `[O, K]`.
+        state: Of `CodeMasters`.
+        how: Says what to do with it.
         randomness: Of the rounding.
     """
-    momentum = move.momentum.dequantize() + move.gradient * move.share
-    held = move.weight.codes.to(torch.float32)
-    if move.remainder is not None:
-        held = held + move.remainder * (1.0 / _FINE)
-    w = held * move.weight.scale - momentum * move.row_rate * move.column_factor
+    scale, largest = state["scale"], state["largest"]
+    inside = (largest >= scale * _REFIT_BELOW) & (largest <= scale * _REFIT_ABOVE)
+    new_scale = stored(torch.where(inside, scale, scale_of(largest * (CODE_MAX / _REFITTED))))
+    # Of integers: a float maximum looks for NaN besides.
+    reach = gradient.values.abs().amax(dim=1, keepdim=True) * gradient.scale
+    momentum_scale = stored(scale_of(state["momentum_largest"] * how.keep + reach * how.take))
+    fine = _FINE if "remainder" in state else 1
+    # Factors per row, made once: a compiler would make them anew for every weight. All of them
+    # lead to steps of the new codes.
+    held_factor = stored(scale * how.decay / new_scale * fine)
+    kept_factor = stored(state["momentum_scale"] * how.keep / momentum_scale)
+    taken_factor = stored(gradient.scale * how.take / momentum_scale)
+
+    momentum = state["momentum"] * kept_factor + gradient.values * taken_factor
+    held = state["codes"].to(torch.float32)
+    if "remainder" in state:
+        held = held + state["remainder"] * (1.0 / _FINE)
+    change = momentum * stored(how.row_rate / new_scale * momentum_scale * fine)
+    if how.column_factor is not None:
+        change = change * stored(how.column_factor)
+    steps = held * held_factor - change
     u1, u2 = draws(randomness.words())
-    fine = 1 if move.remainder is None else _FINE
-    limit = float(CODE_MAX * fine)
-    steps = (w * (per_code * fine) + u1).floor().clamp(-limit, limit)
-    codes, rest = _split(steps.to(torch.int32), fine)
-    momentum_codes = (momentum * per_momentum + u2).floor().clamp(-CODE_MAX, CODE_MAX)
-    return {
+    codes, rest = _split(_rounded(steps, u1, CODE_MAX * fine), fine)
+    momentum_codes = _rounded(momentum, u2, CODE_MAX)
+    moved = {
         "codes": codes,
-        "remainder": rest,
+        "scale": new_scale,
+        "largest": steps.abs().amax(dim=1, keepdim=True) * (new_scale / fine),
         "momentum": momentum_codes.to(torch.int8),
-        "largest": w.abs().amax(dim=1, keepdim=True),
-        "momentum_largest": momentum.abs().amax(dim=1, keepdim=True),
+        "momentum_scale": momentum_scale,
+        "momentum_largest": momentum_codes.abs().amax(dim=1, keepdim=True) * momentum_scale,
     }
+    return moved if rest is None else moved | {"remainder": rest}
+
+
+def _rounded(steps: Tensor, noise: Tensor, limit: int) -> Tensor:
+    """Stochastically rounded, int32; integers are clipped, a third of the time of floats."""
+    return (steps + noise).floor().to(torch.int32).clamp(-limit, limit)
 
 
 def _split(steps: Tensor, fine: int) -> tuple[Tensor, Tensor | None]:

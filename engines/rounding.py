@@ -85,7 +85,7 @@ class Noise(NamedTuple):
 def noise(rows: int, columns: int, key: NoiseKey) -> Noise:
     """The noise of an `[R, N]` matrix; same key, same noise, whatever the thread count."""
     word = torch.tensor(_signed(key.word()), dtype=torch.int32)
-    return Noise(_row_hashes(rows)[:, None], _column_hashes(columns)[None, :], word)
+    return Noise(_row_hashes(rows), _column_hashes(columns), word)
 
 
 def draws(words: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,12 +105,12 @@ def _draw(half: Tensor) -> Tensor:
 # Made once, outside the chains: inside, a compiler would hash row and column for every element.
 @functools.lru_cache(maxsize=256)
 def _row_hashes(rows: int) -> Tensor:
-    return _mix(torch.arange(rows, dtype=torch.int32))
+    return _mix(torch.arange(rows, dtype=torch.int32))[:, None]
 
 
 @functools.lru_cache(maxsize=256)
 def _column_hashes(columns: int) -> Tensor:
-    return _mix(torch.arange(columns, dtype=torch.int32) + _signed(_COLUMNS))
+    return _mix(torch.arange(columns, dtype=torch.int32) + _signed(_COLUMNS))[None, :]
 
 
 def _mix(words: Tensor) -> Tensor:
