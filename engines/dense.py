@@ -169,7 +169,7 @@ def _forward(
     product = Accumulated(precision.linear(a.codes, weight.codes), a.scale)
     z, length = length_normalize(dense_activity(product, weight.scale, bias))
     scale = precision.scale(z.amax())
-    return precision.quantize(z, scale), scale, length
+    return precision.round(z * scale.reciprocal()), scale, length
 
 
 def _through_normalization(later: Accumulated, kept: DenseKept) -> Tensor:
@@ -198,7 +198,7 @@ def _backward(
     gradient = bias = passed = None
     if update:
         scale = precision.scale(error.abs().amax(dim=0, keepdim=True))
-        codes = precision.quantize(error, scale, u1)
+        codes = precision.round(error * scale.reciprocal(), u1)
         # [out, B] @ [B, in] -> [out, in], int32
         values = precision.linear_grad_weight(codes, a.codes)
         gradient = Accumulated(values, scale.t() * a.scale)
@@ -206,7 +206,7 @@ def _backward(
     if propagate:
         folded = error * weight.scale.t()
         scale = precision.scale(folded.abs().amax(dim=1, keepdim=True))
-        codes = precision.quantize(folded, scale, u2)
+        codes = precision.round(folded * scale.reciprocal(), u2)
         # [B, out] @ [out, in] -> [B, in], int32
         passed = Accumulated(precision.linear_grad_input(codes, weight.codes), scale)
     return gradient, bias, passed
