@@ -21,7 +21,7 @@ from torch import Tensor
 
 from engines.feature import Feature
 from engines.fusion import Fusion
-from engines.int8 import QTensor
+from engines.int8 import QTensor, check_contraction
 from engines.masters import Masters
 from engines.precision import Accumulated, Precision
 from engines.rounding import Noise, draws, noise
@@ -84,6 +84,9 @@ class DenseTrainUnit(TrainUnit):
 
     def forward(self, a: Feature) -> Feature:
         """See `TrainUnit.forward`."""
+        check_contraction(
+            len(a.codes)
+        )  # here, since a compiled chain can raise no error of its own
         self._input_scale.follow(a.scale)
         codes, scale, length = self._forward_chain(
             self._precision, a, self._masters.weight, self._bias

@@ -1,6 +1,6 @@
 """Whether elementwise chains run fused: `torch.compile` where it works, eager otherwise.
 
-An INT8 step is a few integer products with chains between them: scale, norm, ReLU, goodness,
+An INT8 step is a few integer products and chains around them: scale, norm, ReLU, goodness,
 requantize, the optimizer. Run op by op each link of a chain reads and writes the whole tensor and
 the chains cost more than the products; fused they cost a pass or two. Every chain here is a pure
 function of tensors, written once and run either way.

@@ -124,6 +124,22 @@ class Scratch:
         return self._memory[:size].view(shape)
 
 
+def check_contraction(codes: int) -> None:
+    """Refuse a sum that int32 may not hold.
+
+    Args:
+        codes: How many products it is of.
+
+    Raises:
+        ValueError: More than `CONTRACTION_MAX`.
+    """
+    if codes > CONTRACTION_MAX:
+        raise ValueError(
+            f"contraction over {codes} codes can overflow int32; the limit is {CONTRACTION_MAX}: "
+            "split the batch"
+        )
+
+
 def int8_matmul(
     a: Tensor, b: Tensor, scratch: Scratch | None = None, out: Tensor | None = None
 ) -> Tensor:
@@ -147,11 +163,7 @@ def int8_matmul(
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise ValueError(f"int8_matmul needs [M, K] @ [K, N], got {[*a.shape]} @ {[*b.shape]}")
     (rows, inner), columns = a.shape, b.shape[1]
-    if inner > CONTRACTION_MAX:
-        raise ValueError(
-            f"contraction over {inner} codes can overflow int32; the limit is {CONTRACTION_MAX}: "
-            "split the batch"
-        )
+    check_contraction(inner)
     more_rows = max(0, _MIN_ROWS - rows)
     more_inner, more_columns = -inner % _MULTIPLE, -columns % _MULTIPLE
     if more_rows or more_inner:

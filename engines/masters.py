@@ -15,7 +15,8 @@ held moves the weight with the right probability; and their optimizer state is s
                      (after Shazeer & Stern 2018, arXiv 1804.04235v1, algorithm 2, without its
                      clipping). R is of this step; C is refreshed at every fourth, since a pass down
                      the columns costs as much as the step, and its share C_j / mean(C) counts as
-                     0.01 at least: a column that was silent at the refresh must not leap
+                     0.01 at least: a column that was silent at the refresh must not leap, and one
+                     that always is nearly so moves less than Adam would have it. eps is on R's root
 
 Scales follow the weights, but not at every step: while a row's largest magnitude has a code from
 100 to 126 its scale stays, so that a weight without a gradient keeps its code; else the row is
@@ -47,6 +48,9 @@ _COLUMN_KEEP = BETA2**_COLUMN_STEPS
 # A column's share of the mean of all counts as this at least: one that was silent at the last
 # refresh moves at most ten times as far as the row's second moment says.
 _LEAST_SHARE = 0.01
+# Of a factor per row: its product with 127 codes and a column's factor has room in an int32, and no
+# row that is all but zero makes an infinity to multiply a zero by.
+_MOST = 2.0**20
 _REFIT_BELOW, _REFITTED, _REFIT_ABOVE = 100.0, 122.0, 126.0
 
 
@@ -63,7 +67,7 @@ class Masters(ABC):
         """One optimizer step.
 
         Args:
-            gradient: Of the loss, `[O, K]`; read once, at once.
+            gradient: Of the loss, `[O, K]`; read at once, and not kept.
             key: Of the rounding noise.
             learning_rate: Step size.
         """
@@ -161,12 +165,12 @@ class CodeMasters(Masters):
             "momentum": torch.zeros((rows, columns), dtype=torch.int8),
             "momentum_scale": torch.ones((rows, 1)),
             "momentum_largest": torch.zeros((rows, 1)),
-            "step": torch.zeros(()),
+            "step": torch.zeros((), dtype=torch.int64),
         }
-        if optimizer.name == "adam":
+        adam = optimizer.name == "adam"
+        if adam:
             self._state["row_moment"] = torch.zeros((rows, 1))
             self._state["column_moment"] = torch.zeros((1, columns))
-        adam = optimizer.name == "adam"
         self._columns = fusion.fuse(_columns) if adam else None
         self._step = fusion.fuse(_adam if adam else _sgd)
 
@@ -177,14 +181,16 @@ class CodeMasters(Masters):
 
     def step(self, gradient: Accumulated, key: NoiseKey, learning_rate: float) -> None:
         """See `Masters.step`."""
-        step = float(self._state["step"].add_(1))
+        state = dict(self._state)
+        step = state["step"] = state["step"] + 1
+        number = int(step)
+        if self._columns is not None and number % _COLUMN_STEPS == 1:
+            state["column_moment"] = self._columns(gradient, state["column_moment"])
         decay = 1.0 - learning_rate * self._optimizer.weight_decay
-        factors = [learning_rate, decay, 1.0 - BETA1**step, 1.0 - BETA2**step]
+        factors = [learning_rate, decay, 1.0 - BETA1**number, 1.0 - BETA2**number]
         rows, columns = gradient.values.shape
         randomness = noise(rows, columns, key)
-        if self._columns is not None and (step - 1) % _COLUMN_STEPS == 0:
-            self._state["column_moment"] = self._columns(gradient, self._state["column_moment"])
-        self._state |= self._step(gradient, self._state, torch.tensor(factors), randomness)
+        self._state = state | self._step(gradient, state, torch.tensor(factors), randomness)
 
     def state(self) -> dict[str, Tensor]:
         """See `Masters.state`."""
@@ -224,9 +230,12 @@ def _adam(
     column = state["column_moment"]
     # The change is m_ij / (1 - b1^t), over sqrt(R_i / (1 - b2^t)) + eps, over sqrt(C_j / mean(C)).
     row_rate = rate / correction1 / ((row / correction2).sqrt() + EPSILON)
-    column_factor = (column / column.mean().clamp_min(1e-30)).clamp_min(_LEAST_SHARE).rsqrt()
-    how = _How(BETA1, 1.0 - BETA1, decay, row_rate, column_factor)
-    return _move(gradient, state, how, randomness) | {"row_moment": row}
+    mean_column = column.mean()
+    # Before any gradient (behind a head that starts at zero, the first is zero) all are alike.
+    share = torch.where(mean_column > 0, column / mean_column, 1.0)
+    column_factor = share.clamp_min(_LEAST_SHARE).rsqrt()
+    update = _Update(BETA1, 1.0 - BETA1, decay, row_rate, column_factor)
+    return _move(gradient, state, update, randomness) | {"row_moment": row}
 
 
 def _sgd(
@@ -234,11 +243,11 @@ def _sgd(
 ) -> dict[str, Tensor]:
     """A step of SGD with momentum; see `_adam`."""
     rate, decay, _, _ = factors.unbind()
-    return _move(gradient, state, _How(MOMENTUM, 1.0, decay, rate, None), randomness)
+    return _move(gradient, state, _Update(MOMENTUM, 1.0, decay, rate, None), randomness)
 
 
-class _How(NamedTuple):
-    """What tells the optimizers' steps apart.
+class _Update(NamedTuple):
+    """What tells the optimizers' updates apart.
 
     Args:
         keep: What is left of the momentum, before the gradient comes to it.
@@ -256,7 +265,7 @@ class _How(NamedTuple):
 
 
 def _move(
-    gradient: Accumulated, state: Mapping[str, Tensor], how: _How, randomness: Noise
+    gradient: Accumulated, state: Mapping[str, Tensor], update: _Update, randomness: Noise
 ) -> dict[str, Tensor]:
     """New momentum and new weights in one pass: rounded stochastically, and how large they are.
 
@@ -267,7 +276,7 @@ def _move(
     Args:
         gradient: `[O, K]`.
         state: Of `CodeMasters`.
-        how: Says what to do with it.
+        update: Of which optimizer.
         randomness: Of the rounding.
     """
     scale, largest = state["scale"], state["largest"]
@@ -275,21 +284,23 @@ def _move(
     new_scale = stored(torch.where(inside, scale, scale_of(largest * (CODE_MAX / _REFITTED))))
     # Of integers: a float maximum looks for NaN besides.
     reach = gradient.values.abs().amax(dim=1, keepdim=True) * gradient.scale
-    momentum_scale = stored(scale_of(state["momentum_largest"] * how.keep + reach * how.take))
+    momentum_scale = stored(scale_of(state["momentum_largest"] * update.keep + reach * update.take))
     fine = _FINE if "remainder" in state else 1
     # Factors per row, made once: a compiler would make them anew for every weight. All of them
     # lead to steps of the new codes.
-    held_factor = stored(scale * how.decay / new_scale * fine)
-    kept_factor = stored(state["momentum_scale"] * how.keep / momentum_scale)
-    taken_factor = stored(gradient.scale * how.take / momentum_scale)
+    held_factor = stored((scale * update.decay / new_scale * fine).clamp_max(_MOST))
+    kept_factor = stored(state["momentum_scale"] * update.keep / momentum_scale)
+    taken_factor = stored((gradient.scale * update.take / momentum_scale).clamp_max(_MOST))
 
     momentum = state["momentum"] * kept_factor + gradient.values * taken_factor
     held = state["codes"].to(torch.float32)
     if "remainder" in state:
         held = held + state["remainder"] * (1.0 / _FINE)
-    change = momentum * stored(how.row_rate / new_scale * momentum_scale * fine)
-    if how.column_factor is not None:
-        change = change * stored(how.column_factor)
+    change = momentum * stored(
+        (update.row_rate / new_scale * momentum_scale * fine).clamp_max(_MOST)
+    )
+    if update.column_factor is not None:
+        change = change * stored(update.column_factor)
     steps = held * held_factor - change
     u1, u2 = draws(randomness.words())
     codes, rest = _split(_rounded(steps, u1, CODE_MAX * fine), fine)
@@ -306,7 +317,13 @@ def _move(
 
 
 def _rounded(steps: Tensor, noise: Tensor, limit: int) -> Tensor:
-    """Stochastically rounded, int32; integers are clipped, a third of the time of floats."""
+    """Stochastically rounded, int32. Integers are clipped, a third of the time of floats.
+
+    Args:
+        steps: float32, magnitudes below 2^31: beyond it they would lose their sign.
+        noise: Draws in (0, 1).
+        limit: Largest magnitude of the result.
+    """
     return (steps + noise).floor().to(torch.int32).clamp(-limit, limit)
 
 

@@ -14,6 +14,7 @@ from engines.fusion import Fusion
 from engines.int8 import QTensor
 from engines.precision import PRECISIONS, Accumulated
 from engines.unit import Gradients, Step
+from models.spec import CONTRACTION_MAX
 from tests import reference
 
 INT8, EAGER = PRECISIONS["int8"], Fusion("eager", "a test")
@@ -189,3 +190,10 @@ def test_a_released_unit_says_that_forward_comes_first():
     layer.unit.release()
     with pytest.raises(RuntimeError, match="has kept nothing: forward comes first"):
         layer.backward(update=True, propagate=False)
+
+
+def test_a_batch_whose_sums_could_overflow_is_refused_before_anything_is_learned():
+    layer = Layer(2, 8, 4, seed=0)
+    rows = torch.zeros(CONTRACTION_MAX + 1, 8, dtype=torch.int8)
+    with pytest.raises(ValueError, match=f"over {CONTRACTION_MAX + 1} codes.*split the batch"):
+        layer.unit.forward(Feature(rows, torch.ones(())))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import engines.torch_train
-from engines import LookAhead, Recipe, fusion, open_train_engine
+from engines import LookAhead, Optimizer, Recipe, fusion, open_train_engine
 from engines.fusion import Fusion, FusionUnavailableError, open_fusion
 from models import ModelSpec
 from tests.contracts import bits
@@ -78,7 +78,7 @@ def test_an_eager_chain_is_the_chain_itself():
 
 @dataclasses.dataclass(frozen=True)
 class Recording(Fusion):
-    """Runs eager and keeps the first arguments and result of every chain."""
+    """Runs eager and keeps the last arguments and result of every chain, of each kind of state."""
 
     calls: dict = dataclasses.field(default_factory=dict)
 
@@ -86,7 +86,8 @@ class Recording(Fusion):
         def run(*args):
             kept = copied(args)
             result = chain(*args)
-            self.calls.setdefault(chain, (kept, copied(result)))
+            names = tuple(name for part in args if isinstance(part, dict) for name in part)
+            self.calls[chain, names] = (chain, kept, copied(result))
             return result
 
         return run
@@ -106,11 +107,19 @@ def copied(value):
 def recorded() -> dict:
     """Every chain that a step goes through, in networks that have one of each kind of layer."""
     calls: dict = {}
-    for name, masters in (("mlp", "float32"), ("resnet8", "int16"), ("efficientnet_b0", "int8")):
+    adam, sgd = Optimizer("adam"), Optimizer("sgd")
+    for name, masters, optimizer in (
+        ("mlp", "float32", adam),
+        ("mlp", "int16", sgd),
+        ("resnet8", "int16", adam),
+        ("efficientnet_b0", "int8", adam),
+    ):
         recording = Recording("compiled", "a test", calls)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(engines.torch_train, "open_fusion", lambda _, r=recording: r)
-            engine = open_train_engine(TINY[name], seed=1, recipe=Recipe(masters=masters))
+            engine = open_train_engine(
+                TINY[name], seed=1, recipe=Recipe(masters=masters, optimizer=optimizer)
+            )
         with torch.no_grad():
             for _ in range(2):
                 engine.train_step(*batch_of(TINY[name], 6), **STEP)
@@ -118,6 +127,13 @@ def recorded() -> dict:
 
 
 CALLS = recorded()
+every_chain = pytest.mark.parametrize("call", CALLS.values(), ids=lambda call: call[0].__name__)
+
+
+def test_the_masters_were_recorded_with_gradients_and_in_every_kind():
+    steps = [args for chain, args, _ in CALLS.values() if chain.__name__ in ("_adam", "_sgd")]
+    assert sorted("remainder" in state for _, state, *_ in steps) == [False, True, True]
+    assert all(gradient.values.any() for gradient, *_ in steps)
 
 
 def assert_agrees(found, wanted, place: str) -> None:
@@ -141,10 +157,10 @@ def assert_agrees(found, wanted, place: str) -> None:
         assert found == wanted, place
 
 
-@pytest.mark.parametrize("chain", CALLS, ids=lambda chain: chain.__name__)
-def test_every_chain_is_one_graph_that_knows_no_sizes_beforehand(chain):
+@every_chain
+def test_every_chain_is_one_graph_that_knows_no_sizes_beforehand(call):
     """What compiling asks of a chain, without the seconds that a C++ compiler takes for each."""
-    args, wanted = CALLS[chain]
+    chain, args, wanted = call
     torch.compiler.reset()  # else the recompilations of one test count in the next
     traced = torch.compile(chain, backend="eager", fullgraph=True, dynamic=True)
     with torch.no_grad():
@@ -153,11 +169,11 @@ def test_every_chain_is_one_graph_that_knows_no_sizes_beforehand(chain):
 
 @needs_compiler
 @pytest.mark.compiled
-@pytest.mark.parametrize("chain", CALLS, ids=lambda chain: chain.__name__)
-def test_a_compiled_chain_computes_what_the_eager_one_does(chain, request):
-    if chain.__name__ not in ("_forward", "_scales") and not request.config.option.every_chain:
+@every_chain
+def test_a_compiled_chain_computes_what_the_eager_one_does(call, request):
+    if call[0].__name__ not in ("_forward", "_adam") and not request.config.option.every_chain:
         pytest.skip("seconds a chain; with --every-chain")
-    args, wanted = CALLS[chain]
+    chain, args, wanted = call
     with torch.no_grad():
         assert_agrees(COMPILED.fuse(chain)(*copied(args)), wanted, chain.__name__)
 
