@@ -50,7 +50,7 @@ def load_image_folder(path: Path) -> Samples:
         with _entries(path) as entries:
             images = _inside_class_folders(entries, path)
             pixels = _decode(images, path)
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     labels = np.array([image.path.parts[0] for image in images])
     return label_samples(_stack(pixels), labels, str(path))

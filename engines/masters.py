@@ -171,7 +171,7 @@ class CodeMasters(Masters):
         if adam:
             self._state["row_moment"] = torch.zeros((rows, 1))
             self._state["column_moment"] = torch.zeros((1, columns))
-        self._columns = fusion.fuse(_columns) if adam else None
+        self._refresh = fusion.fuse(_refreshed_columns) if adam else None
         self._step = fusion.fuse(_adam if adam else _sgd)
 
     @property
@@ -184,8 +184,8 @@ class CodeMasters(Masters):
         state = dict(self._state)
         step = state["step"] = state["step"] + 1
         number = int(step)
-        if self._columns is not None and number % _COLUMN_STEPS == 1:
-            state["column_moment"] = self._columns(gradient, state["column_moment"])
+        if self._refresh is not None and number % _COLUMN_STEPS == 1:
+            state["column_moment"] = self._refresh(gradient, state["column_moment"])
         decay = 1.0 - learning_rate * self._optimizer.weight_decay
         factors = [learning_rate, decay, 1.0 - BETA1**number, 1.0 - BETA2**number]
         rows, columns = gradient.values.shape
@@ -206,7 +206,7 @@ def _requantize(precision: Precision, master: Tensor) -> tuple[Tensor, Tensor]:
     return precision.quantize(master, scale), scale
 
 
-def _columns(gradient: Accumulated, column_moment: Tensor) -> Tensor:
+def _refreshed_columns(gradient: Accumulated, column_moment: Tensor) -> Tensor:
     """The column moments after a refresh."""
     square = gradient.dequantize().square().mean(dim=0, keepdim=True)
     return _COLUMN_KEEP * column_moment + (1.0 - _COLUMN_KEEP) * square

@@ -54,12 +54,15 @@ class Precision(ABC):
         """What one code is worth where `absmax`, float32, is the largest magnitude."""
 
     @abstractmethod
-    def quantize(self, x: Tensor, scale: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Codes of `x` in memory of their own, to the nearest or, with noise, stochastically."""
+    def quantize(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Codes of `x` in memory of their own, to the nearest; clipped beyond 127 scales."""
 
     @abstractmethod
     def round(self, steps: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Codes of `steps`, already divided by the scale that was made for them."""
+        """Codes of `steps`, already divided by the scale that was made for them.
+
+        To the nearest or, with noise, stochastically.
+        """
 
     @abstractmethod
     def linear(self, a: Tensor, w: Tensor) -> Tensor:
@@ -83,9 +86,9 @@ class Int8(Precision):
         """See `Precision.scale`."""
         return scale_of(absmax)
 
-    def quantize(self, x: Tensor, scale: Tensor, noise: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, scale: Tensor) -> Tensor:
         """See `Precision.quantize`."""
-        return quantize(x, scale, noise).codes
+        return quantize(x, scale).codes
 
     def round(self, steps: Tensor, noise: Tensor | None = None) -> Tensor:
         """See `Precision.round`."""
@@ -113,7 +116,7 @@ class Fp32(Precision):
         """See `Precision.scale`."""
         return torch.ones_like(absmax)
 
-    def quantize(self, x: Tensor, scale: Tensor, noise: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, scale: Tensor) -> Tensor:
         """See `Precision.quantize`."""
         # A master is moved in place, and an error goes back through the weights of before.
         return x.clone()
