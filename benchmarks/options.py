@@ -47,7 +47,7 @@ _OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         {},
     ),
     "threshold": ("theta of ff-int8-two-pass", {"type": float}),
-    "label_value": ("of its label's place, in standard deviations of the input", {"type": float}),
+    "label_value": ("how long a label is as an input beside its sample", {"type": float}),
     "negatives": (f"its wrong labels: {', '.join(NEGATIVES_NAMES)}", {}),
     "threads": ("threads of torch; without it torch's own choice", {"type": int}),
     "fusion": (f"of the chains between INT8 products: {', '.join(FUSION_NAMES)}", {}),

@@ -105,7 +105,7 @@ class Trial:
             int16 where the chains are compiled, else float32.
         threshold: theta of the paper's objective; this and the next two are read by
             `ff-int8-two-pass`, see `engines.recipe.Recipe`.
-        label_value: What a label's place in the input holds.
+        label_value: How long a label is as an input beside its sample.
         negatives: One of `engines.recipe.NEGATIVES_NAMES`.
         limit: Most training samples; None: all.
         threads: Threads of torch; None: its own choice.

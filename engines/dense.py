@@ -84,9 +84,8 @@ class DenseTrainUnit(TrainUnit):
 
     def forward(self, a: Feature) -> Feature:
         """See `TrainUnit.forward`."""
-        check_contraction(
-            len(a.codes)
-        )  # here, since a compiled chain can raise no error of its own
+        # Of the weight gradient: here, since a compiled chain can raise no error of its own.
+        check_contraction(len(a.codes))
         self._input_scale.follow(a.scale)
         codes, scale, length = self._forward_chain(
             self._precision, a, self._masters.weight, self._bias

@@ -84,24 +84,25 @@ def quantize(x: Tensor, scale: Tensor, noise: Tensor | None = None) -> QTensor:
         int8 codes of the shape of `x`, with `scale` as given.
     """
     steps = (x * scale.reciprocal()).clamp(-CODE_MAX, CODE_MAX)
-    return QTensor(round_steps(steps, noise), scale)
+    return QTensor(round_steps(steps, noise).to(torch.int8), scale)
 
 
-def round_steps(steps: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Codes of values that count steps of their scale already.
+def round_steps(steps: Tensor, noise: Tensor | None = None, limit: int = CODE_MAX) -> Tensor:
+    """Codes, not yet narrowed, of values that count steps of their scale already.
 
     Differs from `quantize` in that the scale is one that `steps` was measured for, so that at most
     a rounding error lies beyond 127: integers are clipped, a third of the time of floats.
 
     Args:
-        steps: float32, magnitudes below 2^31.
+        steps: float32, magnitudes below 2^31: beyond it they would lose their sign.
         noise: As for `quantize`.
+        limit: Largest magnitude of a code.
 
     Returns:
-        int8 of the shape of `steps`.
+        int32 of the shape of `steps`.
     """
     steps = steps.round() if noise is None else (steps + noise).floor()
-    return steps.to(torch.int32).clamp(-CODE_MAX, CODE_MAX).to(torch.int8)
+    return steps.to(torch.int32).clamp(-limit, limit)
 
 
 class Scratch:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from engines.fusion import Fusion, stored
-from engines.int8 import CODE_MAX, QTensor, Scratch, scale_of
+from engines.int8 import CODE_MAX, QTensor, Scratch, round_steps, scale_of
 from engines.optim import BETA1, BETA2, EPSILON, MOMENTUM, FloatMasters
 from engines.precision import Accumulated, Precision
 from engines.recipe import Optimizer
@@ -303,8 +303,8 @@ def _move(
         change = change * stored(update.column_factor)
     steps = held * held_factor - change
     u1, u2 = draws(randomness.words())
-    codes, rest = _split(_rounded(steps, u1, CODE_MAX * fine), fine)
-    momentum_codes = _rounded(momentum, u2, CODE_MAX)
+    codes, rest = _split(round_steps(steps, u1, CODE_MAX * fine), fine)
+    momentum_codes = round_steps(momentum, u2)
     moved = {
         "codes": codes,
         "scale": new_scale,
@@ -314,17 +314,6 @@ def _move(
         "momentum_largest": momentum_codes.abs().amax(dim=1, keepdim=True) * momentum_scale,
     }
     return moved if rest is None else moved | {"remainder": rest}
-
-
-def _rounded(steps: Tensor, noise: Tensor, limit: int) -> Tensor:
-    """Stochastically rounded, int32. Integers are clipped, a third of the time of floats.
-
-    Args:
-        steps: float32, magnitudes below 2^31: beyond it they would lose their sign.
-        noise: Draws in (0, 1).
-        limit: Largest magnitude of the result.
-    """
-    return (steps + noise).floor().to(torch.int32).clamp(-limit, limit)
 
 
 def _split(steps: Tensor, fine: int) -> tuple[Tensor, Tensor | None]:

@@ -92,7 +92,7 @@ class Int8(Precision):
 
     def round(self, steps: Tensor, noise: Tensor | None = None) -> Tensor:
         """See `Precision.round`."""
-        return round_steps(steps, noise)
+        return round_steps(steps, noise).to(torch.int8)
 
     def linear(self, a: Tensor, w: Tensor) -> Tensor:
         """See `Precision.linear`."""
