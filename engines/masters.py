@@ -50,7 +50,7 @@ _COLUMN_KEEP = BETA2**_COLUMN_STEPS
 _LEAST_SHARE = 0.01
 # Of a factor per row: its product with 127 codes and a column's factor has room in an int32, and no
 # row that is all but zero makes an infinity to multiply a zero by.
-_MOST = 2.0**20
+_LARGEST_FACTOR = 2.0**20
 _REFIT_BELOW, _REFITTED, _REFIT_ABOVE = 100.0, 122.0, 126.0
 
 
@@ -288,16 +288,18 @@ def _move(
     fine = _FINE if "remainder" in state else 1
     # Factors per row, made once: a compiler would make them anew for every weight. All of them
     # lead to steps of the new codes.
-    held_factor = stored((scale * update.decay / new_scale * fine).clamp_max(_MOST))
+    held_factor = stored((scale * update.decay / new_scale * fine).clamp_max(_LARGEST_FACTOR))
     kept_factor = stored(state["momentum_scale"] * update.keep / momentum_scale)
-    taken_factor = stored((gradient.scale * update.take / momentum_scale).clamp_max(_MOST))
+    taken_factor = stored(
+        (gradient.scale * update.take / momentum_scale).clamp_max(_LARGEST_FACTOR)
+    )
 
     momentum = state["momentum"] * kept_factor + gradient.values * taken_factor
     held = state["codes"].to(torch.float32)
     if "remainder" in state:
         held = held + state["remainder"] * (1.0 / _FINE)
     change = momentum * stored(
-        (update.row_rate / new_scale * momentum_scale * fine).clamp_max(_MOST)
+        (update.row_rate / new_scale * momentum_scale * fine).clamp_max(_LARGEST_FACTOR)
     )
     if update.column_factor is not None:
         change = change * stored(update.column_factor)
