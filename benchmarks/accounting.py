@@ -181,10 +181,14 @@ def count_forward_forward(
             total += _backward(layer, batch, update, propagate or not layer.outermost)
         return error if propagate else None
 
-    def own_error(unit: int) -> torch.Tensor:
-        return torch.zeros(())
-
-    step = look_ahead.step(Chain(len(units), own_error, backward, lambda unit: None), weight)
+    chain: Chain[torch.Tensor] = Chain(
+        len(units),
+        errors=lambda unit, passed, weights: tuple(torch.zeros(()) for _ in weights),
+        later_error=lambda unit, passed: passed,
+        copied=lambda passed: passed,
+        backward=backward,
+    )
+    step = look_ahead.step(chain, weight)
     for index in range(len(units)):
         step.after_forward(index)
     step.finish()

@@ -22,7 +22,7 @@ from benchmarks.augment import crop_and_flip
 from benchmarks.datasets import Split
 from benchmarks.meter import EnergyMeter, MemoryMeter, machine
 from benchmarks.samples import Samples, as_floats
-from benchmarks.trial import Trial
+from benchmarks.trial import INT8_UNITS, Trial
 
 if TYPE_CHECKING:
     from benchmarks.method import Method
@@ -91,11 +91,15 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
     """
     import torch
 
+    from benchmarks.exact_products import use_float32_units
     from benchmarks.live_bytes import peak_live_bytes
     from benchmarks.methods import METHODS
 
     if trial.threads is not None:
         torch.set_num_threads(trial.threads)
+    costs_count = trial.products == INT8_UNITS
+    if not costs_count:
+        use_float32_units()
     spec = trial.spec(split.train.x.shape[1:], len(split.train.classes))
     batch = min(trial.batch, len(split.train))
     fitted = split.train.floats(_FITTED_SAMPLES)
@@ -132,9 +136,14 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
         accuracies.append(method.accuracy(split.test))
         report(EpochDone(epoch, loss, accuracies[-1], fit.train_seconds))
     # Last, since the profiler's own memory would be in the other readings.
-    live = peak_live_bytes(new_method, lambda counted: counted.step(first.x, first.labels))
+    live = (
+        peak_live_bytes(new_method, lambda counted: counted.step(first.x, first.labels))
+        if costs_count
+        else None
+    )
     known = [reading for reading in high_water if reading is not None]
     peak = max(known) - baseline_bytes if measured and known and baseline_bytes else None
+    milliseconds = round(1e3 * statistics.median(fit.step_seconds), 4)
     return {
         "method": trial.method,
         "model": trial.model,
@@ -147,11 +156,11 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
         "accuracy": accuracies[-1],
         "accuracy_by_epoch": accuracies,
         "diverged": diverged,
-        "train_seconds": round(fit.train_seconds, 3),
-        "step_milliseconds": round(1e3 * statistics.median(fit.step_seconds), 4),
-        "peak_training_bytes": peak,
+        "train_seconds": round(fit.train_seconds, 3) if costs_count else None,
+        "step_milliseconds": milliseconds if costs_count else None,
+        "peak_training_bytes": peak if costs_count else None,
         "planned_training_bytes": live,
-        "energy_joules": energy.joules,
+        "energy_joules": energy.joules if costs_count else None,
         "machine": machine(),
         "settings": {
             "hidden": list(spec.hidden),
@@ -160,6 +169,7 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
             "optimizer": trial.optimizer,
             "weight_decay": trial.weight_decay,
             "augment": trial.augment,
+            "products": trial.products,
             **method.settings,
             "input_shape": list(spec.input_shape),
             "classes": len(split.train.classes),

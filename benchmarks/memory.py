@@ -151,7 +151,7 @@ def run(argv: Sequence[str] | None) -> None:
     parser = Parser("python -m benchmarks.memory", "Peak training memory of every method.")
     add_trial_options(
         parser,
-        leave_out=("test", "limit"),
+        leave_out=("test", "limit", "products"),
         model="mlp", data=MADE_UP, epochs=1, batch=32, look_ahead=(0.5, 0.5),
     )  # fmt: skip
     parser.add_argument(

@@ -249,7 +249,7 @@ def run(argv: Sequence[str] | None) -> None:
     parser = Parser("python -m benchmarks.operations", "Operations a step: Table IV, and its cost.")
     add_trial_options(
         parser,
-        leave_out=("test", "limit", "augment", "schedule"),
+        leave_out=("test", "limit", "augment", "schedule", "products"),
         model="mlp", data=MADE_UP, epochs=2, batch=10, hidden=(500, 500, 500),
         look_ahead=(0.5, 0.5),
     )  # fmt: skip

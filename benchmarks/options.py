@@ -17,7 +17,7 @@ from benchmarks.datasets import (
     load_sources,
     made_up,
 )
-from benchmarks.trial import METHOD_NAMES, SCHEDULES, Trial, TrialError
+from benchmarks.trial import METHOD_NAMES, PRODUCTS_NAMES, SCHEDULES, Trial, TrialError
 from engines.recipe import FUSION_NAMES, MASTER_NAMES, NEGATIVES_NAMES, OPTIMIZER_NAMES
 from models import MODEL_NAMES
 
@@ -51,6 +51,11 @@ _OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "negatives": (f"its wrong labels: {', '.join(NEGATIVES_NAMES)}", {}),
     "threads": ("threads of torch; without it torch's own choice", {"type": int}),
     "fusion": (f"of the chains between INT8 products: {', '.join(FUSION_NAMES)}", {}),
+    "products": (
+        f"{', '.join(PRODUCTS_NAMES)}: the same integers on a CPU without INT8 hardware, for "
+        "accuracy only: times and memory are left out",
+        {},
+    ),
 }
 # Not by the parser, which cannot know that `--draw` needs none of them.
 _NEEDED = ("model", "data", "epochs")

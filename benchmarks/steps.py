@@ -214,7 +214,7 @@ def run(argv: Sequence[str] | None) -> None:
     parser = Parser("python -m benchmarks.steps", "Time training steps of several methods in turn.")
     add_trial_options(
         parser,
-        leave_out=("test", "limit", "augment", "schedule"),
+        leave_out=("test", "limit", "augment", "schedule", "products"),
         model="mlp", data=MADE_UP, epochs=2, batch=32, look_ahead=(0.5, 0.5),
     )  # fmt: skip
     parser.add_argument(

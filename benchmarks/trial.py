@@ -44,6 +44,7 @@ METHOD_NAMES = (
 TWO_PASS = METHOD_NAMES[-1]
 BASELINE = "bp-fp32"
 SCHEDULES = ("cosine", "one-cycle")
+INT8_UNITS, FLOAT32_EXACT = PRODUCTS_NAMES = ("int8", "float32-exact")
 _RISE = 0.3
 _RISE_FACTOR = 25.0
 _FALL_FACTOR = 1e4
@@ -110,6 +111,8 @@ class Trial:
         limit: Most training samples; None: all.
         threads: Threads of torch; None: its own choice.
         fusion: Whether the chains between INT8 products are compiled: one of `FUSION_NAMES`.
+        products: `int8`, or `float32-exact` for the same integers where no INT8 hardware is
+            (`benchmarks/exact_products.py`).
 
     Raises:
         TrialError: A name is unknown, or a number is out of range.
@@ -139,6 +142,7 @@ class Trial:
     limit: int | None = None
     threads: int | None = None
     fusion: str = FUSION_NAMES[0]
+    products: str = PRODUCTS_NAMES[0]
 
     def __post_init__(self) -> None:
         for what, name, known in (
@@ -147,6 +151,7 @@ class Trial:
             ("schedule", self.schedule, SCHEDULES),
             ("optimizer", self.optimizer, OPTIMIZER_NAMES),
             ("fusion", self.fusion, FUSION_NAMES),
+            ("products", self.products, PRODUCTS_NAMES),
             ("masters", self.masters, MASTER_NAMES),
             ("negatives", self.negatives, NEGATIVES_NAMES),
         ):

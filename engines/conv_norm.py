@@ -122,7 +122,7 @@ class ConvNormTrainLayer:
         Args:
             later: Gradient at the activity (behind the activation), `[B, Ho, Wo, O]`.
             step: Names the rounding noise.
-            update: Learn from it.
+            update: Learn from it, and let go of what the forward pass kept.
             propagate: Return the gradient at the input activity, `[B, H, W, C]`.
         """
         if self._kept is None:
@@ -149,14 +149,11 @@ class ConvNormTrainLayer:
             self._masters.step(gradient, step.key(unit, layer, 1), step.learning_rate)
             self._gradients[f"{self._name}.gamma"] = dgamma
             self._gradients[f"{self._name}.beta"] = dbeta
+            self._kept = by_channel = None
         if by_sample is None:
             return None
         values = self._products.grad_input(by_sample.codes, weight.codes)
         return Accumulated(values, by_sample.scale)
-
-    def release(self) -> None:
-        """Let go of what the forward pass kept."""
-        self._kept = None
 
     def state(self) -> dict[str, Tensor]:
         """Masters, optimizer state, running statistics and serving scale; not copied."""

@@ -5,7 +5,8 @@
     inverted residual   project(gate(depthwise(expand(a)))) [+ a]  expand, gate: where present
 
 A sum is computed from the codes of its two terms and rounded to codes of its own; its gradient goes
-to both terms as it is. Errors travel as float32 between units and as accumulators inside them.
+to both terms as it is. Errors travel as accumulators; where two ways lead back to one place, as
+both, to be added up by the pass that reads them.
 """
 
 from __future__ import annotations
@@ -17,16 +18,15 @@ import torch
 from torch import Tensor
 
 from engines.conv_norm import ConvNormTrainLayer
-from engines.feature import Feature, through_activation
+from engines.feature import Feature
 from engines.fusion import Fusion
-from engines.precision import Accumulated, Precision
+from engines.precision import Accumulated, Precision, Terms, sum_of, whole
 from engines.serving_scale import ServingScale
 from engines.squeeze_excite import SqueezeExciteTrainLayer
 from engines.unit import Step, TrainUnit
 
 
 class _Part(Protocol):
-    def release(self) -> None: ...
     def state(self) -> dict[str, Tensor]: ...
     def load_state(self, state: Mapping[str, Tensor]) -> None: ...
     def export(self) -> dict[str, Tensor]: ...
@@ -44,6 +44,10 @@ class ConvKept(NamedTuple):
     def activity(self, precision: Precision) -> Tensor:
         """float32 `[B, H, W, C]`."""
         return self.output.dequantize(precision)
+
+    def error_at_activity(self, later: Terms) -> Tensor:
+        """See `engines.unit.Kept.error_at_activity`: the activity is what `forward` gave."""
+        return sum_of(later)
 
 
 class ConvTrainUnit(TrainUnit):
@@ -67,20 +71,10 @@ class ConvTrainUnit(TrainUnit):
         """See `TrainUnit.kept`."""
         return self._end.kept
 
-    def error_at_activity(self, later: Accumulated) -> Tensor:
-        """See `TrainUnit.error_at_activity`."""
-        return later.dequantize()
-
-    def backward(
-        self, error: Tensor, step: Step, *, update: bool, propagate: bool
-    ) -> Accumulated | None:
+    def backward(self, error: Tensor, step: Step, *, update: bool, propagate: bool) -> Terms | None:
         """See `TrainUnit.backward`."""
-        return self._conv.backward(_whole(error), step, update=update, propagate=propagate)
-
-    def release(self) -> None:
-        """See `TrainUnit.release`."""
-        self._parts.release()
-        self._end.release()
+        self._end.read(update=update)
+        return _terms(self._conv.backward(whole(error), step, update=update, propagate=propagate))
 
     def state(self) -> dict[str, Tensor]:
         """See `TrainUnit.state`."""
@@ -121,7 +115,6 @@ class ResidualTrainUnit(TrainUnit):
         if shortcut is not None:
             self._parts.named["shortcut"] = shortcut
         self._end = _End()
-        self._behind = fusion.fuse(_behind_activation)
 
     def forward(self, a: Feature) -> Feature:
         """See `TrainUnit.forward`."""
@@ -134,31 +127,21 @@ class ResidualTrainUnit(TrainUnit):
         """See `TrainUnit.kept`."""
         return self._end.kept
 
-    def error_at_activity(self, later: Accumulated) -> Tensor:
-        """See `TrainUnit.error_at_activity`."""
-        return later.dequantize()
-
-    def backward(
-        self, error: Tensor, step: Step, *, update: bool, propagate: bool
-    ) -> Accumulated | None:
+    def backward(self, error: Tensor, step: Step, *, update: bool, propagate: bool) -> Terms | None:
         """See `TrainUnit.backward`."""
-        at_sum = _whole(self._behind(error, self._end.kept.output))
+        # Of the ReLU behind the sum.
+        codes = self._end.read(update=update).output.codes
+        at_sum = whole(error.masked_fill_(codes <= 0, 0.0))
+        del codes
         at_middle = self._conv2.backward(at_sum, step, update=update, propagate=True)
         assert at_middle is not None  # noqa: S101 - it was asked for
         branch = self._conv1.backward(at_middle, step, update=update, propagate=propagate)
         around: Accumulated | None = at_sum
         if self._shortcut is not None:
             # What the branch gave lies in memory that the shortcut's products use again.
-            branch = None if branch is None else _whole(branch.dequantize())
+            branch = None if branch is None else _copied(branch)
             around = self._shortcut.backward(at_sum, step, update=update, propagate=propagate)
-        if branch is None or around is None:
-            return None
-        return _whole(branch.dequantize().add_(around.dequantize()))
-
-    def release(self) -> None:
-        """See `TrainUnit.release`."""
-        self._parts.release()
-        self._end.release()
+        return _terms(branch, around)
 
     def state(self) -> dict[str, Tensor]:
         """See `TrainUnit.state`."""
@@ -225,15 +208,10 @@ class InvertedResidualTrainUnit(TrainUnit):
         """See `TrainUnit.kept`."""
         return self._end.kept
 
-    def error_at_activity(self, later: Accumulated) -> Tensor:
-        """See `TrainUnit.error_at_activity`."""
-        return later.dequantize()
-
-    def backward(
-        self, error: Tensor, step: Step, *, update: bool, propagate: bool
-    ) -> Accumulated | None:
+    def backward(self, error: Tensor, step: Step, *, update: bool, propagate: bool) -> Terms | None:
         """See `TrainUnit.backward`."""
-        inner = self._project.backward(_whole(error), step, update=update, propagate=True)
+        self._end.read(update=update)
+        inner = self._project.backward(whole(error), step, update=update, propagate=True)
         assert inner is not None  # noqa: S101 - it was asked for
         if self._gate is not None:
             inner = self._gate.backward(inner, update=update)
@@ -243,14 +221,7 @@ class InvertedResidualTrainUnit(TrainUnit):
         )
         if expand is not None and passed is not None:
             passed = expand.backward(passed, step, update=update, propagate=propagate)
-        if passed is None or self._sum is None:
-            return passed
-        return _whole(passed.dequantize().add_(error))
-
-    def release(self) -> None:
-        """See `TrainUnit.release`."""
-        self._parts.release()
-        self._end.release()
+        return _terms(passed) if self._sum is None else _terms(passed, whole(error))
 
     def state(self) -> dict[str, Tensor]:
         """See `TrainUnit.state`."""
@@ -270,10 +241,6 @@ class _Parts:
 
     def __init__(self, named: dict[str, _Part]) -> None:
         self.named = named
-
-    def release(self) -> None:
-        for part in self.named.values():
-            part.release()
 
     def state(self) -> dict[str, Tensor]:
         return {
@@ -304,9 +271,6 @@ class _Sum:
         self._output_scale.follow(scale)
         return Feature(codes, scale, activation)
 
-    def release(self) -> None:
-        """Nothing is kept: the gradient of a sum needs neither term."""
-
     def state(self) -> dict[str, Tensor]:
         return {"output_scale": self._output_scale.value}
 
@@ -318,7 +282,7 @@ class _Sum:
 
 
 class _End:
-    """A unit's output, as long as it is kept."""
+    """A unit's output, from its forward pass to its update."""
 
     def __init__(self) -> None:
         self._kept: ConvKept | None = None
@@ -333,8 +297,12 @@ class _End:
             raise RuntimeError("the unit has kept nothing: forward comes first")
         return self._kept
 
-    def release(self) -> None:
-        self._kept = None
+    def read(self, *, update: bool) -> ConvKept:
+        """For a backward pass, of which an update is the last."""
+        kept = self.kept
+        if update:
+            self._kept = None
+        return kept
 
 
 def add_features(
@@ -347,10 +315,12 @@ def add_features(
     return precision.quantize(total, scale), scale
 
 
-def _behind_activation(error: Tensor, output: Feature) -> Tensor:
-    return through_activation(error, *output)
+def _copied(term: Accumulated) -> Accumulated:
+    # One tensor, where a product of an integer and a float makes a float of the integer besides.
+    return whole(term.values.to(torch.float32, copy=True).mul_(term.scale))
 
 
-def _whole(error: Tensor) -> Accumulated:
-    """An error that has no scale of its own."""
-    return Accumulated(error, torch.ones(()))
+def _terms(*found: Accumulated | None) -> Terms | None:
+    """The terms of a gradient that was asked for; None where one was not."""
+    terms = tuple(term for term in found if term is not None)
+    return terms if len(terms) == len(found) else None

@@ -23,7 +23,7 @@ from engines.feature import Feature
 from engines.fusion import Fusion
 from engines.int8 import QTensor, check_contraction
 from engines.masters import Masters
-from engines.precision import Accumulated, Precision
+from engines.precision import Accumulated, Precision, Terms, sum_of
 from engines.rounding import Noise, draws, noise
 from engines.serving_scale import ServingScale
 from engines.unit import Gradients, Step, TrainUnit
@@ -44,6 +44,12 @@ class DenseKept(NamedTuple):
     def activity(self, precision: Precision) -> Tensor:
         """`n z`, float32 `[B, out]`."""
         return self.output.codes * (self.output.scale * self.length)
+
+    def error_at_activity(self, later: Terms) -> Tensor:
+        """See `engines.unit.Kept.error_at_activity`: back through the length normalisation."""
+        u = sum_of(later)
+        z = self.output.codes * self.output.scale
+        return (u - z * (u * z).mean(dim=1, keepdim=True)) / self.length
 
 
 class DenseTrainUnit(TrainUnit):
@@ -77,7 +83,6 @@ class DenseTrainUnit(TrainUnit):
         self._precision = precision
         self._input_scale = ServingScale()
         self._forward_chain = fusion.fuse(_forward)
-        self._through_normalization = fusion.fuse(_through_normalization)
         self._backward_chain = fusion.fuse(_backward)
         self._input: Feature | None = None
         self._kept: DenseKept | None = None
@@ -100,13 +105,7 @@ class DenseTrainUnit(TrainUnit):
             raise RuntimeError("the unit has kept nothing: forward comes first")
         return self._kept
 
-    def error_at_activity(self, later: Accumulated) -> Tensor:
-        """See `TrainUnit.error_at_activity`."""
-        return self._through_normalization(later, self.kept)
-
-    def backward(
-        self, error: Tensor, step: Step, *, update: bool, propagate: bool
-    ) -> Accumulated | None:
+    def backward(self, error: Tensor, step: Step, *, update: bool, propagate: bool) -> Terms | None:
         """See `TrainUnit.backward`."""
         output = self.kept.output
         assert self._input is not None  # noqa: S101 - kept with the output
@@ -123,11 +122,8 @@ class DenseTrainUnit(TrainUnit):
         if gradient is not None and bias is not None:
             self._masters.step(gradient, step.key(self._index, 0, 1), step.learning_rate)
             self._gradients[self._name] = bias
-        return passed
-
-    def release(self) -> None:
-        """See `TrainUnit.release`."""
-        self._input = self._kept = None
+            self._input = self._kept = None
+        return None if passed is None else (passed,)
 
     def state(self) -> dict[str, Tensor]:
         """See `TrainUnit.state`."""
@@ -172,12 +168,6 @@ def _forward(
     z, length = length_normalize(dense_activity(product, weight.scale, bias))
     scale = precision.scale(z.amax())
     return precision.round(z * scale.reciprocal()), scale, length
-
-
-def _through_normalization(later: Accumulated, kept: DenseKept) -> Tensor:
-    u = later.dequantize()
-    z = kept.output.codes * kept.output.scale
-    return (u - z * (u * z).mean(dim=1, keepdim=True)) / kept.length
 
 
 def _backward(

@@ -2,19 +2,20 @@
 
 g_l = goodness of the kept activity (engines/heads.py)
 L_l, dL_l/dg_l (engines/objective.py)
-d_l = dL_l/dy_l, the own error, made when look-ahead asks for it
+d_l + w r_l: the own error dL_l/dy_l and what later losses add to it, made when look-ahead asks
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from engines.fusion import Fusion
 from engines.heads import Head
 from engines.objective import Objective
-from engines.precision import Precision
+from engines.precision import Precision, Terms
 from engines.unit import Gradients, Kept, TrainUnit
 
 
@@ -54,7 +55,8 @@ class LocalUnit:
         self._objective = objective
         self._precision = precision
         self._judge = fusion.fuse(_judge)
-        self._error = fusion.fuse(_own_error)
+        self._errors = fusion.fuse(_errors)
+        self._later_error = fusion.fuse(_later_error)
         self._grad_goodness: Tensor | None = None
 
     def judge(self, targets: Tensor) -> float:
@@ -70,12 +72,25 @@ class LocalUnit:
         self._gradients |= {f"heads.{self.index}.{name}": grad for name, grad in learned.items()}
         return loss.item()
 
-    def own_error(self) -> Tensor:
-        """`d_l`, float32 of the shape of the activity, in memory of its own; once a step."""
+    def errors(self, later: Terms | None, weights: tuple[float, ...]) -> tuple[Tensor, ...]:
+        """See `engines.look_ahead.Chain.errors`; once a step."""
         grad, self._grad_goodness = self._grad_goodness, None
         if grad is None:
             raise RuntimeError("the unit has not been judged: judge comes first, and once")
-        return self._error(self._precision, self._head, grad, self.unit.kept, self.head_parameters)
+        return self._errors(
+            self._precision,
+            self._head,
+            grad,
+            self.unit.kept,
+            self.head_parameters,
+            later,
+            # Tensors, since every number would have code of its own.
+            tuple(map(torch.tensor, weights)),
+        )
+
+    def later_error(self, later: Terms) -> Tensor:
+        """See `engines.look_ahead.Chain.later_error`."""
+        return self._later_error(self.unit.kept, later)
 
 
 def _judge(
@@ -92,11 +107,22 @@ def _judge(
     return loss, grad, head.grad_parameters(grad, activity)
 
 
-def _own_error(
+def _errors(
     precision: Precision,
     head: Head,
     grad_goodness: Tensor,
     kept: Kept,
     parameters: Mapping[str, Tensor],
-) -> Tensor:
-    return head.grad_activity(grad_goodness, kept.activity(precision), parameters)
+    later: Terms | None,
+    weights: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """Own error and, for each weight, so much of the later losses'."""
+    own = head.grad_activity(grad_goodness, kept.activity(precision), parameters)
+    if later is None:
+        return (own,)
+    carried = kept.error_at_activity(later)
+    return tuple(torch.addcmul(own, carried, weight) for weight in weights)
+
+
+def _later_error(kept: Kept, later: Terms) -> Tensor:
+    return kept.error_at_activity(later)

@@ -21,7 +21,7 @@ of far units is damped when lambda < 1.
 
 Two reaches. All later units: one reverse sweep after the forward pass. `window` H, the next H units
 only, in either form, during the forward pass. Each own error is carried back H units as soon as it
-exists; a unit is updated, and its activations released, once H units have run after it. H = 0
+exists; a unit is updated, and lets its activations go, once H units have run after it. H = 0
 is layer-local learning.
 
 What a step costs, in P, the multiplications of one forward pass, and in units whose activations are
@@ -45,7 +45,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,46 +53,53 @@ if TYPE_CHECKING:
 Schedule = Callable[[float], float]
 
 
-class Backward(Protocol):
+# What a unit passes back. Only the unit before it, which joins the two, knows what it is.
+Passed = TypeVar("Passed")
+_Passed = TypeVar("_Passed", covariant=True)
+
+
+class Backward(Protocol[_Passed]):
     """An error's way back through one unit."""
 
     def __call__(
         self, unit: int, error: Tensor, /, *, update: bool, propagate: bool
-    ) -> Tensor | None:
+    ) -> _Passed | None:
         """Back-propagate through unit l.
 
         Args:
             unit: l, from 0.
-            error: At the unit's activity, float32 of its shape; not to be changed.
+            error: At the unit's activity, float32 of its shape; its memory is the unit's from then
+                on.
             update: Change the unit's weights by `error`, after all that needs the old ones.
-            propagate: Return `J_l^T error`; never asked of unit 0.
-
-        Returns:
-            float32 of the shape of the activity of unit l - 1 where `propagate`, else None.
+            propagate: Return what `error` is at the unit's input, good until the next call; never
+                asked of unit 0.
         """
 
 
 @dataclass(frozen=True)
-class Chain:
+class Chain(Generic[Passed]):
     """The units of one training step, as functions of a unit's index l from 0.
 
     Args:
         units: K.
-        own_error: `l -> d_l`, float32 of the shape of unit l's activity, in memory of its own.
-            Called once a unit, before its update.
+        errors: `l, passed, weights -> d_l + w r_l` for each weight w, float32 of the shape of unit
+            l's activity, each in memory of its own. `passed` is what unit l + 1 passed back and
+            `r_l` what that is at the activity of unit l; None: d_l alone, once. Called once a unit,
+            before its update.
+        later_error: `l, passed -> r_l`, likewise.
+        copied: What was passed back, in memory of its own: good for the whole step.
         backward: See `Backward`. Each unit is updated once, after every error that its old weights
-            have to carry.
-        release: The activations of unit l are not needed any more. Called once a unit, after its
-            update.
+            have to carry, and its activations are not needed any more.
     """
 
     units: int
-    own_error: Callable[[int], Tensor]
-    backward: Backward
-    release: Callable[[int], None]
+    errors: Callable[[int, Passed | None, tuple[float, ...]], tuple[Tensor, ...]]
+    later_error: Callable[[int, Passed], Tensor]
+    copied: Callable[[Passed], Passed]
+    backward: Backward[Passed]
 
-    def carry_back(self, unit: int, error: Tensor, *, update: bool = False) -> Tensor:
-        """`J_l^T error`, with the unit's update where asked.
+    def carry_back(self, unit: int, error: Tensor, *, update: bool = False) -> Passed:
+        """What `error` is at unit l's input, with the unit's update where asked.
 
         Raises:
             TypeError: `backward` returned nothing.
@@ -141,7 +148,7 @@ class LookAhead:
         if self.window is not None and self.window < 0:
             raise ValueError(f"look-ahead window is {self.window}; wanted 0 or more units")
 
-    def step(self, chain: Chain, weight: float) -> LookAheadStep:
+    def step(self, chain: Chain[Passed], weight: float) -> LookAheadStep:
         """What drives one training step.
 
         A window over all units runs as the full sweep, which is the same and cheaper: carried back
@@ -157,7 +164,7 @@ class LookAhead:
         return WindowedLookAhead(chain, weight, discount, self.window)
 
 
-class FullLookAhead(LookAheadStep):
+class FullLookAhead(LookAheadStep, Generic[Passed]):
     """All later losses, in one reverse sweep when the forward pass is over.
 
     A unit is updated only after the sweep has passed through its old weights, so the result is that
@@ -169,7 +176,7 @@ class FullLookAhead(LookAheadStep):
         discount: delta.
     """
 
-    def __init__(self, chain: Chain, weight: float, discount: float) -> None:
+    def __init__(self, chain: Chain[Passed], weight: float, discount: float) -> None:
         self._chain, self._weight, self._discount = chain, weight, discount
 
     def after_forward(self, unit: int) -> None:
@@ -177,27 +184,22 @@ class FullLookAhead(LookAheadStep):
 
     def finish(self) -> None:
         """Sweep from the last unit to the first."""
-        chain, later = self._chain, None
+        chain, weight = self._chain, self._weight
+        passed: Passed | None = None
         for unit in reversed(range(chain.units)):
-            own = chain.own_error(unit)
-            if unit == 0 or self._weight == 0:
-                chain.update(unit, self._error(own, later, self._weight))
-            elif later is None or self._weight == self._discount:
-                error = self._error(own, later, self._weight)
-                later = chain.carry_back(unit, error, update=True)
-            else:
-                error = own.add(later, alpha=self._weight)
-                later = chain.carry_back(unit, self._error(own, later, self._discount))
-                chain.update(unit, error)
-            chain.release(unit)
-
-    @staticmethod
-    def _error(own: Tensor, later: Tensor | None, weight: float) -> Tensor:
-        """`d + weight * r`, in the memory of d."""
-        return own if later is None else own.add_(later, alpha=weight)
+            one_error = passed is None or weight == self._discount
+            last = unit == 0 or weight == 0
+            weights = (weight,) if one_error or last else (self._discount, weight)
+            errors = [*chain.errors(unit, passed, weights)]
+            passed = None  # and its memory is free for the unit
+            if not last:
+                passed = chain.carry_back(unit, errors.pop(0), update=one_error)
+            if errors:
+                passed = None if passed is None else chain.copied(passed)
+                chain.update(unit, errors.pop())
 
 
-class WindowedLookAhead(LookAheadStep):
+class WindowedLookAhead(LookAheadStep, Generic[Passed]):
     """The losses of the next H units, during the forward pass.
 
     What adds up is errors, not weight gradients, so each unit has one weight gradient. Unit m is
@@ -211,17 +213,19 @@ class WindowedLookAhead(LookAheadStep):
         window: H.
     """
 
-    def __init__(self, chain: Chain, weight: float, discount: float, window: int) -> None:
+    def __init__(self, chain: Chain[Passed], weight: float, discount: float, window: int) -> None:
         self._chain, self._weight, self._discount = chain, weight, discount
         self._window = window if weight > 0 else 0  # nothing to wait for
         self._errors: dict[int, Tensor] = {}  # e_l so far, of the units that wait
 
     def after_forward(self, unit: int) -> None:
         """Carry unit l's own error back through its window; update the unit that leaves it."""
-        carried = self._errors[unit] = self._chain.own_error(unit)
-        weight = self._weight
+        chain, weight = self._chain, self._weight
+        (carried,) = chain.errors(unit, None, (0.0,))
+        # A unit that is given an error to carry may write over it.
+        self._errors[unit] = carried.clone() if self._window else carried
         for above in range(unit, max(0, unit - self._window), -1):
-            carried = self._chain.carry_back(above, carried)
+            carried = chain.later_error(above - 1, chain.carry_back(above, carried))
             self._errors[above - 1].add_(carried, alpha=weight)
             weight *= self._discount
         if unit >= self._window:
@@ -234,7 +238,6 @@ class WindowedLookAhead(LookAheadStep):
 
     def _update(self, unit: int) -> None:
         self._chain.update(unit, self._errors.pop(unit))
-        self._chain.release(unit)
 
 
 # --- schedules: training progress, 0 at the start and 1 at the end, to lambda --------------------

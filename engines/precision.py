@@ -44,6 +44,24 @@ class Accumulated(NamedTuple):
         return self.values * self.scale
 
 
+# A gradient as the terms that it is the sum of: whoever reads it adds them up as it goes.
+Terms = tuple[Accumulated, ...]
+
+
+def whole(x: Tensor) -> Accumulated:
+    """float32 `x` as a product that has no scale of its own."""
+    return Accumulated(x, torch.ones(()))
+
+
+def sum_of(terms: Terms) -> Tensor:
+    """What the terms, one at least, add up to; float32."""
+    first, *others = terms
+    total = first.dequantize()
+    for term in others:
+        total = total + term.dequantize()
+    return total
+
+
 class Precision(ABC):
     """The arithmetic of one training or prediction run; it has no state."""
 

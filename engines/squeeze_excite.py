@@ -81,7 +81,7 @@ class SqueezeExciteTrainLayer:
 
         Args:
             later: Gradient at the gated activity.
-            update: Hand in the parameters' gradients.
+            update: Hand in the parameters' gradients, and let go of what the forward pass kept.
         """
         if self._kept is None:
             raise RuntimeError("the layer has kept nothing: forward comes first")
@@ -95,12 +95,9 @@ class SqueezeExciteTrainLayer:
             found = (grad_r.t() @ mean, grad_r.sum(dim=0), grad_t.t() @ silu, grad_t.sum(dim=0))
             for name, gradient in zip(PARAMETERS, found, strict=True):
                 self._gradients[f"{self._name}.{name}"] = gradient
+            self._kept = None
         grad_mean = grad_r @ p["fc1.weight"]  # [B, C]
         return Accumulated(self._join_error(later, gate, grad_mean), torch.ones(()))
-
-    def release(self) -> None:
-        """Let go of what the forward pass kept."""
-        self._kept = None
 
     def state(self) -> dict[str, Tensor]:
         """The serving scale; not copied. The parameters are saved by whoever moves them."""

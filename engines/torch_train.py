@@ -38,7 +38,7 @@ from engines.latent import Latent
 from engines.local_unit import LocalUnit
 from engines.look_ahead import Chain
 from engines.lower import lower
-from engines.precision import PRECISIONS, Precision
+from engines.precision import PRECISIONS, Precision, Terms, sum_of, whole
 from engines.predict_network import PredictNetwork, as_rows, channels_last, image_shape
 from engines.prefix import FrozenPrefix, frozen_units
 from engines.recipe import Recipe
@@ -215,15 +215,15 @@ class TorchTrainEngine(TrainEngine):
         """All units forward and backward; the losses, as far as they are finite."""
         units = self._units
 
-        def backward(place: int, error: Tensor, *, update: bool, propagate: bool) -> Tensor | None:
-            passed = units[place].unit.backward(error, step, update=update, propagate=propagate)
-            return None if passed is None else units[place - 1].unit.error_at_activity(passed)
+        def backward(place: int, error: Tensor, *, update: bool, propagate: bool) -> Terms | None:
+            return units[place].unit.backward(error, step, update=update, propagate=propagate)
 
         chain = Chain(
             units=len(units),
-            own_error=lambda place: units[place].own_error(),
+            errors=lambda place, later, weights: units[place].errors(later, weights),
+            later_error=lambda place, later: units[place].later_error(later),
+            copied=lambda later: (whole(sum_of(later)),),
             backward=backward,
-            release=lambda place: units[place].unit.release(),
         )
         look_ahead = self._recipe.look_ahead.step(chain, look_ahead_weight)
         losses: list[float] = []

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from engines.feature import Feature
-from engines.precision import Accumulated, Precision
+from engines.precision import Precision, Terms
 from engines.rounding import NoiseKey
 
 # Tensors of noise a unit may draw in one step: two errors and one update for each of its layers.
@@ -54,6 +54,9 @@ class Kept(Protocol):
     def activity(self, precision: Precision) -> Tensor:
         """What the goodness is read from, as the kept codes have it: float32 `[B, N]` or NHWC."""
 
+    def error_at_activity(self, later: Terms) -> Tensor:
+        """The gradient at what `forward` gave, carried to the activity; float32 of its shape."""
+
 
 class TrainUnit(ABC):
     """One unit that learns."""
@@ -68,25 +71,17 @@ class TrainUnit(ABC):
         """What the forward pass kept of the unit's activity."""
 
     @abstractmethod
-    def error_at_activity(self, later: Accumulated) -> Tensor:
-        """The gradient at what `forward` gave, carried to the activity; float32 of its shape."""
-
-    @abstractmethod
-    def backward(
-        self, error: Tensor, step: Step, *, update: bool, propagate: bool
-    ) -> Accumulated | None:
+    def backward(self, error: Tensor, step: Step, *, update: bool, propagate: bool) -> Terms | None:
         """Back-propagate an error.
 
         Args:
-            error: Gradient at the activity, float32; not to be changed.
+            error: Gradient at the activity, float32; its memory is the unit's from now on.
             step: Names the rounding noise.
-            update: Learn from it, after the old weights were used.
-            propagate: Return the gradient at the unit's input.
+            update: Learn from it, after the old weights were used, and let go of what the forward
+                pass kept: an update comes last.
+            propagate: Return the gradient at the unit's input, good until any unit's next
+                `backward`.
         """
-
-    @abstractmethod
-    def release(self) -> None:
-        """Let go of what the forward pass kept."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

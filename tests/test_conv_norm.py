@@ -360,12 +360,12 @@ def test_a_negative_gamma_turns_codes_and_gradients_round():
 
 
 @pytest.mark.parametrize("precision", [INT8, FP32], ids=lambda p: p.name)
-def test_a_released_layer_says_that_forward_comes_first(precision):
+def test_a_layer_that_has_been_updated_says_that_forward_comes_first(precision):
     pair = Pair(LAYERS["dense"], precision)
     later = Accumulated(pair.error(), torch.ones(()))
     with pytest.raises(RuntimeError, match="has kept nothing: forward comes first"):
         pair.engine.backward(later, STEP, update=True, propagate=True)
     pair.engine.forward(pair.input()[0])
-    pair.engine.release()
+    pair.engine.backward(later, STEP, update=True, propagate=True)
     with pytest.raises(RuntimeError, match="has kept nothing: forward comes first"):
         pair.engine.backward(later, STEP, update=True, propagate=True)

@@ -1,7 +1,8 @@
 """Look-ahead by itself: every form against autograd, in float64, on a small chain of units.
 
 The units are made hard to please: two layers each, weights that turn to NaN the moment they are
-updated, activations that are gone the moment they are released.
+updated, errors that do the moment they are used, what is passed back at the next call, activations
+that are gone with the update.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Network:
         self.cache: dict[int, tuple] = {}
         self.gradients: dict[int, tuple] = {}
         self.calls: list[tuple[str, int]] = []
+        self.passed = None
         self.most_alive = 0
 
     def forward(self, unit: int, z):
@@ -64,39 +66,47 @@ class Network:
         return cross_entropy(y[:, :CLASSES], self.labels)
 
     def own_error(self, unit: int):
-        self.calls.append(("own_error", unit))
         y = self.cache[unit][2]
         error = torch.zeros_like(y)
         right = one_hot(self.labels, CLASSES)
         error[:, :CLASSES] = (y[:, :CLASSES].softmax(dim=1) - right) / BATCH
         return error
 
+    def errors(self, unit: int, passed, weights):
+        self.calls.append(("errors", unit))
+        own = self.own_error(unit)
+        if passed is None:
+            return (own,)
+        carried = self.later_error(unit, passed)
+        return tuple(own + weight * carried for weight in weights)
+
+    def later_error(self, unit: int, passed):
+        _, _, y, n = self.cache[unit]
+        z = y / n
+        return (passed - z * (passed * z).mean(dim=1, keepdim=True)) / n
+
     def backward(self, unit: int, error, *, update: bool, propagate: bool):
-        kept = error.clone()
         self.calls.append(("update" * update + "propagate" * propagate, unit))
         (z, hidden, y, _), (A, B) = self.cache[unit], self.weights[unit]
         at_B = error * (1 - y.square())
         at_A = (at_B @ B.t()) * (hidden > 0)
-        below = None
-        if propagate:
-            _, _, _, n = self.cache[unit - 1]
-            u = at_A @ A.t()
-            below = (u - z * (u * z).mean(dim=1, keepdim=True)) / n
+        if self.passed is not None:
+            self.passed.fill_(torch.nan)  # good until this call
+        self.passed = at_A @ A.t() if propagate else None
         if update:
             assert unit not in self.gradients
             self.gradients[unit] = (z.t() @ at_A, hidden.t() @ at_B)
             A.fill_(torch.nan)
             B.fill_(torch.nan)
-        assert torch.equal(error, kept)
-        return below
+            del self.cache[unit]
+        error.fill_(torch.nan)
+        return self.passed
 
-    def release(self, unit: int) -> None:
-        self.calls.append(("release", unit))
-        assert unit in self.gradients
-        del self.cache[unit]
+    def copied(self, passed):
+        return passed.clone()
 
     def chain(self) -> Chain:
-        return Chain(UNITS, self.own_error, self.backward, self.release)
+        return Chain(UNITS, self.errors, self.later_error, self.copied, self.backward)
 
     def run(self, step) -> Network:
         z = self.x
@@ -108,6 +118,22 @@ class Network:
 
     def count(self, word: str) -> int:
         return sum(word in call for call, _ in self.calls)
+
+
+def plain_chain(own_errors, backward) -> Chain:
+    """Units that are numbers, and pass back what they are at the activity before."""
+
+    def errors(unit, passed, weights):
+        own = torch.tensor(own_errors[unit])
+        return (own,) if passed is None else tuple(own + weight * passed for weight in weights)
+
+    return Chain(
+        units=len(own_errors),
+        errors=errors,
+        later_error=lambda unit, passed: passed,
+        copied=lambda passed: passed,
+        backward=backward,
+    )
 
 
 def trained(form: str, window: int | None, weight: float) -> Network:
@@ -226,7 +252,7 @@ def test_passes_and_units_alive_per_step(
     assert calls.count("update") == weight_gradients_only
     assert calls.count("updatepropagate") == both
     assert calls.count("propagate") == input_gradients_only
-    assert calls.count("own_error") == calls.count("release") == UNITS
+    assert calls.count("errors") == UNITS
     assert network.most_alive == alive
     assert not network.cache
 
@@ -237,16 +263,16 @@ def test_hops_of_the_ring_buffer_over_all_units_grow_as_the_square():
     assert network.count("propagate") == UNITS * (UNITS - 1) / 2
 
 
-def test_a_window_updates_and_releases_units_while_later_ones_have_yet_to_run():
+def test_a_window_updates_units_while_later_ones_have_yet_to_run():
     network = Network()
     step = LookAhead("exact", 1).step(network.chain(), 0.5)
     z = network.forward(0, network.x)
     step.after_forward(0)
-    assert network.calls == [("own_error", 0)]
+    assert network.calls == [("errors", 0)]
     network.forward(1, z)
     step.after_forward(1)
     assert network.calls[1:] == [
-        ("own_error", 1), ("propagate", 1), ("update", 0), ("release", 0),
+        ("errors", 1), ("propagate", 1), ("update", 0),
     ]  # fmt: skip
 
 
@@ -257,7 +283,7 @@ def test_one_unit_alone():
         def backward(unit, error, *, update, propagate, calls=calls):
             calls.append((unit, error.item(), update, propagate))
 
-        chain = Chain(1, lambda unit: torch.tensor(3.0), backward, lambda unit: None)
+        chain = plain_chain([3.0], backward)
         step = LookAhead(form, window).step(chain, 0.5)
         step.after_forward(0)
         step.finish()
@@ -275,7 +301,7 @@ def sweep(form: str, weight: float) -> list[tuple[str, int, float]]:
         calls.append(("update" * update + "propagate" * propagate, unit, error.item()))
         return factors[unit] * error if propagate else None
 
-    chain = Chain(3, lambda unit: torch.tensor(activity[unit]), backward, lambda unit: None)
+    chain = plain_chain(activity, backward)
     LookAhead(form).step(chain, weight).finish()
     return calls
 
@@ -325,7 +351,7 @@ def test_a_unit_that_propagates_nothing_is_named():
     def backward(unit, error, *, update, propagate):
         return None
 
-    chain = Chain(3, lambda unit: torch.ones(1), backward, lambda unit: None)
+    chain = plain_chain([1.0] * 3, backward)
     for step, culprit in ((LookAhead(), 2), (LookAhead(window=1), 1)):
         driver = step.step(chain, 0.5)
         driver.after_forward(0)

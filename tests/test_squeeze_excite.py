@@ -116,12 +116,14 @@ def test_serving_gives_the_scale_and_clips():
     assert codes.abs().max() == 127
 
 
-def test_the_serving_scale_follows_and_a_released_layer_says_so():
+def test_the_serving_scale_follows_and_a_layer_that_has_been_updated_says_so():
     layer, _, _, _ = gate_of(INT8)
     assert layer.export()["output_scale"] == 1
-    scale = layer.forward(feature(INT8)).scale
+    a = feature(INT8)
+    scale = layer.forward(a).scale
     assert layer.state()["output_scale"] == scale
     assert layer.export()["output_scale"] == scale
-    layer.release()
+    later = Accumulated(torch.zeros(a.codes.shape), ONE)
+    layer.backward(later, update=True)
     with pytest.raises(RuntimeError, match="has kept nothing: forward comes first"):
-        layer.backward(Accumulated(torch.zeros(1), ONE), update=True)
+        layer.backward(later, update=True)

@@ -134,7 +134,6 @@ def layer_local_steps(spec, recipe: Recipe, batches, learning_rate: float):
             _, grad = rule.objective.loss(goodness, torch.from_numpy(labels))
             error = head.grad_activity(grad, activity, heads[u])
             unit.backward(error, Step(SEED, number, learning_rate), update=True, propagate=False)
-            unit.release()
             for name, gradient in head.grad_parameters(grad, activity).items():
                 network.gradients[f"heads.{u}.{name}"] = gradient
         network.parameters.step(network.gradients, learning_rate)
