@@ -30,12 +30,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from engines.im2col import (
-    TILE_BYTES,
     ConvScratch,
     Windows,
     check_codes,
     padded_to_multiple,
     phases,
+    tile_bytes_of,
     tiles,
     window_count,
     windows_of,
@@ -44,8 +44,6 @@ from engines.int8 import int8_matmul
 from models.layers import ConvLayer
 from models.spec import CONTRACTION_MAX
 
-_INT32_BYTES = 4
-
 
 def conv_forward(
     a: Tensor,
@@ -53,7 +51,7 @@ def conv_forward(
     layer: ConvLayer,
     *,
     scratch: ConvScratch | None = None,
-    tile_bytes: int = TILE_BYTES,
+    tile_bytes: int | None = None,
 ) -> Tensor:
     """Convolution of codes.
 
@@ -62,7 +60,7 @@ def conv_forward(
         w: int8 `[O, k*k*C]`.
         layer: Sizes; not depthwise.
         scratch: Memory to use again, in which the result lies too; None: memory of its own.
-        tile_bytes: Most bytes of columns at a time.
+        tile_bytes: Most bytes of columns at a time; None: `engines.im2col.tile_bytes_of`.
 
     Returns:
         int32 `[B*Ho*Wo, O]`.
@@ -74,10 +72,12 @@ def conv_forward(
     check_codes("input", a, (len(a), *layer.input_shape))
     check_codes("weight", w, layer.weight_shape)
     scratch = scratch or ConvScratch()
-    sums = scratch.sums.take(window_count(layer, len(a)), layer.out_channels)
+    rows = window_count(layer, len(a))
+    sums = scratch.sums.take(rows, layer.out_channels)
     operand = _padded_rows(w.t())
-    windows = windows_of(layer)
-    for tile in tiles(a, windows, scratch, tile_bytes=tile_bytes):
+    if tile_bytes is None:
+        tile_bytes = tile_bytes_of(rows, layer.weight_shape)
+    for tile in tiles(a, windows_of(layer), scratch, tile_bytes=tile_bytes):
         # [rows, k*k*C] @ [k*k*C, O] -> [rows, O], int32
         int8_matmul(tile.columns, operand, out=sums[tile.rows])
     return sums
@@ -98,8 +98,7 @@ def conv_grad_weight(
         a: The input of the forward pass, int8 `[B, H, W, C]`.
         layer: Sizes; not depthwise.
         scratch: Memory to use again, in which the result lies too; None: memory of its own.
-        tile_bytes: Most bytes of columns at a time; None: `TILE_BYTES`, or as much as the result
-            takes where that is more, since every tile costs one more addition of that size.
+        tile_bytes: Most bytes of columns at a time; None: `engines.im2col.tile_bytes_of`.
 
     Returns:
         `[O, k*k*C]`, int32; int64 where `B*Ho*Wo` exceeds `CONTRACTION_MAX`.
@@ -114,7 +113,7 @@ def conv_grad_weight(
     scratch = scratch or ConvScratch()
     shape = layer.out_channels, padded_to_multiple(layer.contraction)
     if tile_bytes is None:
-        tile_bytes = max(TILE_BYTES, shape[0] * shape[1] * _INT32_BYTES)
+        tile_bytes = tile_bytes_of(rows, shape)
     gathered = tiles(
         a,
         windows_of(layer),
@@ -139,7 +138,7 @@ def conv_grad_input(
     layer: ConvLayer,
     *,
     scratch: ConvScratch | None = None,
-    tile_bytes: int = TILE_BYTES,
+    tile_bytes: int | None = None,
 ) -> Tensor:
     """Gradient at the input.
 
@@ -148,7 +147,7 @@ def conv_grad_input(
         w: int8 `[O, k*k*C]`.
         layer: Sizes; not depthwise.
         scratch: Memory to use again, in which the result lies too; None: memory of its own.
-        tile_bytes: Most bytes of columns at a time.
+        tile_bytes: Most bytes of columns at a time; None: `engines.im2col.tile_bytes_of`.
 
     Returns:
         int32 `[B, H, W, C]`.
@@ -177,7 +176,8 @@ def conv_grad_input(
             origin=(row.met - row.taps + 1, column.met - column.taps + 1),
             grid=(pixels.shape[1], pixels.shape[2]),
         )
-        for tile in tiles(e, windows, scratch, tile_bytes=tile_bytes):
+        most = tile_bytes_of(len(e) * pixels[0, ..., 0].numel(), (channels, len(operand)))
+        for tile in tiles(e, windows, scratch, tile_bytes=tile_bytes or most):
             mine = pixels[tile.images, tile.lines]
             straight = mine.is_contiguous()
             shape = len(tile.columns), channels

@@ -28,9 +28,14 @@ from torch import Tensor
 from engines.int8 import Scratch
 from models.layers import ConvLayer
 
-# Columns of one tile: the best of 1, 2, 3 and 4 MiB on two cores with 32 MiB of third-level cache.
-# Every tile costs some 50 microseconds beside its copies, so few and large ones win.
-TILE_BYTES = 1 << 22
+# Columns of one tile: 4 MiB was the best of 1, 2, 3 and 4 on two cores with 32 MiB of third-level
+# cache. Every tile costs some 50 microseconds beside its copies, so few and large ones win; but
+# where the whole matrix is small, tiles are kept to an eighth of it, or they would be a good part
+# of what training needs at all.
+_LARGEST_TILE = 1 << 22
+_SMALLEST_TILE = 1 << 19
+_TILES = 8
+_INT32_BYTES = 4
 _MULTIPLE = 8
 
 
@@ -138,13 +143,27 @@ def padded_to_multiple(size: int) -> int:
     return -(-size // _MULTIPLE) * _MULTIPLE
 
 
+def tile_bytes_of(rows: int, weight: tuple[int, int]) -> int:
+    """Most bytes of columns at a time, for a matrix of `rows` windows.
+
+    Args:
+        rows: Windows.
+        weight: What they are multiplied by, or the gradient at it: outputs and inputs. A tile is no
+            smaller than that is as int32, which every tile of a weight gradient adds up, and of
+            which every other tile's product packs the codes anew.
+    """
+    outputs, inner = weight
+    shared = min(_LARGEST_TILE, max(_SMALLEST_TILE, rows * inner // _TILES))
+    return max(shared, outputs * inner * _INT32_BYTES)
+
+
 def tiles(
     x: Tensor,
     windows: Windows,
     scratch: ConvScratch,
     *,
+    tile_bytes: int,
     most_rows: int = 1 << 62,
-    tile_bytes: int = TILE_BYTES,
 ) -> Iterator[Tile]:
     """The column matrix, tile after tile.
 
@@ -152,8 +171,8 @@ def tiles(
         x: int8 `[B, H, W, C]`.
         windows: Which windows; one row each, taps row by row, channels innermost.
         scratch: Where a tile lies.
-        most_rows: No tile is longer, unless one line of windows already is.
-        tile_bytes: No tile's columns are larger, with the same exception.
+        tile_bytes: No tile's columns are larger, unless one line of windows already is.
+        most_rows: No tile is longer, with the same exception.
     """
     (down, across), batch = windows.grid, len(x)
     inner = padded_to_multiple(windows.taps[0] * windows.taps[1] * x.shape[3])
