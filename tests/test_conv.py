@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engines import int8
 from engines.conv import conv_forward, conv_grad_input, conv_grad_weight
-from engines.im2col import ConvScratch, tiles, window_count, windows_of
+from engines.im2col import ConvScratch, tile_bytes_of, tiles, window_count, windows_of
 from models.layers import ConvLayer
 from models.spec import CONTRACTION_MAX
 from tests import conv_reference as reference
@@ -311,3 +311,20 @@ def test_operands_that_are_not_int8_or_do_not_fit_are_refused(wrong):
         for product in used:
             with pytest.raises(kind, match=message):
                 product()
+
+
+# --- how large tiles are ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "weight", "wanted"),
+    [
+        (32 * 1024, (16, 144), 32 * 1024 * 144 // 8),  # ResNet-8's first block at batch 32
+        (32 * 64, (64, 576), 1 << 19),  # its last: an eighth would be many small products
+        (32 * 1024, (64, 576), 32 * 1024 * 576 // 8),
+        (128 * 1024, (64, 576), 1 << 22),
+        (32 * 16, (512, 4608), 512 * 4608 * 4),  # ResNet-18's last: what each tile adds up
+    ],
+)
+def test_tiles_are_an_eighth_of_the_matrix_within_bounds(rows, weight, wanted):
+    assert tile_bytes_of(rows, weight) == wanted
