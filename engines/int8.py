@@ -16,7 +16,8 @@ stochastically; here activations and weights round to nearest and only errors ro
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -123,6 +124,18 @@ class Scratch:
         if self._memory.numel() < size:
             self._memory = torch.empty(size, dtype=self._memory.dtype)
         return self._memory[:size].view(shape)
+
+
+def slow_products(capabilities: Mapping[str, Any]) -> str | None:
+    """Why `torch._int_mm` is slow on a CPU, where it is known to be; None else.
+
+    Args:
+        capabilities: What `torch.cpu.get_capabilities()` says; empty where torch has no such.
+    """
+    vnni = ("avx512_vnni", "avx_vnni", "avx_vnni_int8")
+    if capabilities.get("architecture") != "x86_64" or any(map(capabilities.get, vnni)):
+        return None
+    return "this CPU has no VNNI instructions: INT8 products are slower than float32's"
 
 
 def check_contraction(codes: int) -> None:

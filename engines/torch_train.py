@@ -17,6 +17,7 @@ stored: what is learned from is what the next unit, and serving, will see.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from engines.base import (
 )
 from engines.feature import Feature
 from engines.fusion import open_fusion
+from engines.int8 import slow_products
 from engines.latent import Latent
 from engines.local_unit import LocalUnit
 from engines.look_ahead import Chain
@@ -107,10 +109,14 @@ class TorchTrainEngine(TrainEngine):
     @property
     def description(self) -> str:
         """See `TrainEngine.description`."""
-        recipe = self._recipe
+        recipe, precision = self._recipe, self._recipe.precision
+        # Newer than the oldest torch that we run on.
+        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        slow = slow_products(capabilities) if precision == "int8" else None
+        products = f"{precision} ({slow})" if slow else precision
         chains = f"chains {self.fusion.name} ({self.fusion.reason})"
         frozen = "" if self._prefix is None else f", {self._prefix.units} units frozen"
-        return f"torch, {recipe.precision}, masters {recipe.masters}, {chains}{frozen}"
+        return f"torch, {products}, masters {recipe.masters}, {chains}{frozen}"
 
     @torch.no_grad()
     def standardize_from(self, x: NDArray[np.float32]) -> None:

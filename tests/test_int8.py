@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from engines.int8 import CONTRACTION_MAX, absmax_scale, int8_matmul, quantize
+from engines.int8 import CONTRACTION_MAX, absmax_scale, int8_matmul, quantize, slow_products
 from tests import reference
 
 FLOAT32 = np.finfo(np.float32)
@@ -251,3 +251,20 @@ def test_denormals_are_taken_as_zero():
     q = quantize(x, absmax_scale(x))
     assert q.scale.item() == 1
     assert q.codes.tolist() == [0, 0, 0]
+
+
+# --- what a CPU can do --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "slow"),
+    [
+        ({"architecture": "x86_64", "avx512_vnni": True}, False),
+        ({"architecture": "x86_64", "avx512_vnni": False, "avx_vnni": True}, False),
+        ({"architecture": "x86_64", "avx2": True}, True),
+        ({"architecture": "arm64"}, False),  # not known
+        ({}, False),
+    ],
+)
+def test_a_cpu_without_instructions_for_products_is_said_to_be_slow(capabilities, slow):
+    assert bool(slow_products(capabilities)) == slow
