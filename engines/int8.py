@@ -126,12 +126,10 @@ class Scratch:
         return self._memory[:size].view(shape)
 
 
-def slow_products(capabilities: Mapping[str, Any]) -> str | None:
-    """Why `torch._int_mm` is slow on a CPU, where it is known to be; None else.
-
-    Args:
-        capabilities: What `torch.cpu.get_capabilities()` says; empty where torch has no such.
-    """
+def slow_products() -> str | None:
+    """Why `torch._int_mm` is slow on this CPU, where it is known to be; None else."""
+    # Newer than the oldest torch that we run on.
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     vnni = ("avx512_vnni", "avx_vnni", "avx_vnni_int8")
     if capabilities.get("architecture") != "x86_64" or any(map(capabilities.get, vnni)):
         return None

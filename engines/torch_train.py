@@ -17,7 +17,6 @@ stored: what is learned from is what the next unit, and serving, will see.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -110,9 +109,7 @@ class TorchTrainEngine(TrainEngine):
     def description(self) -> str:
         """See `TrainEngine.description`."""
         recipe, precision = self._recipe, self._recipe.precision
-        # Newer than the oldest torch that we run on.
-        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        slow = slow_products(capabilities) if precision == "int8" else None
+        slow = slow_products() if precision == "int8" else None
         products = f"{precision} ({slow})" if slow else precision
         chains = f"chains {self.fusion.name} ({self.fusion.reason})"
         frozen = "" if self._prefix is None else f", {self._prefix.units} units frozen"

@@ -263,8 +263,15 @@ def test_denormals_are_taken_as_zero():
         ({"architecture": "x86_64", "avx512_vnni": False, "avx_vnni": True}, False),
         ({"architecture": "x86_64", "avx2": True}, True),
         ({"architecture": "arm64"}, False),  # not known
-        ({}, False),
     ],
 )
-def test_a_cpu_without_instructions_for_products_is_said_to_be_slow(capabilities, slow):
-    assert bool(slow_products(capabilities)) == slow
+def test_a_cpu_without_instructions_for_products_is_said_to_be_slow(
+    monkeypatch, capabilities, slow
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert bool(slow_products()) == slow
+
+
+def test_a_torch_that_does_not_know_says_nothing(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert slow_products() is None
