@@ -171,7 +171,14 @@ def count_forward_forward(
     for unit, layers in zip(spec.units, units, strict=True):
         total += _forward(unit, layers, batch)
         if not spec.label_places:
-            total += _head(unit, spec.max_classes, batch)
+            # Goodness, and its gradient at the head's weights.
+            total += _times(_head(unit, spec.max_classes, batch), 2)
+
+    def own_error(unit: int) -> torch.Tensor:
+        nonlocal total
+        if not spec.label_places:
+            total += _head(spec.units[unit], spec.max_classes, batch)
+        return torch.zeros(())
 
     def backward(
         unit: int, error: torch.Tensor, /, *, update: bool, propagate: bool
@@ -183,7 +190,8 @@ def count_forward_forward(
 
     chain: Chain[torch.Tensor] = Chain(
         len(units),
-        errors=lambda unit, passed, weights: tuple(torch.zeros(()) for _ in weights),
+        own_error=own_error,
+        error=lambda unit, passed, weight: own_error(unit),
         later_error=lambda unit, passed: passed,
         copied=lambda passed: passed,
         backward=backward,
@@ -217,10 +225,10 @@ def _backward(layer: _Walked, batch: int, update: bool, propagate: bool) -> Coun
 
 
 def _head(unit: UnitSpec, classes: int, batch: int) -> Counts:
-    """A linear head: goodness, its gradients at weights and activity. Groups have no product."""
+    """One product of a linear head. Groups have none."""
     if isinstance(unit, DenseUnitSpec):
         return Counts()
-    return Counts(float32=3 * batch * classes * math.prod(pooled_shape(unit.output_shape)))
+    return Counts(float32=batch * classes * math.prod(pooled_shape(unit.output_shape)))
 
 
 def _layers(unit: UnitSpec) -> list[_Walked]:

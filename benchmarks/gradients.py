@@ -273,7 +273,7 @@ def _paint_bars(
 def run(argv: Sequence[str] | None) -> None:
     """Do what the command line asks; see `benchmarks.command.finish` for what it raises."""
     parser = Parser("python -m benchmarks.gradients", "Distributions of gradients: Fig. 3.")
-    add_trial_options(parser, leave_out=("hidden",), model="mlp")
+    add_trial_options(parser, leave_out=("hidden", "products"), model="mlp")
     add = parser.add_argument
     add("--seeds", type=integers, default=(0,), help="integers with commas between")
     add("--depths", type=integers, default=(1, 2, 3), help="hidden layers")

@@ -16,7 +16,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.trial import BASELINE
+from benchmarks.trial import BASELINE, INT8_UNITS
 
 Record = dict[str, Any]
 K = TypeVar("K", bound=Hashable)
@@ -89,7 +89,9 @@ def setting(records: Sequence[Record]) -> str:
         for what, count in (("epoch", first["epochs"]), ("seed", seeds))
     )
     width = "" if first["width"] == 1 else f" at width {first['width']:g}"
-    return f"{first['model']}{width} on {first['data']}, batch {first['batch']}, {counts}"
+    stand_in = first["settings"].get("products", INT8_UNITS)
+    products = "" if stand_in == INT8_UNITS else f", products {stand_in}"
+    return f"{first['model']}{width} on {first['data']}, batch {first['batch']}, {counts}{products}"
 
 
 def diverged(records: Sequence[Record]) -> str:

@@ -37,9 +37,12 @@ _SENSOR_PAUSE_SECONDS = 0.015
 _CLIENT_PAUSE_SECONDS = 0.01
 _START_SECONDS = 90.0
 _FINISH_SECONDS = 90.0
-# How much a slow machine may make up for when the samples are all there.
-_MOST_LAST_JOBS = 12
+# Jobs without a better hold-out after which the demonstration ends, and how long it may go on:
+# a slow machine has not learned all by the time the last sample comes.
+_PATIENCE_JOBS = 3
+_LAST_JOBS_SECONDS = 120.0
 
+# Narrower than the default: 1,797 digits need no more, and a slow machine is done sooner.
 CONFIG = """\
 [model]
 name = "mlp"
@@ -230,7 +233,7 @@ async def _stream(daemon: Daemon, screen: Screen) -> tuple[DemoState, float]:
             await asyncio.gather(
                 *(_sense(client, state, digits[n::SENSORS], n) for n in range(SENSORS))
             )
-            await _finish(client)
+            await _finish(client, state)
         finally:
             for task in (*asking, watching):
                 task.cancel()
@@ -296,13 +299,17 @@ async def _read_metrics(client: httpx2.AsyncClient, state: DemoState) -> None:
             state.metrics[name] = sample.value
 
 
-async def _finish(client: httpx2.AsyncClient) -> None:
-    """Ask for jobs until one brings no better version: nothing is left to learn."""
-    for _ in range(_MOST_LAST_JOBS):
+async def _finish(client: httpx2.AsyncClient, state: DemoState) -> None:
+    """Ask for jobs until some in a row have not raised the hold-out accuracy."""
+    deadline = time.monotonic() + _LAST_JOBS_SECONDS
+    best, without = -1.0, 0
+    while without < _PATIENCE_JOBS and time.monotonic() < deadline:
         asked = await _poll(partial(_asked, client))
-        gate = (await _poll(partial(_ended, client, asked)))["gate"]
-        if gate is None or gate["decision"] != "accepted":
-            return
+        await _poll(partial(_ended, client, asked))
+        await _read_metrics(client, state)
+        found = state.holdout_accuracy or 0.0
+        without = 0 if found > best else without + 1
+        best = max(best, found)
 
 
 async def _poll(probe: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the probe finds
@@ -319,9 +326,9 @@ async def _asked(client: httpx2.AsyncClient) -> str | None:
     return answer.json()["job"] if answer.status_code == 202 else None
 
 
-async def _ended(client: httpx2.AsyncClient, name: str) -> dict[str, Any] | None:
-    job: dict[str, Any] = (await client.get(f"/train/{name}")).json()
-    return job if job["state"] in ("completed", "failed") else None
+async def _ended(client: httpx2.AsyncClient, job: str) -> bool | None:
+    state = (await client.get(f"/train/{job}")).json()["state"]
+    return True if state in ("completed", "failed") else None
 
 
 def _result(state: DemoState, seconds: float) -> dict[str, Any]:

@@ -35,7 +35,6 @@ from engines.im2col import (
     check_codes,
     padded_to_multiple,
     phases,
-    tile_bytes_of,
     tiles,
     window_count,
     windows_of,
@@ -60,7 +59,8 @@ def conv_forward(
         w: int8 `[O, k*k*C]`.
         layer: Sizes; not depthwise.
         scratch: Memory to use again, in which the result lies too; None: memory of its own.
-        tile_bytes: Most bytes of columns at a time; None: `engines.im2col.tile_bytes_of`.
+        tile_bytes: Most bytes of columns at a time; None: see
+            `engines.im2col.tiles`.
 
     Returns:
         int32 `[B*Ho*Wo, O]`.
@@ -75,9 +75,8 @@ def conv_forward(
     rows = window_count(layer, len(a))
     sums = scratch.sums.take(rows, layer.out_channels)
     operand = _padded_rows(w.t())
-    if tile_bytes is None:
-        tile_bytes = tile_bytes_of(rows, layer.weight_shape)
-    for tile in tiles(a, windows_of(layer), scratch, tile_bytes=tile_bytes):
+    windows, outputs = windows_of(layer), layer.out_channels
+    for tile in tiles(a, windows, scratch, outputs=outputs, tile_bytes=tile_bytes):
         # [rows, k*k*C] @ [k*k*C, O] -> [rows, O], int32
         int8_matmul(tile.columns, operand, out=sums[tile.rows])
     return sums
@@ -98,7 +97,8 @@ def conv_grad_weight(
         a: The input of the forward pass, int8 `[B, H, W, C]`.
         layer: Sizes; not depthwise.
         scratch: Memory to use again, in which the result lies too; None: memory of its own.
-        tile_bytes: Most bytes of columns at a time; None: `engines.im2col.tile_bytes_of`.
+        tile_bytes: Most bytes of columns at a time; None: see
+            `engines.im2col.tiles`.
 
     Returns:
         `[O, k*k*C]`, int32; int64 where `B*Ho*Wo` exceeds `CONTRACTION_MAX`.
@@ -112,14 +112,13 @@ def conv_grad_weight(
     check_codes("error", e, (rows, layer.out_channels))
     scratch = scratch or ConvScratch()
     shape = layer.out_channels, padded_to_multiple(layer.contraction)
-    if tile_bytes is None:
-        tile_bytes = tile_bytes_of(rows, shape)
     gathered = tiles(
         a,
         windows_of(layer),
         scratch,
-        most_rows=CONTRACTION_MAX,
+        outputs=layer.out_channels,
         tile_bytes=tile_bytes,
+        most_rows=CONTRACTION_MAX,
     )
     # [O, rows] @ [rows, k*k*C] -> [O, k*k*C], int32
     if rows <= CONTRACTION_MAX:
@@ -147,7 +146,8 @@ def conv_grad_input(
         w: int8 `[O, k*k*C]`.
         layer: Sizes; not depthwise.
         scratch: Memory to use again, in which the result lies too; None: memory of its own.
-        tile_bytes: Most bytes of columns at a time; None: `engines.im2col.tile_bytes_of`.
+        tile_bytes: Most bytes of columns at a time; None: see
+            `engines.im2col.tiles`.
 
     Returns:
         int32 `[B, H, W, C]`.
@@ -176,8 +176,7 @@ def conv_grad_input(
             origin=(row.met - row.taps + 1, column.met - column.taps + 1),
             grid=(pixels.shape[1], pixels.shape[2]),
         )
-        most = tile_bytes_of(len(e) * pixels[0, ..., 0].numel(), (channels, len(operand)))
-        for tile in tiles(e, windows, scratch, tile_bytes=tile_bytes or most):
+        for tile in tiles(e, windows, scratch, outputs=channels, tile_bytes=tile_bytes):
             mine = pixels[tile.images, tile.lines]
             straight = mine.is_contiguous()
             shape = len(tile.columns), channels

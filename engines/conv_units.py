@@ -14,13 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from engines.conv_norm import ConvNormTrainLayer
 from engines.feature import Feature
 from engines.fusion import Fusion
-from engines.precision import Accumulated, Precision, Terms, sum_of, whole
+from engines.precision import Accumulated, Precision, Terms, copied, sum_of, whole
 from engines.serving_scale import ServingScale
 from engines.squeeze_excite import SqueezeExciteTrainLayer
 from engines.unit import Step, TrainUnit
@@ -139,7 +138,7 @@ class ResidualTrainUnit(TrainUnit):
         around: Accumulated | None = at_sum
         if self._shortcut is not None:
             # What the branch gave lies in memory that the shortcut's products use again.
-            branch = None if branch is None else _copied(branch)
+            branch = None if branch is None else copied((branch,))[0]
             around = self._shortcut.backward(at_sum, step, update=update, propagate=propagate)
         return _terms(branch, around)
 
@@ -313,11 +312,6 @@ def add_features(
     if scale is None:
         scale = precision.scale(total.abs().amax())
     return precision.quantize(total, scale), scale
-
-
-def _copied(term: Accumulated) -> Accumulated:
-    # One tensor, where a product of an integer and a float makes a float of the integer besides.
-    return whole(term.values.to(torch.float32, copy=True).mul_(term.scale))
 
 
 def _terms(*found: Accumulated | None) -> Terms | None:

@@ -253,7 +253,8 @@ def _spread(x: Tensor, axis: int, times: int) -> Tensor:
     """Each element `times` times along an axis; a view and a copy, where torch's own gathers."""
     shape = [*x.shape]
     shape.insert(axis + 1, times)
-    return x.unsqueeze(axis + 1).expand(shape).flatten(axis, axis + 1)
+    # Of a single element the flattened axis is still a view, whose elements share their memory.
+    return x.unsqueeze(axis + 1).expand(shape).flatten(axis, axis + 1).contiguous()
 
 
 def average_pool_adjoint(grad: Tensor, axis: int, size: int) -> Tensor:

@@ -33,7 +33,7 @@ from models.layers import ConvLayer
 # where the whole matrix is small, tiles are kept to an eighth of it, or they would be a good part
 # of what training needs at all.
 _LARGEST_TILE = 1 << 22
-_SMALLEST_TILE = 1 << 19
+_SMALLEST_TILE = 1 << 18
 _TILES = 8
 _INT32_BYTES = 4
 _MULTIPLE = 8
@@ -143,18 +143,14 @@ def padded_to_multiple(size: int) -> int:
     return -(-size // _MULTIPLE) * _MULTIPLE
 
 
-def tile_bytes_of(rows: int, weight: tuple[int, int]) -> int:
-    """Most bytes of columns at a time, for a matrix of `rows` windows.
+def _tile_bytes(rows: int, inner: int, outputs: int, *, copied: bool) -> int:
+    """Most bytes of columns at a time, for a matrix `[rows, inner]` with `outputs` per row.
 
-    Args:
-        rows: Windows.
-        weight: What they are multiplied by, or the gradient at it: outputs and inputs. A tile is no
-            smaller than that is as int32, which every tile of a weight gradient adds up, and of
-            which every other tile's product packs the codes anew.
+    No fewer than int32 weights are: every tile of a weight gradient adds that many up, and every
+    other tile's product packs their codes anew.
     """
-    outputs, inner = weight
-    shared = min(_LARGEST_TILE, max(_SMALLEST_TILE, rows * inner // _TILES))
-    return max(shared, outputs * inner * _INT32_BYTES)
+    wanted = max(_SMALLEST_TILE, rows * inner // _TILES) if copied else _LARGEST_TILE
+    return max(min(_LARGEST_TILE, wanted), outputs * inner * _INT32_BYTES)
 
 
 def tiles(
@@ -162,7 +158,8 @@ def tiles(
     windows: Windows,
     scratch: ConvScratch,
     *,
-    tile_bytes: int,
+    outputs: int,
+    tile_bytes: int | None = None,
     most_rows: int = 1 << 62,
 ) -> Iterator[Tile]:
     """The column matrix, tile after tile.
@@ -171,11 +168,16 @@ def tiles(
         x: int8 `[B, H, W, C]`.
         windows: Which windows; one row each, taps row by row, channels innermost.
         scratch: Where a tile lies.
-        tile_bytes: No tile's columns are larger, unless one line of windows already is.
+        outputs: Columns of what the matrix is multiplied by.
+        tile_bytes: No tile's columns are larger, unless one line of windows already is; None:
+            4 MiB, less for a small matrix, more for large weights.
         most_rows: No tile is longer, with the same exception.
     """
     (down, across), batch = windows.grid, len(x)
     inner = padded_to_multiple(windows.taps[0] * windows.taps[1] * x.shape[3])
+    if tile_bytes is None:
+        copied = not _as_they_lie(x, windows)
+        tile_bytes = _tile_bytes(batch * down * across, inner, outputs, copied=copied)
     rows = min(most_rows, tile_bytes // inner)
     # Whole images where one fits, else some lines of one image.
     images = _even_part(batch, rows // (down * across))
@@ -195,11 +197,16 @@ def _even_part(total: int, most: int) -> int:
     return max(1, -(-total // parts))
 
 
+def _as_they_lie(x: Tensor, windows: Windows) -> bool:
+    """Whether the rows of the matrix are the pixels themselves, and nothing need be copied."""
+    return (*windows.taps, windows.stride) == (1, 1, 1) and x.shape[3] % _MULTIPLE == 0
+
+
 def _columns(x: Tensor, windows: Windows, line: slice, scratch: ConvScratch) -> Tensor:
     """int8 `[images * lines * across, K]`: some lines of windows of some images."""
     region = _region(x, windows, line, scratch)
     channels, stride, (down, across) = x.shape[3], windows.stride, windows.taps
-    if (down, across, stride) == (1, 1, 1) and channels % _MULTIPLE == 0:
+    if _as_they_lie(x, windows):
         return region.reshape(-1, channels)  # a view, unless the region was cut out of lines
     grid = (len(x), line.stop - line.start, windows.grid[1])
     inner = across * channels

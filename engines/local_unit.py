@@ -55,7 +55,8 @@ class LocalUnit:
         self._objective = objective
         self._precision = precision
         self._judge = fusion.fuse(_judge)
-        self._errors = fusion.fuse(_errors)
+        self._own_error = fusion.fuse(_own_error)
+        self._error = fusion.fuse(_error)
         self._later_error = fusion.fuse(_later_error)
         self._grad_goodness: Tensor | None = None
 
@@ -72,21 +73,29 @@ class LocalUnit:
         self._gradients |= {f"heads.{self.index}.{name}": grad for name, grad in learned.items()}
         return loss.item()
 
-    def errors(self, later: Terms | None, weights: tuple[float, ...]) -> tuple[Tensor, ...]:
-        """See `engines.look_ahead.Chain.errors`; once a step."""
-        grad, self._grad_goodness = self._grad_goodness, None
-        if grad is None:
-            raise RuntimeError("the unit has not been judged: judge comes first, and once")
-        return self._errors(
+    def own_error(self) -> Tensor:
+        """See `engines.look_ahead.Chain.own_error`."""
+        return self._own_error(
+            self._precision, self._head, self._judged, self.unit.kept, self.head_parameters
+        )
+
+    def error(self, later: Terms, weight: float) -> Tensor:
+        """See `engines.look_ahead.Chain.error`."""
+        return self._error(
             self._precision,
             self._head,
-            grad,
+            self._judged,
             self.unit.kept,
             self.head_parameters,
             later,
-            # Tensors, since every number would have code of its own.
-            tuple(map(torch.tensor, weights)),
+            torch.tensor(weight),  # a number would have code of its own
         )
+
+    @property
+    def _judged(self) -> Tensor:
+        if self._grad_goodness is None:
+            raise RuntimeError("the unit has not been judged: judge comes first")
+        return self._grad_goodness
 
     def later_error(self, later: Terms) -> Tensor:
         """See `engines.look_ahead.Chain.later_error`."""
@@ -107,21 +116,27 @@ def _judge(
     return loss, grad, head.grad_parameters(grad, activity)
 
 
-def _errors(
+def _own_error(
     precision: Precision,
     head: Head,
     grad_goodness: Tensor,
     kept: Kept,
     parameters: Mapping[str, Tensor],
-    later: Terms | None,
-    weights: tuple[Tensor, ...],
-) -> tuple[Tensor, ...]:
-    """Own error and, for each weight, so much of the later losses'."""
-    own = head.grad_activity(grad_goodness, kept.activity(precision), parameters)
-    if later is None:
-        return (own,)
-    carried = kept.error_at_activity(later)
-    return tuple(torch.addcmul(own, carried, weight) for weight in weights)
+) -> Tensor:
+    return head.grad_activity(grad_goodness, kept.activity(precision), parameters)
+
+
+def _error(
+    precision: Precision,
+    head: Head,
+    grad_goodness: Tensor,
+    kept: Kept,
+    parameters: Mapping[str, Tensor],
+    later: Terms,
+    weight: Tensor,
+) -> Tensor:
+    own = _own_error(precision, head, grad_goodness, kept, parameters)
+    return torch.addcmul(own, kept.error_at_activity(later), weight)
 
 
 def _later_error(kept: Kept, later: Terms) -> Tensor:

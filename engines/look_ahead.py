@@ -71,8 +71,8 @@ class Backward(Protocol[_Passed]):
             error: At the unit's activity, float32 of its shape; its memory is the unit's from then
                 on.
             update: Change the unit's weights by `error`, after all that needs the old ones.
-            propagate: Return what `error` is at the unit's input, good until the next call; never
-                asked of unit 0.
+            propagate: Return what `error` is at the unit's input, good until the next pass of any
+                unit, forward or backward; never asked of unit 0.
         """
 
 
@@ -82,10 +82,9 @@ class Chain(Generic[Passed]):
 
     Args:
         units: K.
-        errors: `l, passed, weights -> d_l + w r_l` for each weight w, float32 of the shape of unit
-            l's activity, each in memory of its own. `passed` is what unit l + 1 passed back and
-            `r_l` what that is at the activity of unit l; None: d_l alone, once. Called once a unit,
-            before its update.
+        own_error: `l -> d_l`, float32 of the shape of unit l's activity, in memory of its own.
+        error: `l, passed, w -> d_l + w r_l`, likewise; `passed` is what unit l + 1 passed back, and
+            `r_l` what that is at the activity of unit l.
         later_error: `l, passed -> r_l`, likewise.
         copied: What was passed back, in memory of its own: good for the whole step.
         backward: See `Backward`. Each unit is updated once, after every error that its old weights
@@ -93,7 +92,8 @@ class Chain(Generic[Passed]):
     """
 
     units: int
-    errors: Callable[[int, Passed | None, tuple[float, ...]], tuple[Tensor, ...]]
+    own_error: Callable[[int], Tensor]
+    error: Callable[[int, Passed, float], Tensor]
     later_error: Callable[[int, Passed], Tensor]
     copied: Callable[[Passed], Passed]
     backward: Backward[Passed]
@@ -187,16 +187,24 @@ class FullLookAhead(LookAheadStep, Generic[Passed]):
         chain, weight = self._chain, self._weight
         passed: Passed | None = None
         for unit in reversed(range(chain.units)):
-            one_error = passed is None or weight == self._discount
-            last = unit == 0 or weight == 0
-            weights = (weight,) if one_error or last else (self._discount, weight)
-            errors = [*chain.errors(unit, passed, weights)]
+            if unit == 0 or weight == 0:
+                chain.update(unit, self._error(unit, passed, weight))
+                continue
+            # One error serves update and sweep where they agree, and where there is no later one.
+            one = passed is None or weight == self._discount
+            error = None if one else self._error(unit, passed, weight)
+            carried = self._error(unit, passed, self._discount)
             passed = None  # and its memory is free for the unit
-            if not last:
-                passed = chain.carry_back(unit, errors.pop(0), update=one_error)
-            if errors:
-                passed = None if passed is None else chain.copied(passed)
-                chain.update(unit, errors.pop())
+            passed = chain.carry_back(unit, carried, update=one)
+            del carried
+            if error is not None:
+                passed = chain.copied(passed)
+                chain.update(unit, error)
+
+    def _error(self, unit: int, passed: Passed | None, weight: float) -> Tensor:
+        if passed is None:
+            return self._chain.own_error(unit)
+        return self._chain.error(unit, passed, weight)
 
 
 class WindowedLookAhead(LookAheadStep, Generic[Passed]):
@@ -221,9 +229,9 @@ class WindowedLookAhead(LookAheadStep, Generic[Passed]):
     def after_forward(self, unit: int) -> None:
         """Carry unit l's own error back through its window; update the unit that leaves it."""
         chain, weight = self._chain, self._weight
-        (carried,) = chain.errors(unit, None, (0.0,))
+        carried = chain.own_error(unit)
         # A unit that is given an error to carry may write over it.
-        self._errors[unit] = carried.clone() if self._window else carried
+        self._errors[unit] = carried.clone() if self._window and unit else carried
         for above in range(unit, max(0, unit - self._window), -1):
             carried = chain.later_error(above - 1, chain.carry_back(above, carried))
             self._errors[above - 1].add_(carried, alpha=weight)

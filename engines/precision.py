@@ -62,6 +62,16 @@ def sum_of(terms: Terms) -> Tensor:
     return total
 
 
+def copied(terms: Terms) -> Terms:
+    """The same, as one term in memory of its own."""
+    first, *others = terms
+    # In place: a product of an integer and a float would make a float of the integer besides.
+    total = first.values.to(torch.float32, copy=True).mul_(first.scale)
+    for term in others:
+        total += term.dequantize()
+    return (whole(total),)
+
+
 class Precision(ABC):
     """The arithmetic of one training or prediction run; it has no state."""
 

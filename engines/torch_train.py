@@ -39,7 +39,7 @@ from engines.latent import Latent
 from engines.local_unit import LocalUnit
 from engines.look_ahead import Chain
 from engines.lower import lower
-from engines.precision import PRECISIONS, Precision, Terms, sum_of, whole
+from engines.precision import PRECISIONS, Precision, Terms, copied
 from engines.predict_network import PredictNetwork, as_rows, channels_last, image_shape
 from engines.prefix import FrozenPrefix, frozen_units
 from engines.recipe import Recipe
@@ -223,9 +223,10 @@ class TorchTrainEngine(TrainEngine):
 
         chain = Chain(
             units=len(units),
-            errors=lambda place, later, weights: units[place].errors(later, weights),
+            own_error=lambda place: units[place].own_error(),
+            error=lambda place, later, weight: units[place].error(later, weight),
             later_error=lambda place, later: units[place].later_error(later),
-            copied=lambda later: (whole(sum_of(later)),),
+            copied=copied,
             backward=backward,
         )
         look_ahead = self._recipe.look_ahead.step(chain, look_ahead_weight)

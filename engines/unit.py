@@ -79,8 +79,8 @@ class TrainUnit(ABC):
             step: Names the rounding noise.
             update: Learn from it, after the old weights were used, and let go of what the forward
                 pass kept: an update comes last.
-            propagate: Return the gradient at the unit's input, good until any unit's next
-                `backward`.
+            propagate: Return the gradient at the unit's input, good until the next pass of any
+                unit, forward or backward, which may use the memory of its products.
         """
 
     @abstractmethod

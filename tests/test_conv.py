@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engines import int8
 from engines.conv import conv_forward, conv_grad_input, conv_grad_weight
-from engines.im2col import ConvScratch, tile_bytes_of, tiles, window_count, windows_of
+from engines.im2col import ConvScratch, tiles, window_count, windows_of
 from models.layers import ConvLayer
 from models.spec import CONTRACTION_MAX
 from tests import conv_reference as reference
@@ -179,7 +179,7 @@ def test_tiles_are_all_rows_in_order_and_bounded(g, batch, tile_bytes, seed):
     wanted = reference.windows(a, g).reshape(window_count(g, batch), -1)
     line_bytes = g.out_size[1] * -(-g.contraction // 8) * 8
     reached = 0
-    for tile in tiles(torch.from_numpy(a), windows_of(g), USED, tile_bytes=tile_bytes):
+    for tile in tiles(torch.from_numpy(a), windows_of(g), USED, outputs=1, tile_bytes=tile_bytes):
         columns = tile.columns.numpy()
         assert tile.rows == slice(reached, reached + len(columns))
         np.testing.assert_array_equal(columns[:, : g.contraction], wanted[tile.rows])
@@ -317,14 +317,23 @@ def test_operands_that_are_not_int8_or_do_not_fit_are_refused(wrong):
 
 
 @pytest.mark.parametrize(
-    ("rows", "weight", "wanted"),
+    ("batch", "layer", "most"),
     [
-        (32 * 1024, (16, 144), 32 * 1024 * 144 // 8),  # ResNet-8's first block at batch 32
-        (32 * 64, (64, 576), 1 << 19),  # its last: an eighth would be many small products
-        (32 * 1024, (64, 576), 32 * 1024 * 576 // 8),
-        (128 * 1024, (64, 576), 1 << 22),
-        (32 * 16, (512, 4608), 512 * 4608 * 4),  # ResNet-18's last: what each tile adds up
+        # An eighth of ResNet-8's first block at batch 32; its last: not too many small ones.
+        (32, ConvLayer(16, 16, 3, 1, False, "relu", (32, 32)), 32 * 1024 * 144 // 8),
+        (32, ConvLayer(64, 64, 3, 1, False, "relu", (8, 8)), 1 << 18),
+        (128, ConvLayer(64, 64, 3, 1, False, "relu", (32, 32)), 1 << 22),
+        # ResNet-18's last block: no fewer than what each tile adds up, here the whole matrix.
+        (32, ConvLayer(512, 512, 3, 1, False, "relu", (4, 4)), 512 * 4608 * 4),
+        # Nothing is copied: 4 MiB whatever the matrix.
+        (32, ConvLayer(16, 96, 1, 1, False, "relu6", (32, 32)), 1 << 22),
     ],
 )
-def test_tiles_are_an_eighth_of_the_matrix_within_bounds(rows, weight, wanted):
-    assert tile_bytes_of(rows, weight) == wanted
+def test_tiles_are_an_eighth_of_the_matrix_within_bounds(batch, layer, most):
+    x = torch.zeros(batch, *layer.input_shape, dtype=torch.int8)
+    sizes = [
+        tile.columns.nbytes
+        for tile in tiles(x, windows_of(layer), USED, outputs=layer.out_channels)
+    ]
+    assert max(sizes) <= most
+    assert max(sizes) >= min(sum(sizes), most) / 2

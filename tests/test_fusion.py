@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 import engines.torch_train
 from engines import LookAhead, Optimizer, Recipe, fusion, open_train_engine
 from engines.fusion import Fusion, FusionUnavailableError, open_fusion
+from engines.heads import LinearHead
 from models import ModelSpec
 from tests.contracts import bits
 from tests.networks import TINY, batch_of
@@ -255,3 +257,18 @@ def test_a_compiled_engine_follows_the_eager_one_and_compiles_nothing_at_a_secon
 
 def count(variants) -> int:
     return len(variants) if isinstance(variants, list) else 1
+
+
+@needs_compiler
+@pytest.mark.compiled
+def test_a_compiled_error_shares_no_memory_between_its_elements_either():
+    head = LinearHead(3, (4, 4, 640))  # pooled to one row, and spread again
+    weight = torch.randn(3, math.prod(head.pooled_shape))
+
+    def grad_activity(grad_goodness, activity, weight):
+        return head.grad_activity(grad_goodness, activity, {"weight": weight})
+
+    args = torch.randn(2, 3), torch.randn(2, 4, 4, 640), weight
+    grad = COMPILED.fuse(grad_activity)(*args)
+    assert grad.untyped_storage().nbytes() == grad.numel() * 4
+    torch.testing.assert_close(grad, grad_activity(*args))

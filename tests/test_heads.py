@@ -242,3 +242,14 @@ def test_a_linear_head_learns_to_tell_two_patterns_apart():
         for name, gradient in head.grad_parameters(error, y).items():
             parameters[name] -= gradient
     assert goodness().argmax(dim=1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("channels", [512, 640, 1280])
+def test_an_error_shares_no_memory_between_its_elements(channels):
+    """Above 512 channels an axis is pooled to one place; whoever gets the error writes over it."""
+    head = LinearHead(3, (4, 4, channels))
+    assert min(head.pooled_shape[:-1]) == (1 if channels > 512 else 2)
+    parameters = {"weight": torch.randn(3, math.prod(head.pooled_shape)), "bias": torch.zeros(3)}
+    grad = head.grad_activity(torch.randn(2, 3), torch.randn(2, 4, 4, channels), parameters)
+    assert grad.is_contiguous()
+    assert grad.untyped_storage().nbytes() == grad.numel() * 4

@@ -53,7 +53,13 @@ class Network:
         self.passed = None
         self.most_alive = 0
 
+    def spoil_passed(self) -> None:
+        """What was passed back is good until the next pass of any unit."""
+        if self.passed is not None:
+            self.passed.fill_(torch.nan)
+
     def forward(self, unit: int, z):
+        self.spoil_passed()
         A, B = self.weights[unit]
         hidden = (z @ A).relu()
         y = (hidden @ B).tanh()
@@ -72,13 +78,8 @@ class Network:
         error[:, :CLASSES] = (y[:, :CLASSES].softmax(dim=1) - right) / BATCH
         return error
 
-    def errors(self, unit: int, passed, weights):
-        self.calls.append(("errors", unit))
-        own = self.own_error(unit)
-        if passed is None:
-            return (own,)
-        carried = self.later_error(unit, passed)
-        return tuple(own + weight * carried for weight in weights)
+    def error(self, unit: int, passed, weight: float):
+        return self.own_error(unit) + weight * self.later_error(unit, passed)
 
     def later_error(self, unit: int, passed):
         _, _, y, n = self.cache[unit]
@@ -90,8 +91,7 @@ class Network:
         (z, hidden, y, _), (A, B) = self.cache[unit], self.weights[unit]
         at_B = error * (1 - y.square())
         at_A = (at_B @ B.t()) * (hidden > 0)
-        if self.passed is not None:
-            self.passed.fill_(torch.nan)  # good until this call
+        self.spoil_passed()
         self.passed = at_A @ A.t() if propagate else None
         if update:
             assert unit not in self.gradients
@@ -106,7 +106,14 @@ class Network:
         return passed.clone()
 
     def chain(self) -> Chain:
-        return Chain(UNITS, self.errors, self.later_error, self.copied, self.backward)
+        return Chain(
+            units=UNITS,
+            own_error=self.own_error,
+            error=self.error,
+            later_error=self.later_error,
+            copied=self.copied,
+            backward=self.backward,
+        )
 
     def run(self, step) -> Network:
         z = self.x
@@ -123,13 +130,13 @@ class Network:
 def plain_chain(own_errors, backward) -> Chain:
     """Units that are numbers, and pass back what they are at the activity before."""
 
-    def errors(unit, passed, weights):
-        own = torch.tensor(own_errors[unit])
-        return (own,) if passed is None else tuple(own + weight * passed for weight in weights)
+    def own_error(unit):
+        return torch.tensor(own_errors[unit])
 
     return Chain(
         units=len(own_errors),
-        errors=errors,
+        own_error=own_error,
+        error=lambda unit, passed, weight: own_error(unit) + weight * passed,
         later_error=lambda unit, passed: passed,
         copied=lambda passed: passed,
         backward=backward,
@@ -252,7 +259,6 @@ def test_passes_and_units_alive_per_step(
     assert calls.count("update") == weight_gradients_only
     assert calls.count("updatepropagate") == both
     assert calls.count("propagate") == input_gradients_only
-    assert calls.count("errors") == UNITS
     assert network.most_alive == alive
     assert not network.cache
 
@@ -268,12 +274,10 @@ def test_a_window_updates_units_while_later_ones_have_yet_to_run():
     step = LookAhead("exact", 1).step(network.chain(), 0.5)
     z = network.forward(0, network.x)
     step.after_forward(0)
-    assert network.calls == [("errors", 0)]
+    assert network.calls == []
     network.forward(1, z)
     step.after_forward(1)
-    assert network.calls[1:] == [
-        ("errors", 1), ("propagate", 1), ("update", 0),
-    ]  # fmt: skip
+    assert network.calls == [("propagate", 1), ("update", 0)]
 
 
 def test_one_unit_alone():
