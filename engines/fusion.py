@@ -111,7 +111,7 @@ def _compiled(chain: Callable[..., Any], args: tuple[Any, ...]) -> Any:  # noqa:
 
     Sizes stay variables: one variant serves every layer of a network and every batch, unless the
     chain itself branches on a size. (Fixed sizes were no faster, and took MobileNetV2 160 compiler
-    runs in place of some 20.)
+    runs in place of some 20 then.)
     """
     variants = _VARIANTS.setdefault((chain, _kind(args)), [])
     for variant in variants:
