@@ -97,8 +97,7 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
 
     if trial.threads is not None:
         torch.set_num_threads(trial.threads)
-    costs_count = trial.products == INT8_UNITS
-    if not costs_count:
+    if trial.products != INT8_UNITS:
         use_float32_units()
     spec = trial.spec(split.train.x.shape[1:], len(split.train.classes))
     batch = min(trial.batch, len(split.train))
@@ -135,15 +134,20 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
         high_water.append(memory.high_water_bytes())
         accuracies.append(method.accuracy(split.test))
         report(EpochDone(epoch, loss, accuracies[-1], fit.train_seconds))
-    # Last, since the profiler's own memory would be in the other readings.
-    live = (
-        peak_live_bytes(new_method, lambda counted: counted.step(first.x, first.labels))
-        if costs_count
-        else None
-    )
     known = [reading for reading in high_water if reading is not None]
     peak = max(known) - baseline_bytes if measured and known and baseline_bytes else None
-    milliseconds = round(1e3 * statistics.median(fit.step_seconds), 4)
+    costs: dict[str, Any] = {
+        "train_seconds": round(fit.train_seconds, 3),
+        "step_milliseconds": round(1e3 * statistics.median(fit.step_seconds), 4),
+        "peak_training_bytes": peak,
+        # Last, since the profiler's own memory would be in the other readings.
+        "planned_training_bytes": peak_live_bytes(
+            new_method, lambda counted: counted.step(first.x, first.labels)
+        ),
+        "energy_joules": energy.joules,
+    }
+    if trial.products != INT8_UNITS:
+        costs = dict.fromkeys(costs)  # they are not INT8's
     return {
         "method": trial.method,
         "model": trial.model,
@@ -156,11 +160,7 @@ def run_trial(trial: Trial, split: Split, report: Callable[[Message], None]) -> 
         "accuracy": accuracies[-1],
         "accuracy_by_epoch": accuracies,
         "diverged": diverged,
-        "train_seconds": round(fit.train_seconds, 3) if costs_count else None,
-        "step_milliseconds": milliseconds if costs_count else None,
-        "peak_training_bytes": peak if costs_count else None,
-        "planned_training_bytes": live,
-        "energy_joules": energy.joules if costs_count else None,
+        **costs,
         "machine": machine(),
         "settings": {
             "hidden": list(spec.hidden),

@@ -44,7 +44,8 @@ METHOD_NAMES = (
 TWO_PASS = METHOD_NAMES[-1]
 BASELINE = "bp-fp32"
 SCHEDULES = ("cosine", "one-cycle")
-INT8_UNITS, FLOAT32_EXACT = PRODUCTS_NAMES = ("int8", "float32-exact")
+PRODUCTS_NAMES = ("int8", "float32-exact")
+INT8_UNITS = PRODUCTS_NAMES[0]
 _RISE = 0.3
 _RISE_FACTOR = 25.0
 _FALL_FACTOR = 1e4
@@ -142,7 +143,7 @@ class Trial:
     limit: int | None = None
     threads: int | None = None
     fusion: str = FUSION_NAMES[0]
-    products: str = PRODUCTS_NAMES[0]
+    products: str = INT8_UNITS
 
     def __post_init__(self) -> None:
         for what, name, known in (

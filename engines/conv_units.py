@@ -129,9 +129,7 @@ class ResidualTrainUnit(TrainUnit):
     def backward(self, error: Tensor, step: Step, *, update: bool, propagate: bool) -> Terms | None:
         """See `TrainUnit.backward`."""
         # Of the ReLU behind the sum.
-        codes = self._end.read(update=update).output.codes
-        at_sum = whole(error.masked_fill_(codes <= 0, 0.0))
-        del codes
+        at_sum = whole(error.masked_fill_(self._end.read(update=update).output.codes <= 0, 0.0))
         at_middle = self._conv2.backward(at_sum, step, update=update, propagate=True)
         assert at_middle is not None  # noqa: S101 - it was asked for
         branch = self._conv1.backward(at_middle, step, update=update, propagate=propagate)
