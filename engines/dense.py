@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from engines.feature import Feature
-from engines.fusion import Fusion
+from engines.fusion import Fusion, stored
 from engines.int8 import QTensor, check_contraction
 from engines.masters import Masters
 from engines.precision import Accumulated, Precision, Terms, sum_of
 from engines.rounding import Noise, draws, noise
 from engines.serving_scale import ServingScale
 from engines.unit import Gradients, Step, TrainUnit
-from models.base import length_normalize
+from models.base import length_of
 
 
 class DenseKept(NamedTuple):
@@ -49,7 +49,8 @@ class DenseKept(NamedTuple):
         """See `engines.unit.Kept.error_at_activity`: back through the length normalisation."""
         u = sum_of(later)
         z = self.output.codes * self.output.scale
-        return (u - z * (u * z).mean(dim=1, keepdim=True)) / self.length
+        along = stored((u * z).mean(dim=1, keepdim=True))
+        return (u - z * along) * stored(self.length.reciprocal())
 
 
 class DenseTrainUnit(TrainUnit):
@@ -157,7 +158,7 @@ def dense_activity(product: Accumulated, weight_scale: Tensor, bias: Tensor) -> 
         weight_scale: float32 `[out, 1]`.
         bias: float32 `[out]`.
     """
-    return (product.values * (product.scale * weight_scale.t()) + bias).relu()
+    return (product.values * stored(product.scale * weight_scale.t()) + bias).relu()
 
 
 def _forward(
@@ -165,9 +166,12 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     # [B, in] @ [in, out] -> [B, out], int32
     product = Accumulated(precision.linear(a.codes, weight.codes), a.scale)
-    z, length = length_normalize(dense_activity(product, weight.scale, bias))
-    scale = precision.scale(z.amax())
-    return precision.round(z * scale.reciprocal()), scale, length
+    y = dense_activity(product, weight.scale, bias)
+    length = length_of(y)
+    per_length = stored(length.reciprocal())
+    # Of y, in the pass that the length takes: z itself is never stored.
+    scale = precision.scale((y.amax(dim=1, keepdim=True) * per_length).amax())
+    return precision.round(y * per_length * stored(scale.reciprocal())), scale, length
 
 
 def _backward(
@@ -190,7 +194,7 @@ def _backward(
     gradient = bias = passed = None
     if update:
         scale = precision.scale(error.abs().amax(dim=0, keepdim=True))
-        codes = precision.round(error * scale.reciprocal(), u1)
+        codes = precision.round(error * stored(scale.reciprocal()), u1)
         # [out, B] @ [B, in] -> [out, in], int32
         values = precision.linear_grad_weight(codes, a.codes)
         gradient = Accumulated(values, scale.t() * a.scale)
@@ -198,7 +202,7 @@ def _backward(
     if propagate:
         folded = error * weight.scale.t()
         scale = precision.scale(folded.abs().amax(dim=1, keepdim=True))
-        codes = precision.round(folded * scale.reciprocal(), u2)
+        codes = precision.round(folded * stored(scale.reciprocal()), u2)
         # [B, out] @ [out, in] -> [B, in], int32
         passed = Accumulated(precision.linear_grad_input(codes, weight.codes), scale)
     return gradient, bias, passed

@@ -39,6 +39,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from engines.fusion import stored
 from models.pooling import pooled_shape
 
 
@@ -114,15 +115,14 @@ class GroupHead(Head):
         runs = self._runs(activity.shape[-1])
         pixels = math.prod(activity.shape[1:-1])
         shares = torch.split(grad_goodness, [count for count, _ in runs], dim=1)
-        groups = torch.split(activity, [count * size for count, size in runs], dim=-1)
-        middle = [1] * (activity.ndim - 2)
-        grads = []
-        # Group by group, as [..., count, size]: an index that says which group an activity is in
-        # would be a division for each.
-        for share, group, (count, size) in zip(shares, groups, runs, strict=True):
-            factor = (share * (2.0 / (size * pixels))).view(len(share), *middle, count, 1)
-            grads.append((torch.unflatten(group, -1, (count, size)) * factor).flatten(-2))
-        return torch.cat(grads, dim=-1) if len(grads) > 1 else grads[0]
+        # A factor for each activity, stored: to ask in the loop that uses it which group an
+        # activity is in would be a division for each.
+        spread = [
+            stored((share * (2.0 / (size * pixels)))[:, :, None].expand(-1, -1, size)).flatten(1)
+            for share, (_, size) in zip(shares, runs, strict=True)
+        ]
+        factors = torch.cat(spread, dim=1) if len(spread) > 1 else spread[0]
+        return activity * factors.view(len(factors), *[1] * (activity.ndim - 2), -1)
 
     def grad_parameters(self, grad_goodness: Tensor, activity: Tensor) -> dict[str, Tensor]:
         """None."""

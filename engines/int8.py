@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from engines.rounding import DRAW_BITS
 from models.spec import CONTRACTION_MAX
 
 CODE_MAX = 127
@@ -78,8 +79,8 @@ def quantize(x: Tensor, scale: Tensor, noise: Tensor | None = None) -> QTensor:
     Args:
         x: float32.
         scale: float32 that broadcasts against `x`, positive.
-        noise: Uniform draws in (0, 1) of 16 bits for stochastic rounding (engines/rounding.py), of
-            the shape of `x`; None: nearest.
+        noise: Draws for stochastic rounding (engines/rounding.py), int32 of the shape of `x`; None:
+            nearest.
 
     Returns:
         int8 codes of the shape of `x`, with `scale` as given.
@@ -88,22 +89,30 @@ def quantize(x: Tensor, scale: Tensor, noise: Tensor | None = None) -> QTensor:
     return QTensor(round_steps(steps, noise).to(torch.int8), scale)
 
 
-def round_steps(steps: Tensor, noise: Tensor | None = None, limit: int = CODE_MAX) -> Tensor:
+def round_steps(
+    steps: Tensor, noise: Tensor | None = None, limit: int = CODE_MAX, bits: int = DRAW_BITS
+) -> Tensor:
     """Codes, not yet narrowed, of values that count steps of their scale already.
 
     Differs from `quantize` in that the scale is one that `steps` was measured for, so that at most
     a rounding error lies beyond 127: integers are clipped, a third of the time of floats.
 
     Args:
-        steps: float32, magnitudes below 2^31: beyond it they would lose their sign.
-        noise: As for `quantize`.
+        steps: float32, magnitudes below 2^31, stochastically 2^(31 - bits): beyond it they would
+            lose their sign.
+        noise: As for `quantize`, of which the highest bits are used.
         limit: Largest magnitude of a code.
+        bits: Of a step's fraction that a draw decides on.
 
     Returns:
         int32 of the shape of `steps`.
     """
-    steps = steps.round() if noise is None else (steps + noise).floor()
-    return steps.to(torch.int32).clamp(-limit, limit)
+    if noise is None:
+        codes = steps.round().to(torch.int32)
+    else:
+        draw = noise >> (DRAW_BITS - bits)
+        codes = ((steps * float(1 << bits)).to(torch.int32) + draw) >> bits
+    return codes.clamp(-limit, limit)
 
 
 class Scratch:

@@ -38,19 +38,22 @@ from engines.int8 import CODE_MAX, QTensor, Scratch, round_steps, scale_of
 from engines.optim import BETA1, BETA2, EPSILON, MOMENTUM, FloatMasters
 from engines.precision import Accumulated, Precision
 from engines.recipe import Optimizer
-from engines.rounding import Noise, NoiseKey, draws, noise
+from engines.rounding import DRAW_BITS, Noise, NoiseKey, draws, noise
 
-# Steps of a remainder in one code.
-_FINE = 256
+# A remainder counts parts of a code, 256 of them.
+_FINE_BITS = 8
+_FINE = 1 << _FINE_BITS
 # Steps from one refresh of the column moments to the next, and what a refresh leaves of them.
 _COLUMN_STEPS = 4
 _COLUMN_KEEP = BETA2**_COLUMN_STEPS
 # A column's share of the mean of all counts as this at least: one that was silent at the last
 # refresh moves at most ten times as far as the row's second moment says.
 _LEAST_SHARE = 0.01
-# Of a factor per row: its product with 127 codes and a column's factor has room in an int32, and no
-# row that is all but zero makes an infinity to multiply a zero by.
+# Of a factor per row: no row that is all but zero makes an infinity to multiply a zero by.
 _LARGEST_FACTOR = 2.0**20
+# Codes that a weight may move for each code of its momentum: 127 times that and the tenfold of a
+# column have room in the 2^15 codes that can be rounded stochastically, and no step is that long.
+_LARGEST_CHANGE = 16.0
 _REFIT_BELOW, _REFITTED, _REFIT_ABOVE = 100.0, 122.0, 126.0
 
 
@@ -282,30 +285,31 @@ def _move(
     scale, largest = state["scale"], state["largest"]
     inside = (largest >= scale * _REFIT_BELOW) & (largest <= scale * _REFIT_ABOVE)
     new_scale = stored(torch.where(inside, scale, scale_of(largest * (CODE_MAX / _REFITTED))))
-    # Of integers: a float maximum looks for NaN besides.
-    reach = gradient.values.abs().amax(dim=1, keepdim=True) * gradient.scale
+    reach = gradient.values.to(torch.float32).abs().amax(dim=1, keepdim=True) * gradient.scale
     momentum_scale = stored(scale_of(state["momentum_largest"] * update.keep + reach * update.take))
     fine = _FINE if "remainder" in state else 1
     # Factors per row, made once: a compiler would make them anew for every weight. All of them
     # lead to steps of the new codes.
-    held_factor = stored((scale * update.decay / new_scale * fine).clamp_max(_LARGEST_FACTOR))
+    held_factor = stored((scale * update.decay / new_scale).clamp_max(_LARGEST_FACTOR))
     kept_factor = stored(state["momentum_scale"] * update.keep / momentum_scale)
     taken_factor = stored(
         (gradient.scale * update.take / momentum_scale).clamp_max(_LARGEST_FACTOR)
     )
 
     momentum = state["momentum"] * kept_factor + gradient.values * taken_factor
-    held = state["codes"].to(torch.float32)
+    held = state["codes"].to(torch.int32)
     if "remainder" in state:
-        held = held + state["remainder"] * (1.0 / _FINE)
+        held = (held << _FINE_BITS) + state["remainder"]
     change = momentum * stored(
-        (update.row_rate / new_scale * momentum_scale * fine).clamp_max(_LARGEST_FACTOR)
+        (update.row_rate / new_scale * momentum_scale).clamp_max(_LARGEST_CHANGE) * fine
     )
     if update.column_factor is not None:
         change = change * stored(update.column_factor)
     steps = held * held_factor - change
     u1, u2 = draws(randomness.words())
-    codes, rest = _split(round_steps(steps, u1, CODE_MAX * fine), fine)
+    # 16 bits of a code's fraction in either kind, of which int16 has 8 in its remainder.
+    bits = DRAW_BITS if fine == 1 else DRAW_BITS - _FINE_BITS
+    codes, rest = _split(round_steps(steps, u1, CODE_MAX * fine, bits), fine)
     momentum_codes = round_steps(momentum, u2)
     moved = {
         "codes": codes,
@@ -313,7 +317,10 @@ def _move(
         "largest": steps.abs().amax(dim=1, keepdim=True) * (new_scale / fine),
         "momentum": momentum_codes.to(torch.int8),
         "momentum_scale": momentum_scale,
-        "momentum_largest": momentum_codes.abs().amax(dim=1, keepdim=True) * momentum_scale,
+        # As float32: along a row compilers have a maximum of floats in registers to the end, and
+        # end one of integers in memory, element by element, a third of this loop's time.
+        "momentum_largest": momentum_codes.to(torch.float32).abs().amax(dim=1, keepdim=True)
+        * momentum_scale,
     }
     return moved if rest is None else moved | {"remainder": rest}
 
@@ -322,5 +329,5 @@ def _split(steps: Tensor, fine: int) -> tuple[Tensor, Tensor | None]:
     """Nearest code, and what is left in `fine` parts of one: int8 each."""
     if fine == 1:
         return steps.to(torch.int8), None
-    codes = (steps + _FINE // 2) >> 8
-    return codes.to(torch.int8), (steps - (codes << 8)).to(torch.int8)
+    # The lowest byte of a number of 256ths is what is left of it, with its sign.
+    return ((steps + _FINE // 2) >> _FINE_BITS).to(torch.int8), steps.to(torch.int8)

@@ -89,7 +89,7 @@ class Precision(ABC):
     def round(self, steps: Tensor, noise: Tensor | None = None) -> Tensor:
         """Codes of `steps`, already divided by the scale that was made for them.
 
-        To the nearest or, with noise, stochastically.
+        To the nearest or, with draws for noise, stochastically.
         """
 
     @abstractmethod

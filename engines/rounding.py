@@ -1,6 +1,6 @@
 """Rounding noise that depends on nothing but its key.
 
-Stochastic rounding, `floor(x + u)` with `u` uniform in (0, 1), is unbiased: E[q] = x. Drawing `u`
+Stochastic rounding, `floor(x + u)` with `u` uniform in [0, 1), is unbiased: E[q] = x. Drawing `u`
 from a stateful generator would make the codes depend on tiling, thread count and on what was drawn
 before; hashing the element's own place with a key makes them depend on the key alone, so a resumed
 learner rounds exactly as one that was never stopped.
@@ -16,10 +16,14 @@ correlation of 0.45.) Two keys give the same words in another order where `k ^ k
 the difference of two elements; for tensors of n elements that is once in 2^32 / n pairs of
 elements, and harms nothing.
 
-A draw is `u = (b + 1/2) 2^-16` for a half `b` of the word: one word gives two draws. Centred, so
-that their mean is 1/2; 16 bits and not more, so that `x + u` is exact in float32 for every code x
-(|x| <= 127 takes 7 bits of the 24, a draw 17) and a code is never moved: 126 + (1 - 2^-24) would be
-127. What 16 bits cannot tell apart is a step's 2^-17, which no gradient here can either.
+A draw is a half `b` of the word, and one word gives two. It is added as an integer: x counts parts
+of 2^-16, what is less than one of them cut off, and `u = b 2^-16`, so that
+
+    q = (trunc(2^16 x) + b) >> 16       E[q] = trunc(2^16 x) 2^-16, and a code is never moved
+
+takes half the instructions of floats, which were a third of the time of the loops that round. What
+is cut off is less than 2^-16 of a code, 2^-17 in the mean, and none of it where |x| >= 64: float32
+has no finer values there. A gradient that matters beside it is none.
 
 int32 stands in for uint32: products wrap the same way, and right shifts are masked to be logical.
 Pure functions of tensors, so that torch.compile fuses the noise into whatever rounds with it.
@@ -34,6 +38,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+DRAW_BITS = 16
 _M1 = 0x7FEB352D
 _M2 = 0x846CA68B
 _COLUMNS = 0x9E3779B9  # tells a column's hash from the same-numbered row's
@@ -89,17 +94,13 @@ def noise(rows: int, columns: int, key: NoiseKey) -> Noise:
 
 
 def draws(words: Tensor) -> tuple[Tensor, Tensor]:
-    """Two uniform draws in (0, 1) per word: float32, odd multiples of 2^-17."""
-    return _draw(words & 0xFFFF), _draw((words >> 16) & 0xFFFF)
+    """Two uniform draws of 16 bits per word: int32 in [0, 2^16)."""
+    return words & 0xFFFF, (words >> DRAW_BITS) & 0xFFFF
 
 
 def uniform(rows: int, columns: int, key: NoiseKey) -> Tensor:
-    """Uniform draws in (0, 1), float32 `[R, N]`, where they are wanted for themselves."""
-    return draws(noise(rows, columns, key).words())[0]
-
-
-def _draw(half: Tensor) -> Tensor:
-    return half.to(torch.float32) * 2.0**-16 + 2.0**-17
+    """Uniform in (0, 1), float32 `[R, N]`: odd multiples of 2^-17."""
+    return draws(noise(rows, columns, key).words())[0] * 2.0**-16 + 2.0**-17
 
 
 # Made once, outside the chains: inside, a compiler would hash row and column for every element.

@@ -33,8 +33,13 @@ def length_normalize(activity: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         `z`, float `[batch, width]`, and `n`, float `[batch, 1]`.
     """
-    length = activity.square().mean(dim=1, keepdim=True).add_(LENGTH_EPSILON).sqrt_()
+    length = length_of(activity)
     return activity / length, length
+
+
+def length_of(activity: Tensor) -> Tensor:
+    """`n`, float `[batch, 1]`; see `length_normalize`."""
+    return activity.square().mean(dim=1, keepdim=True).add_(LENGTH_EPSILON).sqrt_()
 
 
 class FFUnit(nn.Module, ABC):

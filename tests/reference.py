@@ -67,11 +67,9 @@ def word_for_first(wanted: int) -> int:
 
 
 def draws(shape: tuple[int, int], seed: int, step: int, tensor: int):
-    """`(b + 1/2) 2^-16` for the low and for the high half of each word, float32 `shape` each."""
+    """The low and the high half of each word, int32 `shape` each."""
     h = words(shape, key_word(seed, step, tensor))
-    halves = h & np.uint32(0xFFFF), h >> np.uint32(16)
-    low, high = (((half + 0.5) * 2.0**-16).astype(np.float32) for half in halves)
-    return low, high
+    return (h & np.uint32(0xFFFF)).astype(np.int32), (h >> np.uint32(16)).astype(np.int32)
 
 
 # --- INT8 -------------------------------------------------------------------------------------
@@ -84,10 +82,12 @@ def absmax_scale(x, axis=None):
 
 
 def quantize(x, scale, noise=None):
-    """int64 codes in [-127, 127]: nearest even, or `floor(x / s + noise)`."""
+    """int64 codes in [-127, 127]: nearest even, or `floor((trunc(2^16 x / s) + noise) / 2^16)`."""
     steps = np.multiply(x, np.float32(1) / np.asarray(scale, np.float32), dtype=np.float32)
-    rounded = np.rint(steps) if noise is None else np.floor(steps + noise, dtype=np.float32)
-    return np.clip(rounded, -127, 127).astype(np.int64)
+    steps = np.clip(steps, -127, 127)
+    if noise is None:
+        return np.rint(steps).astype(np.int64)
+    return (np.trunc(steps * np.float32(2**16)).astype(np.int64) + noise) // 2**16
 
 
 def int_matmul(a, b):

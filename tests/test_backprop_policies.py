@@ -19,7 +19,7 @@ EAGER = Fusion("eager", "a test of the formula")
 
 
 class Halves(NamedTuple):
-    """Noise of which every draw is 1/2 - 2^-17: rounding becomes nearest, halves down."""
+    """Noise of which every draw is 2^15 - 1: rounding becomes nearest, halves down."""
 
     elements: int
 

@@ -253,7 +253,7 @@ def test_errors_are_rounded_once_for_each_product_with_the_scale_and_the_draw_fo
         ("input", folded, (1, 2, 3), high),  # one a sample, the high half
     ):
         scale = value.abs().amax(dim=axes, keepdim=True) / 127
-        steps = value / scale + torch.from_numpy(draw).view(value.shape)
+        steps = value / scale + torch.from_numpy(draw * 2.0**-16).view(value.shape)
         codes = pair.products.errors[name]
         assert codes.dtype == torch.int8
         # Float32 sums of a few hundred errors leave a hundredth of a step uncertain.

@@ -13,7 +13,7 @@ from engines.int8 import CONTRACTION_MAX, absmax_scale, int8_matmul, quantize, s
 from tests import reference
 
 FLOAT32 = np.finfo(np.float32)
-SMALLEST_DRAW, LARGEST_DRAW = 2**-17, 1 - 2**-17
+SMALLEST_DRAW, LARGEST_DRAW = 0, 2**16 - 1
 # Of a step: a reciprocal and a product carry 2^-24 each, of at most 127 steps.
 SLACK = 2**-16
 
@@ -22,6 +22,11 @@ tensors = arrays(
     array_shapes(min_dims=2, max_dims=2, max_side=9),
     elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
 )
+
+
+def draw_of(value: int, x: torch.Tensor) -> torch.Tensor:
+    """The same draw for every element of `x`."""
+    return torch.full(x.shape, value, dtype=torch.int32)
 
 
 # --- products ---------------------------------------------------------------------------------
@@ -174,17 +179,18 @@ def test_stochastic_is_off_by_less_than_a_step(x, key):
     np.testing.assert_array_equal(q.codes.numpy(), reference.quantize(x, q.scale.numpy(), noise))
 
 
-@pytest.mark.parametrize("noise", [SMALLEST_DRAW, 0.5, LARGEST_DRAW])
+@pytest.mark.parametrize("noise", [SMALLEST_DRAW, 2**15, LARGEST_DRAW])
 def test_stochastic_leaves_what_is_already_a_code(noise):
     x = torch.arange(-127.0, 128.0)
-    assert torch.equal(quantize(x, torch.ones(()), torch.full_like(x, noise)).codes.float(), x)
+    assert torch.equal(quantize(x, torch.ones(()), draw_of(noise, x)).codes.float(), x)
 
 
 def test_stochastic_goes_up_with_the_probability_of_the_fraction():
     x = torch.tensor([2.25, 2.25, 2.25, -2.25, -2.25, -2.25])
     # Up where the draw is at least what is missing to the next code.
-    noise = torch.tensor([LARGEST_DRAW, 0.75, 0.75 - 2**-17, LARGEST_DRAW, 0.25, 0.25 - 2**-17])
-    assert quantize(x, torch.ones(()), noise).codes.tolist() == [3, 3, 2, -2, -2, -3]
+    quarter = 2**14
+    noise = [LARGEST_DRAW, 3 * quarter, 3 * quarter - 1, LARGEST_DRAW, quarter, quarter - 1]
+    assert quantize(x, torch.ones(()), torch.tensor(noise, dtype=torch.int32)).codes.tolist() == [3, 3, 2, -2, -2, -3]
 
 
 @given(x=tensors, dim=st.sampled_from([None, 0, 1]))
@@ -204,8 +210,9 @@ def test_monotone(x):
 
 @given(x=tensors, scale=st.floats(2.0**-100, 2.0**100, width=32), noisy=st.booleans())
 def test_minus_128_is_never_used(x, scale, noisy):
-    noise = torch.full(x.shape, SMALLEST_DRAW) if noisy else None  # rounds down: the way to -128
-    q = quantize(torch.from_numpy(x), torch.tensor(scale, dtype=torch.float32), noise)
+    values = torch.from_numpy(x)
+    noise = draw_of(SMALLEST_DRAW, values) if noisy else None  # rounds down: the way to -128
+    q = quantize(values, torch.tensor(scale, dtype=torch.float32), noise)
     assert q.codes.min() >= -127
 
 
@@ -214,7 +221,7 @@ def test_values_beyond_the_scale_are_clipped_on_both_sides():
     wanted = [-127, -127, -127, 127, 127, 127]
     assert quantize(x, torch.ones(())).codes.tolist() == wanted
     for draw in (SMALLEST_DRAW, LARGEST_DRAW):
-        assert quantize(x, torch.ones(()), torch.full((6,), draw)).codes.tolist() == wanted
+        assert quantize(x, torch.ones(()), draw_of(draw, x)).codes.tolist() == wanted
 
 
 def test_half_rounds_to_even():
@@ -225,7 +232,7 @@ def test_half_rounds_to_even():
 @pytest.mark.parametrize("draw", [None, LARGEST_DRAW, SMALLEST_DRAW])
 def test_all_zeros_give_scale_one_and_codes_zero(draw):
     zeros = torch.zeros(2, 3)
-    q = quantize(zeros, absmax_scale(zeros), None if draw is None else torch.full((2, 3), draw))
+    q = quantize(zeros, absmax_scale(zeros), None if draw is None else draw_of(draw, zeros))
     assert q.scale.item() == 1
     assert not q.codes.any()
 

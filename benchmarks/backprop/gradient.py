@@ -79,8 +79,8 @@ class Rounding:
         return self.fusion.fuse(chain)
 
 
-def uniform(g: Tensor, source: Noise) -> tuple[Tensor, Tensor]:
-    """Two uniform draws in (0, 1) for each element of a gradient, float32 of its shape."""
+def draws_for(g: Tensor, source: Noise) -> tuple[Tensor, Tensor]:
+    """Two draws for each element of a gradient, int32 of its shape."""
     first, second = draws(source.words())
     return first.view(g.shape), second.view(g.shape)
 

@@ -17,7 +17,7 @@ from benchmarks.backprop.gradient import (
     Rounding,
     absmax,
     direction_error,
-    uniform,
+    draws_for,
 )
 from engines.int8 import QTensor, quantize, scale_of
 from engines.rounding import Noise
@@ -221,7 +221,7 @@ def _strong(
     want_input: bool,
     sums_channels: bool,
 ) -> tuple[Tensor, QTensor, QTensor | None]:
-    first, second = uniform(g, noise)
+    first, second = draws_for(g, noise)
     clip = torch.lerp(clip, absmax(g, _ROWS), newness)
     weight_part = quantize(g, scale_of(clip), first)
     if not want_input:
@@ -234,7 +234,7 @@ def _strong(
 def _clipped(
     g: Tensor, clip: Tensor, weight_scale: Tensor, noise: Noise, want_input: bool
 ) -> tuple[QTensor, QTensor | None]:
-    first, second = uniform(g, noise)
+    first, second = draws_for(g, noise)
     weight_part = quantize(g, scale_of(clip), first)
     if not want_input:
         return weight_part, None
@@ -243,13 +243,13 @@ def _clipped(
 
 
 def _clipping_error(g: Tensor, clip: Tensor, noise: Noise) -> Tensor:
-    return direction_error(g, quantize(g, scale_of(clip), uniform(g, noise)[0]).dequantize())
+    return direction_error(g, quantize(g, scale_of(clip), draws_for(g, noise)[0]).dequantize())
 
 
 def _by_distribution(
     g: Tensor, clip: Tensor, newness: float, weight_scale: Tensor, noise: Noise, want_input: bool
 ) -> tuple[Tensor, QTensor, QTensor | None]:
-    first, second = uniform(g, noise)
+    first, second = draws_for(g, noise)
     sigma = g.var(_ROWS, correction=0, keepdim=True).sqrt()
     beyond = (g.abs() > sigma).to(torch.float32).mean(_ROWS, keepdim=True)
     highest = absmax(g, _ROWS)
@@ -263,7 +263,7 @@ def _by_distribution(
 
 def _parted(g: Tensor, break_point: Tensor, noise: Noise) -> tuple[QTensor, QTensor]:
     # An element is zero in one of the parts and rounds to zero there, so one draw serves both.
-    draw, _ = uniform(g, noise)
+    draw, _ = draws_for(g, noise)
     low = torch.where(g.abs() <= break_point, g, 0.0)
     return (
         quantize(low, scale_of(break_point), draw),
