@@ -150,8 +150,8 @@ def time_rounds(
 
 
 def ratio(timed: Mapping[str, Record], method: str, reference: str) -> Spread | None:
-    """A method's time over another's, round by round; None for itself, or without the other."""
-    if method == reference or reference not in timed:
+    """A method's time over another's, round by round; None for itself, or where one was not timed."""
+    if method == reference or not {method, reference} <= timed.keys():
         return None
     pairs = zip(timed[method]["milliseconds"], timed[reference]["milliseconds"], strict=True)
     return spread([own / other for own, other in pairs])

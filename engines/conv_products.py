@@ -10,6 +10,7 @@ Accumulators come back without scales: int32 (float32 from the twin).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -87,15 +88,25 @@ class _DenseConv(ConvProducts):
         self._layer = layer
         self._operand = _Operand(precision, fusion)
         self._scratch = scratch
+        # A single tap sees every so many-th pixel and no other: only those are made an operand.
+        self._step = layer.stride if layer.kernel == 1 else 1
+        self._seen = layer
+        if self._step > 1:
+            self._seen = replace(layer, stride=1, in_size=layer.out_size)
 
     def forward(self, a: Feature, w: Tensor) -> Tensor:
-        sums = conv_forward(self._operand(a), w, self._layer, scratch=self._scratch)
+        sums = conv_forward(self._seen_operand(a), w, self._seen, scratch=self._scratch)
         return sums.view(len(a.codes), *self._layer.output_shape)
 
     def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
         return conv_grad_weight(
-            e.flatten(0, 2), self._operand(a), self._layer, scratch=self._scratch
+            e.flatten(0, 2), self._seen_operand(a), self._seen, scratch=self._scratch
         )
+
+    def _seen_operand(self, a: Feature) -> Tensor:
+        if self._step > 1:
+            a = a._replace(codes=a.codes[:, :: self._step, :: self._step].contiguous())
+        return self._operand(a)
 
     def grad_input(self, e: Tensor, w: Tensor) -> Tensor:
         return conv_grad_input(e, w, self._layer, scratch=self._scratch)

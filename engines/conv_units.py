@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from engines.conv_norm import ConvNormTrainLayer
@@ -110,6 +111,7 @@ class ResidualTrainUnit(TrainUnit):
         self._conv1, self._conv2, self._shortcut = conv1, conv2, shortcut
         self._precision = precision
         self._sum = _Sum(precision, fusion)
+        self._through_relu = fusion.fuse(_through_relu)
         self._parts = _Parts({"conv1": conv1, "conv2": conv2, "sum": self._sum})
         if shortcut is not None:
             self._parts.named["shortcut"] = shortcut
@@ -128,8 +130,9 @@ class ResidualTrainUnit(TrainUnit):
 
     def backward(self, error: Tensor, step: Step, *, update: bool, propagate: bool) -> Terms | None:
         """See `TrainUnit.backward`."""
-        # Of the ReLU behind the sum.
-        at_sum = whole(error.masked_fill_(self._end.read(update=update).output.codes <= 0, 0.0))
+        # No name for what was kept: with an update, its memory is free for the layers.
+        error = self._through_relu(error, self._end.read(update=update).output.codes)
+        at_sum = whole(error)
         at_middle = self._conv2.backward(at_sum, step, update=update, propagate=True)
         assert at_middle is not None  # noqa: S101 - it was asked for
         branch = self._conv1.backward(at_middle, step, update=update, propagate=propagate)
@@ -310,6 +313,12 @@ def add_features(
     if scale is None:
         scale = precision.scale(total.abs().amax())
     return precision.quantize(total, scale), scale
+
+
+def _through_relu(error: Tensor, codes: Tensor) -> Tensor:
+    """An error behind the sum's ReLU, carried through it where it lies."""
+    # As float32: compilers vectorise that comparison, and not the one of int8.
+    return error.masked_fill_(codes.to(torch.float32) <= 0.0, 0.0)
 
 
 def _terms(*found: Accumulated | None) -> Terms | None:

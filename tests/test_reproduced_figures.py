@@ -109,6 +109,7 @@ def test_ratios_are_taken_round_by_round_and_seed_by_seed():
     assert (found.median, found.low, found.high) == (1.0, 0.5, 3.0)
     assert ratio(timed, "a", "a") is None
     assert ratio(timed, "a", "c") is None
+    assert ratio(timed, "c", "a") is None
     records = [
         {"method": "bp-fp32", "seed": 0, "x": 2.0}, {"method": "ff-int8", "seed": 0, "x": 1.0},
         {"method": "ff-int8", "seed": 1, "x": 9.0}, {"method": "bp-fp32", "seed": 2, "x": None},
