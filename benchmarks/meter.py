@@ -34,6 +34,8 @@ from pathlib import Path
 from typing import Any
 
 _RESET_HIGH_WATER = "5"
+# Instructions that multiply INT8, x86's and arm's.
+_INT8_FLAGS = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 
 
 class MemoryMeter:
@@ -130,19 +132,20 @@ def machine(proc: Path = Path("/proc")) -> dict[str, Any]:
 
     Returns:
         `cpu`, `board` (None where the firmware names none), `cores`, `memory_bytes`, `system`,
-        `python`, `torch`, `threads` (torch's, as set now) and `malloc` (variables that steer the C
-        library's allocator).
+        `python`, `torch`, `threads` (torch's, as set now), `int8` (what the processor has for INT8
+        products), `malloc` and `onednn` (variables that steer the C library's allocator, and the
+        library behind torch's products: which of those instructions it may use).
     """
     import torch
 
-    models = [
-        line.partition(":")[2].strip()
-        for line in (_text(proc / "cpuinfo") or "").splitlines()
-        if line.startswith("model name")
-    ]
+    cpu: dict[str, str] = {}  # of the first core
+    for line in (_text(proc / "cpuinfo") or "").splitlines():
+        name, _, value = line.partition(":")
+        cpu.setdefault(name.strip(), value.strip())
+    flags = cpu.get("flags", cpu.get("Features", "")).split()
     board = _text(proc / "device-tree" / "model")
     return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
         "board": board.strip("\0\n ") if board else None,
         "cores": os.cpu_count(),
         "memory_bytes": _kilobyte_field(proc / "meminfo", "MemTotal:"),
@@ -150,7 +153,9 @@ def machine(proc: Path = Path("/proc")) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "int8": [name for name in _INT8_FLAGS if name in flags],
         "malloc": {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")},
+        "onednn": {k: v for k, v in os.environ.items() if k.startswith("ONEDNN_")},
     }
 
 

@@ -231,7 +231,10 @@ def test_energy_without_a_meter_is_absent_not_zero(tmp_path):
 
 def test_machine_and_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU\n")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: sse avx512_vnni amx_int8\n\nprocessor\t: 1\n"
+    )
     (tmp_path / "meminfo").write_text("MemTotal:       1000 kB\n")
     (tmp_path / "device-tree").mkdir()
     (tmp_path / "device-tree" / "model").write_bytes(b"NVIDIA Jetson\0")
@@ -240,6 +243,8 @@ def test_machine_and_commit(tmp_path, monkeypatch):
         "Some CPU", "NVIDIA Jetson", 1_024_000,
     )  # fmt: skip
     assert found["malloc"]["MALLOC_ARENA_MAX"] == "2"
+    assert found["int8"] == ["amx_int8", "avx512_vnni"]
+    assert found["onednn"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert machine(tmp_path / "absent")["memory_bytes"] is None
     assert commit(tmp_path / "absent") is None
 

@@ -190,7 +190,14 @@ def test_stochastic_goes_up_with_the_probability_of_the_fraction():
     # Up where the draw is at least what is missing to the next code.
     quarter = 2**14
     noise = [LARGEST_DRAW, 3 * quarter, 3 * quarter - 1, LARGEST_DRAW, quarter, quarter - 1]
-    assert quantize(x, torch.ones(()), torch.tensor(noise, dtype=torch.int32)).codes.tolist() == [3, 3, 2, -2, -2, -3]
+    assert quantize(x, torch.ones(()), torch.tensor(noise, dtype=torch.int32)).codes.tolist() == [
+        3,
+        3,
+        2,
+        -2,
+        -2,
+        -3,
+    ]
 
 
 @given(x=tensors, dim=st.sampled_from([None, 0, 1]))
