@@ -150,7 +150,7 @@ def time_rounds(
 
 
 def ratio(timed: Mapping[str, Record], method: str, reference: str) -> Spread | None:
-    """A method's time over another's, round by round; None for itself, or where one was not timed."""
+    """A method's time over another's, round by round; None for itself or where one is not there."""
     if method == reference or not {method, reference} <= timed.keys():
         return None
     pairs = zip(timed[method]["milliseconds"], timed[reference]["milliseconds"], strict=True)

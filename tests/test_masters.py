@@ -173,7 +173,7 @@ def test_every_step_is_the_one_of_the_formulas(kind, optimizer):
         whole = after["codes"].astype(np.int64) * fine
         if kind == "int16":
             whole += after["remainder"]
-        # Of 127 * 256 steps float32, and a draw of 8 bits, leave 0.05 uncertain, of 127 a thousandth.
+        # Of 127 * 256 steps float32 and a draw of 8 bits leave 0.05 uncertain, of 127 0.001.
         check_rounded(whole, wanted["weight"], after["scale"], u1, fine, 5e-2 if fine > 1 else 1e-3)
         check_rounded(after["momentum"], wanted["momentum"], after["momentum_scale"], u2, 1, 1e-3)
         for name in ("row_moment", "column_moment"):
