@@ -51,9 +51,10 @@ _COLUMN_KEEP = BETA2**_COLUMN_STEPS
 _LEAST_SHARE = 0.01
 # Of a factor per row: no row that is all but zero makes an infinity to multiply a zero by.
 _LARGEST_FACTOR = 2.0**20
-# Codes that a weight may move for each code of its momentum: 127 times that and the tenfold of a
-# column have room in the 2^15 codes that can be rounded stochastically, and no step is that long.
-_LARGEST_CHANGE = 16.0
+# New codes for each old one, and codes that a weight may move for each code of its momentum: 127
+# times either, and a column's tenfold of the second, have room together in the 2^15 codes that can
+# be rounded stochastically. Only rows that are all but zero meet these bounds.
+_LARGEST_REFIT, _LARGEST_CHANGE = 96.0, 16.0
 _REFIT_BELOW, _REFITTED, _REFIT_ABOVE = 100.0, 122.0, 126.0
 
 
@@ -290,7 +291,7 @@ def _move(
     fine = _FINE if "remainder" in state else 1
     # Factors per row, made once: a compiler would make them anew for every weight. All of them
     # lead to steps of the new codes.
-    held_factor = stored((scale * update.decay / new_scale).clamp_max(_LARGEST_FACTOR))
+    held_factor = stored((scale * update.decay / new_scale).clamp_max(_LARGEST_REFIT))
     kept_factor = stored(state["momentum_scale"] * update.keep / momentum_scale)
     taken_factor = stored(
         (gradient.scale * update.take / momentum_scale).clamp_max(_LARGEST_FACTOR)

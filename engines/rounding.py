@@ -1,6 +1,7 @@
 """Rounding noise that depends on nothing but its key.
 
-Stochastic rounding, `floor(x + u)` with `u` uniform in [0, 1), is unbiased: E[q] = x. Drawing `u`
+Stochastic rounding, `floor(x + u)` with `u` uniform in [0, 1), is unbiased: E[q] = x, here to
+2^-17 of a code. Drawing `u`
 from a stateful generator would make the codes depend on tiling, thread count and on what was drawn
 before; hashing the element's own place with a key makes them depend on the key alone, so a resumed
 learner rounds exactly as one that was never stopped.
@@ -16,14 +17,14 @@ correlation of 0.45.) Two keys give the same words in another order where `k ^ k
 the difference of two elements; for tensors of n elements that is once in 2^32 / n pairs of
 elements, and harms nothing.
 
-A draw is a half `b` of the word, and one word gives two. It is added as an integer: x counts parts
-of 2^-16, what is less than one of them cut off, and `u = b 2^-16`, so that
+A draw is a half `b` of the word, and one word gives two. It is added as an integer, to x in parts
+of 2^-16, so that `u = b 2^-16`:
 
-    q = (trunc(2^16 x) + b) >> 16       E[q] = trunc(2^16 x) 2^-16, and a code is never moved
+    q = (round(2^16 x) + b) >> 16       E[q] = round(2^16 x) 2^-16, and a code is never moved
 
-takes half the instructions of floats, which were a third of the time of the loops that round. What
-is cut off is less than 2^-16 of a code, 2^-17 in the mean, and none of it where |x| >= 64: float32
-has no finer values there. A gradient that matters beside it is none.
+which takes half the instructions of floats, and those were a third of the time of the loops that
+round. To the nearest, and not cut off: a weight that moves at every step would lose 2^-17 of a code
+each time, always towards zero, and 4 to 7 codes in a million steps.
 
 int32 stands in for uint32: products wrap the same way, and right shifts are masked to be logical.
 Pure functions of tensors, so that torch.compile fuses the noise into whatever rounds with it.

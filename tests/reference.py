@@ -82,12 +82,12 @@ def absmax_scale(x, axis=None):
 
 
 def quantize(x, scale, noise=None):
-    """int64 codes in [-127, 127]: nearest even, or `floor((trunc(2^16 x / s) + noise) / 2^16)`."""
+    """int64 codes in [-127, 127]: nearest even, or `floor((rint(2^16 x / s) + noise) / 2^16)`."""
     steps = np.multiply(x, np.float32(1) / np.asarray(scale, np.float32), dtype=np.float32)
     steps = np.clip(steps, -127, 127)
     if noise is None:
         return np.rint(steps).astype(np.int64)
-    return (np.trunc(steps * np.float32(2**16)).astype(np.int64) + noise) // 2**16
+    return (np.rint(steps * np.float32(2**16)).astype(np.int64) + noise) // 2**16
 
 
 def int_matmul(a, b):

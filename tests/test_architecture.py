@@ -37,6 +37,17 @@ def test_the_learner_carries_no_web_server() -> None:
     assert modules.isdisjoint({"fastapi", "starlette", "uvicorn"})
 
 
+def test_answering_loads_no_compiler() -> None:
+    """A server's first request would pay for it, and a device keep its memory."""
+    of_three_rows = "torch.ones(3, 5, dtype=torch.int8)"  # padded: the kernel wants 17 and more
+    modules = loaded_by(
+        f"import torch; from engines.int8 import int8_matmul; x = {of_three_rows}; "
+        "int8_matmul(x, x.t())"
+    )
+    assert "torch" in modules
+    assert "torch._dynamo" not in modules
+
+
 def test_importing_the_command_line_is_light() -> None:
     modules = loaded_by("import daemon.__main__")
     assert modules.isdisjoint({"torch", "fastapi", "uvicorn", "sklearn", "httpx2"})

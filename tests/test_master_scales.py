@@ -105,3 +105,15 @@ def test_bytes_a_weight_with_adam(kind, bytes_a_weight):
     # The module's table counts the codes that float32 masters are multiplied as, too.
     assert size == 64 * 96 * bytes_a_weight
     assert masters.weight.codes.element_size() == 1
+
+
+@pytest.mark.parametrize("kind", CODE_KINDS)
+def test_a_row_that_all_but_vanished_keeps_its_signs(kind):
+    """Its next codes are finer by far than 2^15 of them, which is what a rounding can take."""
+    masters = opened(kind)
+    state = masters.state()
+    state["codes"].zero_()[:, ::2] = 1
+    state["largest"].copy_(state["scale"] * 0.002)
+    values, scale = gradient_of(0)
+    masters.step(Accumulated(torch.zeros_like(values), scale), key(), 1e-3)
+    assert (masters.weight.codes[:, ::2] > 0).all()

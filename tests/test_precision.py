@@ -64,7 +64,7 @@ def test_int8_scales_and_codes_are_those_of_the_quantizer():
     x = torch.tensor([[0.5, -3.0, 300.0]])
     assert Int8().scale(torch.tensor([254.0, 0.0])).tolist() == [2, 1]
     assert Int8().quantize(x, torch.tensor(0.5)).tolist() == [[1, -6, 127]]
-    noise = torch.tensor([[0.75, 0.25, 0.5]])
+    noise = torch.tensor([[3 << 14, 1 << 14, 1 << 15]], dtype=torch.int32)
     assert Int8().round(x / 2, noise).tolist() == [[1, -2, 127]]
 
 
