@@ -33,7 +33,7 @@ from benchmarks.backprop.method import BACKPROP_NAMES, Backprop
 from benchmarks.method import Method, share_right
 from benchmarks.samples import Samples
 from benchmarks.trial import TWO_PASS, LinearSpec, Trial, TrialError
-from engines import Optimizer, Recipe, Weights
+from engines import Optimizer, Recipe, Weights, WeightsError
 from engines.fusion import COMPILED, open_fusion
 from engines.rule import open_rule
 from models import ModelSpec
@@ -113,8 +113,15 @@ class ForwardForwardInt8(Method):
         return float(np.mean(report.losses))
 
     def accuracy(self, samples: Samples) -> float:
-        """See `Method.accuracy`; answered by the serving engine from the exported weights."""
-        with engines.open_predict_engine().open(self.export(samples.classes)) as serving:
+        """See `Method.accuracy`; answered by the serving engine from the exported weights.
+
+        0 where those are refused, as a diverged network's are: nothing would be answered.
+        """
+        try:
+            weights = self.export(samples.classes)
+        except WeightsError:
+            return 0.0
+        with engines.open_predict_engine().open(weights) as serving:
             return share_right(lambda x: serving.predict(x).class_index, samples)
 
     def export(self, classes: tuple[str, ...]) -> Weights:

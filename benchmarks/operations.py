@@ -43,6 +43,7 @@ from benchmarks.options import (
     check_trial_options,
     sources_of,
     trial_of,
+    use_threads,
 )
 from benchmarks.paper import TABLE_IV, Operations
 from benchmarks.plot import LOOKS, PAPER_GREY, draw, provenance
@@ -70,8 +71,9 @@ _MILLION = 1e-6
 def measure_all(asked: argparse.Namespace) -> list[Record]:
     """Records of two kinds: a `count` a method, a `cost` a batch size or width."""
     check_trial_options(asked)
+    use_threads(asked)
     largest = max(asked.batch, asked.widths_batch, *asked.batches)
-    train = sources_of(asked, max(largest, asked.classes)).train
+    train = sources_of(asked, largest).train
     own = {"commit": commit(Path(__file__).parent), "machine": machine()}
     found = counts(asked, train) + (costs(asked, train) if asked.rounds else [])
     return [record | own for record in found]

@@ -106,13 +106,13 @@ def shape_of(asked: argparse.Namespace) -> tuple[int, ...]:
 
 
 def sources_of(asked: argparse.Namespace, samples: int) -> Sources:
-    """The data that `--data` names; `samples` of them where they are made up.
+    """The data that `--data` names; `samples` of them, or one a class, where they are made up.
 
     Raises:
         DataError: They cannot be used.
     """
     if asked.data == MADE_UP:
-        return made_up(shape_of(asked), asked.classes, samples)
+        return made_up(shape_of(asked), asked.classes, max(samples, asked.classes))
     return load_sources(asked.data)
 
 
@@ -120,8 +120,11 @@ def check_trial_options(asked: argparse.Namespace) -> None:
     """Refuse what no single trial can see.
 
     Raises:
-        TrialError: A list is of the wrong length or names one twice, or a path leads nowhere.
+        TrialError: A list is of the wrong length or names one twice, a number of threads is none,
+            or a path leads nowhere.
     """
+    if asked.threads is not None and asked.threads < 1:
+        raise TrialError(f"--threads is {asked.threads}; wanted at least 1")
     if len(asked.look_ahead) != 2:
         raise TrialError(f"--look-ahead has {len(asked.look_ahead)} numbers; wanted first,last")
     for option in ("methods", "seeds"):
@@ -134,6 +137,14 @@ def check_trial_options(asked: argparse.Namespace) -> None:
             raise TrialError(
                 f"--{option} {given}: nothing is there; give a path, {DIGITS!r} or {DIGIT_IMAGES!r}"
             )
+
+
+def use_threads(asked: argparse.Namespace) -> None:
+    """Torch's threads in this process, as asked; a child process takes its trial's."""
+    if asked.threads is not None:
+        import torch
+
+        torch.set_num_threads(asked.threads)
 
 
 def trial_of(asked: argparse.Namespace, **own: Any) -> Trial:  # noqa: ANN401 - a Trial's fields

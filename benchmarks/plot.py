@@ -25,6 +25,7 @@ _TITLE_INCHES = 0.35
 _LEGEND_INCHES = 1.8
 _LEGEND_ROW_INCHES = 0.21
 _NOTE_LINE_INCHES = 0.15
+_TITLE_COLUMNS_PER_INCH = 9.5
 _NOTE_COLUMNS_PER_INCH = 14
 _FOOT_MARGIN_INCHES = 0.2
 # Any: the names that matplotlib knows are a type of their own.
@@ -105,6 +106,7 @@ def draw(
     rows, columns = grid
     width = columns * panel_inches[0]
     lines = textwrap.wrap(note, int(_NOTE_COLUMNS_PER_INCH * width), break_on_hyphens=False)
+    titles = textwrap.wrap(title, int(_TITLE_COLUMNS_PER_INCH * width), break_on_hyphens=False)
     with mpl.rc_context(_STYLE):
         engine = ConstrainedLayoutEngine()
         figure = Figure(dpi=_DPI, layout=engine)
@@ -118,10 +120,10 @@ def draw(
         legend_rows = -(-len(labelled) // int(width / _LEGEND_INCHES))
         foot = legend_rows * _LEGEND_ROW_INCHES + len(lines) * _NOTE_LINE_INCHES
         foot += _FOOT_MARGIN_INCHES
-        height = rows * panel_inches[1] + _TITLE_INCHES + foot
+        height = rows * panel_inches[1] + len(titles) * _TITLE_INCHES + foot
         figure.set_size_inches(width, height)
         engine.set(rect=(0.0, foot / height, 1.0, 1.0 - foot / height))
-        figure.suptitle(title, fontsize=13, fontweight="bold")
+        figure.suptitle("\n".join(titles), fontsize=13, fontweight="bold")
         if labelled:
             figure.legend(
                 [*labelled.values()],

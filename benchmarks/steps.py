@@ -37,10 +37,11 @@ from benchmarks.options import (
     check_trial_options,
     sources_of,
     trial_of,
+    use_threads,
 )
 from benchmarks.report import ABSENT, Record, Spread, spread, table
 from benchmarks.samples import Samples
-from benchmarks.trial import BASELINE, Trial
+from benchmarks.trial import BASELINE, Trial, TrialError
 
 REFERENCES = (BASELINE, "bp-gdai8-like")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -57,7 +58,14 @@ def add_step_options(parser: Parser) -> None:
 
 
 def timing_of(asked: argparse.Namespace) -> dict[str, Any]:
-    """What `add_step_options` added, as `measure` takes it."""
+    """What `add_step_options` added, as `measure` takes it.
+
+    Raises:
+        TrialError: Nothing would be timed.
+    """
+    for name in ("rounds", "steps"):
+        if getattr(asked, name) < 1:
+            raise TrialError(f"--{name} is {getattr(asked, name)}; wanted at least 1")
     return {name: getattr(asked, name) for name in ("rounds", "steps", "warm_up", "clock")}
 
 
@@ -92,6 +100,11 @@ def measure(
         spec = trial.spec(train.x.shape[1:], len(train.classes))
         method = METHODS[trial.method](trial, spec, train)
         method.start_step(trial.epochs / 2)
+        if method.settings.get("fusion") == "compiled":
+            print(
+                f"{name}: compiling its chains, seconds to minutes; --fusion eager does without",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
         take = contestants[name] = partial(_next_step, method.step, _batches(train, trial.batch))
         seconds = [_timed(take, CLOCKS["wall"]) for _ in range(max(1, warm_up))]
         found[name] = {
@@ -186,15 +199,12 @@ def measured(asked: argparse.Namespace) -> Record:
     Args:
         asked: The trial's options, `methods`, and those of `add_step_options`.
     """
-    import torch
-
     check_trial_options(asked)
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
+    use_threads(asked)
+    timing = timing_of(asked)
     trials = {method: trial_of(asked, method=method) for method in asked.methods}
     train = sources_of(asked, _BATCHES * asked.batch).train
     spec = trials[asked.methods[0]].spec(train.x.shape[1:], len(train.classes))
-    timing = timing_of(asked)
     return {
         "model": asked.model,
         "width": asked.width,

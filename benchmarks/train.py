@@ -64,9 +64,9 @@ def run(argv: Sequence[str] | None) -> None:
         "methods": summaries,
     }
     show([as_table(summaries, title)], summary)
-    for record in records:
-        if record["diverged"] is not None:
-            raise StoppedError(record["diverged"], EXIT_FAILED)
+    diverged = [record["diverged"] for record in records if record["diverged"] is not None]
+    if diverged:
+        raise StoppedError("; ".join(diverged), EXIT_FAILED)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

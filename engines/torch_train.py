@@ -291,7 +291,8 @@ class TorchTrainEngine(TrainEngine):
     def _canary_input(self) -> Tensor:
         """Made up within two standard deviations: weights files travel, samples should not."""
         deviations = uniform(CANARY_ROWS, self._spec.features, NoiseKey(0, 0, 0)).mul_(4).sub_(2)
-        return self._mean + self._std * deviations
+        limit = torch.finfo(torch.float32).max  # which a sensor may send for "no reading"
+        return (self._mean + self._std * deviations).clamp(-limit, limit)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """See `TrainEngine.state`."""

@@ -101,6 +101,35 @@ def test_a_network_that_diverges_is_a_result(run, tmp_path):
     assert record["accuracy"] == record["accuracy_by_epoch"][-1] < 0.5
 
 
+def test_whatever_diverges_leaves_its_record(run, tmp_path):
+    """Forward-Forward's weights are refused by serving then: nothing is answered rightly."""
+    file = tmp_path / "a.json"
+    status, out, err = run(
+        "train", "--data", "digits", "--model", "mlp", "--hidden", "33", "--epochs", "1",
+        "--fusion", "eager", "--learning-rate", "1e38", "--optimizer", "sgd",
+        "--methods", "bp-fp32,ff-int8", "--json", str(file),
+    )  # fmt: skip
+    assert status != 0
+    assert err.count("lower --learning-rate") == 2
+    records = json.loads(file.read_text())
+    assert [r["method"] for r in records] == ["bp-fp32", "ff-int8"]
+    assert all(r["diverged"] for r in records)
+    assert records[1]["accuracy"] == 0.0
+    assert "ff-int8" in out
+
+
+@pytest.mark.parametrize("command", ["steps", "operations"])
+def test_threads_are_those_asked_for(run, tmp_path, command):
+    file = tmp_path / "a.json"
+    sweeps = ("--batches", "20", "--widths", "1") if command == "operations" else ()
+    status, _, err = run(
+        command, "--hidden", "24,24", "--fusion", "eager", "--rounds", "1", "--steps", "1",
+        "--threads", "1", *sweeps, "--json", str(file),
+    )  # fmt: skip
+    assert status == 0, err
+    assert {r["machine"]["threads"] for r in json.loads(file.read_text())} == {1}
+
+
 def test_look_ahead(run, monkeypatch, tmp_path):
     file = tmp_path / "a.json"
     status, out, err = run(

@@ -104,6 +104,17 @@ def test_a_network_that_has_diverged_is_not_exported():
         learner.export(classes=("a",), version=1, parent=None, last_seq=0)
 
 
+def test_readings_as_large_as_floats_go_leave_a_finite_canary():
+    """A sensor may send float32's largest value for "no reading"."""
+    largest = np.finfo(np.float32).max
+    x = np.random.default_rng(0).choice([-largest, 0, largest], (40, 6)).astype(np.float32)
+    learner = open_train_engine(SPEC, seed=1)
+    learner.standardize_from(x)
+    learner.train_step(x[:4], np.array([0, 1, 2, 0]), learning_rate=1e-3, look_ahead_weight=0.5)
+    weights = learner.export(classes=("a",), version=1, parent=None, last_seq=0)
+    assert np.isfinite(weights.arrays["canary.input"]).all()
+
+
 # --- networks of convolutions -------------------------------------------------------------------
 
 CONV = ModelSpec("efficientnet_b0", (2, 4, 4), 3, width=0.1)
