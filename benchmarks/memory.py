@@ -138,6 +138,7 @@ def paint(records: Sequence[Record], panels: Sequence[Axes]) -> None:
                 textcoords="offset points",
                 va="center",
                 fontsize=9,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
             )
         axes.set_yticks(np.arange(len(methods)), methods)
         axes.invert_yaxis()
