@@ -57,8 +57,9 @@ def codes(part: QTensor) -> list[list[int]]:
 
 
 def nearest_down(x: np.ndarray, scale: float) -> np.ndarray:
-    """What `HalfRounding` rounds to, in float64."""
-    return np.clip(np.ceil(x / scale - 0.5), -127, 127) * scale
+    """What `HalfRounding` rounds to, in float64: halves, to 2^-16 of a code, go down."""
+    parts = np.rint(x / scale * 2**16)
+    return np.clip((parts + 2**15 - 1) // 2**16, -127, 127) * scale
 
 
 def turned(g: np.ndarray, rounded: np.ndarray) -> float:
