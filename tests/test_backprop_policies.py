@@ -126,7 +126,9 @@ def test_ui8_searches_the_clip_that_turns_the_gradient_least():
     best = min(errors, key=errors.get)
     assert best < 1.0  # else the search could as well be absent
     assert for_weight.scale.item() == pytest.approx(best * highest / 127)
-    assert policy.learning_rate_factor == pytest.approx(max(math.exp(-20 * errors[best]), 0.1))
+    # Float32 puts a few of 200,000 values on the other side of a half.
+    factor = max(math.exp(-20 * errors[best]), 0.1)
+    assert policy.learning_rate_factor == pytest.approx(factor, rel=1e-5)
     assert 0.1 < policy.learning_rate_factor < 1.0
     # The same clip, carried through the folding: nothing is clipped a second time.
     assert for_input.scale.item() == pytest.approx(best * highest * 2.0 / 127)
