@@ -1,10 +1,9 @@
 """Rounding noise that depends on nothing but its key.
 
 Stochastic rounding, `floor(x + u)` with `u` uniform in [0, 1), is unbiased: E[q] = x, here to
-2^-17 of a code. Drawing `u`
-from a stateful generator would make the codes depend on tiling, thread count and on what was drawn
-before; hashing the element's own place with a key makes them depend on the key alone, so a resumed
-learner rounds exactly as one that was never stopped.
+2^-17 of a code. Drawing `u` from a stateful generator would make the codes depend on tiling, thread
+count and on what was drawn before; hashing the element's own place with a key makes them depend on
+the key alone, so a resumed learner rounds exactly as one that was never stopped.
 
 An element at row r and column c of a matrix gets, under the key k, the word
 
@@ -22,9 +21,9 @@ of 2^-16, so that `u = b 2^-16`:
 
     q = (round(2^16 x) + b) >> 16       E[q] = round(2^16 x) 2^-16, and a code is never moved
 
-which takes half the instructions of floats, and those were a third of the time of the loops that
-round. To the nearest, and not cut off: a weight that moves at every step would lose 2^-17 of a code
-each time, always towards zero, and 4 to 7 codes in a million steps.
+which takes fewer instructions than floats do (a sixth of the masters' time, benchmarks/RECORDS.md).
+To the nearest, and not cut off: a weight that moves at every step would lose 2^-17 of a code each
+time, always towards zero, and 4 to 7 codes in a million steps.
 
 int32 stands in for uint32: products wrap the same way, and right shifts are masked to be logical.
 Pure functions of tensors, so that torch.compile fuses the noise into whatever rounds with it.
