@@ -3,19 +3,27 @@
 jetson-stats is AGPL-3.0 and its 7.x releases force the `fork` start method on whoever imports them:
 hence the reader is a program of its own. jtop counts in mW, kB and percent; here that becomes W,
 bytes and ratios.
+
+Each connection has a thread of its own. A hung service answers no call, and no call has a limit;
+and `multiprocessing`, which jtop speaks, keeps one connection a thread to each address and goes on
+using it when it is dead.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import stat
+import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, ClassVar
 
 from daemon.power_provider import Fields, ProviderError
 
 _KB = 1024
+_OPEN_SECONDS = 2.5
+_LATE_INTERVALS = 3.5  # jtop itself waits for three
 
 
 class JtopProvider:
@@ -27,15 +35,16 @@ class JtopProvider:
 
     Raises:
         ProviderError: No service, no permission, another version, or no power sensor.
-        OSError: The service is gone.
     """
 
     name = "jtop"
     paced = True
+    # One at a time, or a service that hangs would collect them. Its end, or its return, ends it.
+    _thread: ClassVar[threading.Thread | None] = None
 
     def __init__(self, interval_seconds: float, socket: str) -> None:
         try:
-            from jtop import JtopException, jtop, service
+            from jtop import jtop, service
         except ImportError as error:
             raise ProviderError(f"jetson-stats is not installed here ({error})") from error
         # Asked before a client is made: making one runs nvcc and dpkg.
@@ -45,53 +54,75 @@ class JtopProvider:
             raise ProviderError(f"no jtop service at {socket} ({error.strerror})") from error
         if not is_socket:
             raise ProviderError(f"{socket} is not a socket: was it mounted before jtop ran?")
+        if (before := JtopProvider._thread) is not None:
+            before.join(_OPEN_SECONDS)
+            if before.is_alive():
+                raise ProviderError("the connection before this one still hangs")
         service.JTOP_PIPE = socket  # clients have no other way to say where
-        self._failures = JtopException
-        self._wanted_seconds = interval_seconds
-        self._last = 0.0
+        self.interval_seconds = self._wanted_seconds = interval_seconds
+        self._last_seconds = 0.0
         self._stamp: object = None
-        self._jtop = self._guarded(lambda: jtop(interval=interval_seconds))
-        self._guarded(self._jtop.start)
-        self.interval_seconds = max(interval_seconds, float(self._jtop.interval))
-        if not self._guarded(lambda: self._jtop.power):
-            self.close()
-            raise ProviderError("the jtop service knows no power sensor on this machine")
+        self._closed = threading.Event()
+        self._samples: queue.Queue[Fields | Exception] = queue.Queue()
+        JtopProvider._thread = threading.Thread(target=self._run, args=(jtop,), daemon=True)
+        JtopProvider._thread.start()
+        self._take(_OPEN_SECONDS)
 
     def read(self) -> Fields:
         """See `Provider.read`."""
-        return self._guarded(self._read)  # type: ignore[no-any-return]
+        return self._take(_LATE_INTERVALS * self.interval_seconds)
 
     def close(self) -> None:
         """See `Provider.close`."""
-        try:
-            self._jtop.close()
-        except Exception:  # noqa: BLE001 - a broken connection may fail in any way
-            return
+        self._closed.set()
 
-    def _guarded(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401 - jtop has no types
-        """One call of jtop, its own error made ours; the text is for people, it varies."""
+    def _take(self, seconds: float) -> Fields:
+        """The newest sample, waited for."""
         try:
-            return action()
-        except self._failures as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ProviderError(f"jtop: {first}") from error
+            sample = self._samples.get(timeout=seconds)
+            while not self._samples.empty():
+                sample = self._samples.get()
+        except queue.Empty:
+            self.close()
+            raise ProviderError(f"jtop gave nothing in {seconds:g} s") from None
+        if isinstance(sample, Exception):
+            first = (str(sample).splitlines() or [""])[0]
+            # The text is for people: it differs between versions.
+            raise ProviderError(f"jtop: {first or type(sample).__name__}") from sample
+        return sample
 
-    def _read(self) -> Fields:
+    def _run(self, jtop: Any) -> None:  # noqa: ANN401 - jtop has no types
+        try:
+            jetson = jtop(interval=self._wanted_seconds)
+            try:
+                jetson.start()
+                self.interval_seconds = max(self._wanted_seconds, float(jetson.interval))
+                if not jetson.power:
+                    raise ProviderError("it knows no power sensor on this machine")
+                while not self._closed.is_set():
+                    self._samples.put(self._next(jetson))
+            finally:
+                with suppress(Exception):  # a broken connection may fail in any way
+                    jetson.close()
+        except Exception as error:  # noqa: BLE001 - whatever listens there may answer anything
+            self._samples.put(error)
+
+    def _next(self, jetson: Any) -> Fields:  # noqa: ANN401 - jtop has no types
         """Wait for a sample that is new, and not sooner than we want one.
 
         Another client may have made the service faster. With its sampler hung, it goes on handing
         out the last sample.
         """
         while True:
-            if not self._jtop.ok():
-                raise ProviderError("jtop gave no sample in three of its intervals")
-            now, stamp = time.monotonic(), self._jtop.stats["time"]
+            if not jetson.ok():
+                raise ProviderError("no sample in three of its intervals")
+            now, stamp = time.monotonic(), jetson.stats["time"]
             if stamp == self._stamp:
-                if now - self._last > 3 * self.interval_seconds:
-                    raise ProviderError("jtop's samples stand still")
-            elif now - self._last >= 0.9 * self._wanted_seconds:
-                self._stamp, self._last = stamp, now
-                return _fields(self._jtop)
+                if now - self._last_seconds > 3 * self.interval_seconds:
+                    raise ProviderError("its samples stand still")
+            elif now - self._last_seconds >= 0.9 * self._wanted_seconds:
+                self._stamp, self._last_seconds = stamp, now
+                return _fields(jetson)
 
 
 def _fields(jetson: Any) -> Fields:  # noqa: ANN401 - jtop has no types

@@ -30,6 +30,7 @@ _FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 5.0
 _START_SECONDS = 20.0  # a first line may wait for an interpreter and for a service that hangs
 _WITHIN_SECONDS = 3.0  # a line later than its interval: a source that hangs is given up meanwhile
+_EXIT_SECONDS = 1.0  # to end by itself, its output being closed
 _STOP_SECONDS = 5.0
 _LONGEST_LINE_BYTES = 64 << 10
 _MOST_REFUSED = 3
@@ -187,8 +188,9 @@ class PowerMonitor:
         self._process = process
         try:
             if not self._stopping.is_set():
+                log.info("power reader started", extra={"pid": process.pid})
                 self._hear_all(process)
-            return f"exit code {process.wait(_STOP_SECONDS)}"
+            return f"exit code {process.wait(_EXIT_SECONDS)}"
         except (_UnfitError, OSError, subprocess.TimeoutExpired) as error:
             return str(error)
         except Exception:

@@ -26,6 +26,7 @@ DATABASE_NAME = "power.sqlite3"
 KEPT = {"readings": 3600, "minutes": 7 * 24 * 60, "hours": 365 * 24}
 MOST_ROWS = sum(KEPT.values())
 _WRITE_SECONDS = 60.0
+_LOCKED_SECONDS = 30.0  # who looks at the file may hold it for a while
 _MOST_WAITING = 2 * KEPT["readings"]
 
 migrations = Migrations("power")
@@ -125,7 +126,7 @@ class PowerLog:
             )
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self._path, isolation_level=None, timeout=_LOCKED_SECONDS)
         try:
             connection.execute("PRAGMA journal_mode = wal")
             connection.execute("PRAGMA synchronous = NORMAL")

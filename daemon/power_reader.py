@@ -28,8 +28,14 @@ PROVIDERS = ("jtop", "ina3221", "rapl")
 _OPEN_SECONDS = 3.0
 _FIRST_BACKOFF_SECONDS = 1.0
 _LAST_BACKOFF_SECONDS = 30.0
+
+
+class _HungError(BaseException):
+    """A call did not return; no `except` but ours may take it for an error of its own."""
+
+
 # How a source goes: a dead jtop service raises several kinds of OSError, or EOFError.
-_LOST = (ProviderError, OSError, EOFError)
+_LOST = (ProviderError, OSError, EOFError, _HungError)
 
 Opener = Callable[[], Provider]
 
@@ -104,7 +110,7 @@ class PowerReader:
         try:
             with _deadline(_OPEN_SECONDS):
                 provider.close()
-        except TimeoutError:
+        except _HungError:
             return
 
     def _describe(self, fields: Fields) -> Fields:
@@ -122,10 +128,10 @@ class PowerReader:
 
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the main thread: no call of a hung service ever returns."""
+    """Raise `_HungError` in the main thread: no call of a hung service ever returns."""
 
     def expired(*_: object) -> None:
-        raise TimeoutError(f"no answer within {seconds:g} s")
+        raise _HungError(f"no answer within {seconds:g} s")
 
     signal.signal(signal.SIGALRM, expired)
     signal.setitimer(signal.ITIMER_REAL, seconds)
