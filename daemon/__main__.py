@@ -219,9 +219,9 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         power = PowerMonitor(reader_command(reading), reading.interval_seconds, PowerLog(directory))
 
         def job_ended(number: int, job: dict[str, Any]) -> None:
-            store.record("job", number, job)
             accepted = job["gate"] is not None and job["gate"]["decision"] == "accepted"
             power.learning_ended(job["samples"], accepted=accepted)
+            store.record("job", number, job)
 
         jobs = JobBook(past, job_ended, power.learning_began)
         promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)

@@ -55,7 +55,7 @@ class JtopProvider:
         if not is_socket:
             raise ProviderError(f"{socket} is not a socket: was it mounted before jtop ran?")
         if (before := JtopProvider._thread) is not None:
-            before.join(_OPEN_SECONDS)
+            before.join(0.2)  # it may be about to end
             if before.is_alive():
                 raise ProviderError("the connection before this one still hangs")
         service.JTOP_PIPE = socket  # clients have no other way to say where

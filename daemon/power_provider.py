@@ -31,7 +31,7 @@ class Provider(Protocol):
 
         Raises:
             ProviderError: There is none.
-            OSError: The source is gone. So does EOFError say.
+            OSError: The source is gone.
         """
 
     def close(self) -> None:

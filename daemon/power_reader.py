@@ -34,8 +34,7 @@ class _HungError(BaseException):
     """A call did not return; no `except` but ours may take it for an error of its own."""
 
 
-# How a source goes: a dead jtop service raises several kinds of OSError, or EOFError.
-_LOST = (ProviderError, OSError, EOFError, _HungError)
+_LOST = (ProviderError, OSError, _HungError)
 
 Opener = Callable[[], Provider]
 

@@ -57,7 +57,7 @@ def read_status(address: str) -> dict[str, Any]:
     try:
         ready = json.loads(_get(address, "/health/ready"))
         models = json.loads(_get(address, "/models"))
-        metrics = _Metrics(_get(address, "/metrics"))
+        metrics = _Metrics(_get(address, "/metrics").decode())
         value, build = metrics.value, metrics.labels("ffedge_build_info")
         return {
             "address": address,
@@ -97,15 +97,15 @@ def read_status(address: str) -> dict[str, Any]:
         ) from error
 
 
-def _get(address: str, path: str) -> str:
+def _get(address: str, path: str) -> bytes:
     if not address.startswith(("http://", "https://")):
         raise StatusError(f"{address} is no address: it looks like http://127.0.0.1:8484")
     try:
         with _opener.open(address + path, timeout=_TIMEOUT_SECONDS) as answer:
-            return str(answer.read().decode())
+            return bytes(answer.read())
     except urllib.error.HTTPError as error:
         if error.code == 503 and path == "/health/ready":  # it says why in the usual form
-            return error.read().decode()
+            return error.read()
         raise StatusError(f"{address}{path} answers {error.code}: is --address right?") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)

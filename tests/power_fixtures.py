@@ -9,11 +9,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx2
+
 from daemon.config import PowerSettings
 from daemon.power import reader_command
 from daemon.power_provider import PROTOCOL
 from daemon.power_reading import PowerReading, decode_reading
 from tests.running import wait_for
+
+FEATURES = 6
 
 
 def reading(**changes: Any) -> PowerReading:
@@ -76,3 +80,34 @@ class ReaderProcess:
     @staticmethod
     def decoded(line: bytes) -> PowerReading:
         return decode_reading(line, after=0.0, now=time.monotonic())
+
+
+class Clients:
+    """Posts samples and asks for predictions without a pause; every answer is kept."""
+
+    def __init__(self, address: str) -> None:
+        self.answers: list[int | str] = []
+        self._stopping = threading.Event()
+        self._address = address
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Clients:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with httpx2.Client(base_url=self._address, timeout=10) as client:
+            while not self._stopping.wait(0.02):
+                x = [float(len(self.answers) % 7 + i) for i in range(FEATURES)]
+                for path, body in (("/samples", {"x": x, "label": 1}), ("/predict", {"x": x})):
+                    try:
+                        self.answers.append(client.post(path, json=body).status_code)
+                    except httpx2.HTTPError as error:
+                        self.answers.append(repr(error))
+
+    def all_were_answered(self) -> bool:
+        return len(self.answers) >= 20 and set(self.answers) == {200, 201}

@@ -12,7 +12,6 @@ from contextlib import closing
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from types import SimpleNamespace
 
-import httpx2
 import pytest
 
 from daemon.config import PowerSettings
@@ -20,12 +19,12 @@ from daemon.power import PowerMonitor, reader_command
 from daemon.power_log import PowerLog
 from tests.jtop_rig import fake_sysfs
 from tests.jtop_rig.service import JtopService, jetson_stats_python
+from tests.power_fixtures import FEATURES, Clients
 from tests.running import RunningDaemon, wait_for
 
 VERSIONS = ("7.2.2", "4.3.2")
 INTERVAL_SECONDS = 0.5
 UP = "ffedge_power_up"
-FEATURES = 6
 
 CONFIG = """
 [power]
@@ -34,37 +33,6 @@ interval_seconds = {interval}
 reader_python = {python}
 jtop_socket = {socket}
 """
-
-
-class Clients:
-    """Posts samples and asks for predictions without a pause; every answer is kept."""
-
-    def __init__(self, address: str) -> None:
-        self.answers: list[int | str] = []
-        self._stopping = threading.Event()
-        self._address = address
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Clients:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with httpx2.Client(base_url=self._address, timeout=10) as client:
-            while not self._stopping.wait(0.02):
-                x = [float(len(self.answers) % 7 + i) for i in range(FEATURES)]
-                for path, body in (("/samples", {"x": x, "label": 1}), ("/predict", {"x": x})):
-                    try:
-                        self.answers.append(client.post(path, json=body).status_code)
-                    except httpx2.HTTPError as error:
-                        self.answers.append(repr(error))
-
-    def all_were_answered(self) -> bool:
-        return len(self.answers) >= 20 and set(self.answers) == {200, 201}
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
