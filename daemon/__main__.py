@@ -9,7 +9,7 @@ import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -119,6 +119,17 @@ def demo(
 
 
 @app.command()
+def status(
+    address: Annotated[str, typer.Option(help="Of the daemon.")] = "http://127.0.0.1:8484",
+    json: Annotated[bool, typer.Option(help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Show what a running daemon does and what the board takes."""
+    from daemon.status import show_status
+
+    show_status(address, as_json=json)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
@@ -155,6 +166,9 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
 
     from daemon.api import Service
     from daemon.jobs import JobBook
+    from daemon.power import PowerMonitor, reader_command
+    from daemon.power_log import PowerLog
+    from daemon.power_metrics import HostMetrics, PowerMetrics
     from daemon.promotion import Promotion
     from daemon.serving import Served, ServingSlot
     from daemon.store import SampleStore
@@ -201,7 +215,15 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             weights = versions.start_again(untrained)
         slot = ServingSlot(Served(weights, engine.open(weights)))
         past = store.records("job", 100)
-        jobs = JobBook(past, lambda number, job: store.record("job", number, job))
+        reading = settings.power
+        power = PowerMonitor(reader_command(reading), reading.interval_seconds, PowerLog(directory))
+
+        def job_ended(number: int, job: dict[str, Any]) -> None:
+            accepted = job["gate"] is not None and job["gate"]["decision"] == "accepted"
+            power.learning_ended(job["samples"], accepted=accepted)
+            store.record("job", number, job)
+
+        jobs = JobBook(past, job_ended, power.learning_began)
         promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)
         supervisor = Supervisor(
             learner_command,
@@ -212,8 +234,11 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             telemetry,
             first_samples=settings.learner.block_samples,
         )
+        processes = {"learner": lambda: supervisor.pid, "power_reader": lambda: power.pid}
+        telemetry.registry.register(PowerMetrics(power))
+        telemetry.registry.register(HostMetrics(processes))
         undo.pop_all()
-    return Service(spec, store, slot, versions, jobs, supervisor, telemetry)
+    return Service(spec, store, slot, versions, jobs, supervisor, telemetry, power)
 
 
 def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:

@@ -33,6 +33,7 @@ from daemon.errors import (
     UnknownIdError,
 )
 from daemon.jobs import JobBook
+from daemon.power import PowerMonitor
 from daemon.promotion import LEDGER
 from daemon.samples import (
     BODY_LIMIT_BYTES,
@@ -70,6 +71,7 @@ class Service:
         jobs: Lists training jobs.
         supervisor: Runs the learner.
         telemetry: Counts.
+        power: Knows what the board takes.
     """
 
     spec: ModelSpec
@@ -79,14 +81,15 @@ class Service:
     jobs: JobBook
     supervisor: Supervisor
     telemetry: Telemetry
+    power: PowerMonitor
 
 
 def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None) -> FastAPI:
     """The application.
 
     Args:
-        service: Its collaborators, all running but the supervisor; the app starts that one, and
-            stops it and the store when it ends.
+        service: Its collaborators, all running but the supervisor and the power monitor; the app
+            starts these, and stops them and the store when it ends.
         on_start: Called when requests are about to be answered.
     """
     # Predictions compute off the event loop, so that a slow one does not hold up ingest.
@@ -95,9 +98,11 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.supervisor.start()
+        service.power.start()
         on_start()
         yield
         await asyncio.to_thread(service.supervisor.stop)
+        await asyncio.to_thread(service.power.stop)
         await asyncio.to_thread(service.store.close)
         predicting.shutdown()
 
@@ -199,7 +204,12 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     async def get_ready() -> Response:
         """Samples are kept and predictions answered; the learner may be down meanwhile."""
         full = service.store.queue_depth >= service.store.queue_limit
-        status = {"ready": not full, "live": True, "learner": service.supervisor.up}
+        status = {
+            "ready": not full,
+            "live": True,
+            "learner": service.supervisor.up,
+            "power": service.power.sources(),
+        }
         return _json(status, status=503 if full else 200)
 
     return app

@@ -125,6 +125,16 @@ class GateSettings(_Section):
         return self
 
 
+class PowerSettings(_Section):
+    """How power, memory and temperature are read."""
+
+    provider: Literal["auto", "jtop", "ina3221", "rapl", "none"] = "auto"
+    interval_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1.0
+    reader_python: str = ""
+    sysfs: Path = Path("/sys")
+    jtop_socket: Path = Path("/run/jtop.sock")
+
+
 class LogSettings(_Section):
     """Log lines, on standard error."""
 
@@ -144,6 +154,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     learner: LearnerSettings = LearnerSettings()
     gate: GateSettings = GateSettings()
+    power: PowerSettings = PowerSettings()
     log: LogSettings = LogSettings()
 
 

@@ -75,15 +75,20 @@ class JobBook:
     Args:
         past: Finished jobs of earlier runs as `to_json` gave them, newest first.
         on_end: Called with each job's number and JSON when it ends.
+        on_start: Called when the learner begins one.
     """
 
     def __init__(
-        self, past: list[dict[str, Any]], on_end: Callable[[int, dict[str, Any]], object]
+        self,
+        past: list[dict[str, Any]],
+        on_end: Callable[[int, dict[str, Any]], object],
+        on_start: Callable[[], object] = lambda: None,
     ) -> None:
         self._lock = threading.Lock()
         self._past: deque[dict[str, Any]] = deque(reversed(past), maxlen=_KEPT)
         self._last = max(map(_number, past), default=0)
         self._on_end = on_end
+        self._on_start = on_start
         self._waiting: Job | None = None
         self._running: Job | None = None
         self._started = 0.0
@@ -113,6 +118,7 @@ class JobBook:
                 job = self._new(trigger, "", None)
             job.state, job.after_seq = "running", after_seq
             self._running, self._started = job, time.monotonic()
+        self._on_start()
 
     def progress(self, samples: int, steps: int, last_seq: int, losses: list[float]) -> None:
         """The running job has learned a block."""

@@ -45,12 +45,12 @@ def wait_for(probe: Callable[[], T | None], what: str, seconds: float = 30.0) ->
 
 
 class RunningDaemon:
-    def __init__(self, folder: Path, features: int = 64) -> None:
+    def __init__(self, folder: Path, features: int = 64, more: str = "") -> None:
         self.store = folder / "var"
         self.log = folder / "daemon.log"
         self.config = folder / "ffedge.toml"
         directory = json.dumps(str(self.store))
-        self.config.write_text(CONFIG.format(features=features, directory=directory))
+        self.config.write_text(CONFIG.format(features=features, directory=directory) + more)
         self.log.touch()
 
     def start(self) -> RunningDaemon:

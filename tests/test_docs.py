@@ -15,6 +15,9 @@ from daemon.__main__ import build_service
 from daemon.api import create_app
 from daemon.config import load_settings
 from daemon.errors import RequestError
+from daemon.power import PowerMonitor
+from daemon.power_log import PowerLog
+from daemon.power_metrics import HostMetrics, PowerMetrics
 from daemon.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[1]
@@ -39,8 +42,11 @@ def test_every_route_is_documented(tmp_path: Path) -> None:
             assert f"`{method} {path}`" in API, f"{method} {path} is not in docs/api.md"
 
 
-def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
+def test_every_metric_is_documented_and_every_documented_one_exists(tmp_path: Path) -> None:
     telemetry = Telemetry(CollectorRegistry())
+    monitor = PowerMonitor([], 1.0, PowerLog(tmp_path))
+    telemetry.registry.register(PowerMetrics(monitor))
+    telemetry.registry.register(HostMetrics({}))
     existing = {
         family.name + ("_total" if family.type == "counter" else "")
         for family in telemetry.registry.collect()
@@ -82,7 +88,8 @@ def test_every_module_that_the_architecture_names_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["serve", "--help"], ["demo", "--help"], ["version"]]
+    "command",
+    [["--help"], ["serve", "--help"], ["demo", "--help"], ["status", "--help"], ["version"]],
 )
 def test_every_command_has_help(command: list[str]) -> None:
     done = subprocess.run(

@@ -41,6 +41,17 @@ def test_a_job_of_the_learners_own(book, ended):
     assert book.find("t-1") == job
 
 
+def test_who_wants_to_know_is_told_when_a_job_starts_and_ends():
+    told = []
+    book = JobBook([], lambda number, job: told.append(job["state"]), lambda: told.append("start"))
+    book.start("samples", 0)
+    book.complete(DECISION)
+    book.fail("none runs")
+    book.start("time", 0)
+    book.fail("the learner process ended")
+    assert told == ["start", "completed", "start", "failed"]
+
+
 def test_an_asked_for_job_waits_until_the_learner_takes_it_up(book):
     asked, new = book.request("drift", 50)
     assert new

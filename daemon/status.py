@@ -1,0 +1,194 @@
+"""`ffedge status`: what a running daemon says of itself, asked over HTTP like any client."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.table import Table
+
+from daemon.errors import FfedgeError
+
+_TIMEOUT_SECONDS = 5.0
+_MEBIBYTE = 1 << 20
+# No proxy: the daemon is on this machine, or near it.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class StatusError(FfedgeError):
+    """No daemon answers there, or something else does."""
+
+
+def show_status(address: str, *, as_json: bool) -> None:
+    """Print it.
+
+    Args:
+        address: Of the daemon, `http://host:port`.
+        as_json: As one JSON object, else as a table.
+
+    Raises:
+        StatusError: No daemon answers.
+    """
+    status = read_status(address)
+    if as_json:
+        print(json.dumps(status))  # noqa: T201 - what was asked for
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, text in _rows(status):
+        table.add_row(key, text)
+    Console().print(table)
+
+
+def read_status(address: str) -> dict[str, Any]:
+    """What is known of a running daemon; None: it does not know.
+
+    Args:
+        address: Of the daemon, `http://host:port`.
+
+    Raises:
+        StatusError: No daemon answers.
+    """
+    address = address.rstrip("/")
+    try:
+        ready = json.loads(_get(address, "/health/ready"))
+        models = json.loads(_get(address, "/models"))
+        metrics = _Metrics(_get(address, "/metrics").decode())
+        value, build = metrics.value, metrics.labels("ffedge_build_info")
+        return {
+            "address": address,
+            "version": build["version"],
+            "engine": build["engine"],
+            "ready": ready["ready"],
+            "model": models["model"],
+            "model_version": models["active"],
+            "classes": len(models["classes"]),
+            "samples": value("ffedge_samples_stored"),
+            "samples_holdout": value("ffedge_samples_holdout"),
+            "samples_waiting": value("ffedge_sample_queue_depth"),
+            "learner": ready["learner"],
+            "learned_samples": value("ffedge_learn_samples_total"),
+            "learner_backlog_samples": value("ffedge_learner_backlog_samples"),
+            "progressive_accuracy": value("ffedge_progressive_accuracy_ratio", "all"),
+            "holdout_accuracy": value("ffedge_holdout_accuracy_ratio", "active"),
+            "power_up": ready["power"]["up"],
+            "power_provider": ready["power"]["provider"],
+            "power_refused": ready["power"]["refused"],
+            "nvpmodel": metrics.labels("ffedge_power_info").get("nvpmodel") or None,
+            "board_watts": value("ffedge_board_power_watts"),
+            "rail_watts": metrics.by_label("ffedge_rail_power_watts"),
+            "board_energy_joules": value("ffedge_board_energy_joules_total"),
+            "learn_energy_joules": value("ffedge_learn_energy_joules_total"),
+            "learn_sample_energy_joules": value("ffedge_learn_sample_energy_joules"),
+            "learn_version_energy_joules": value("ffedge_learn_version_energy_joules"),
+            "temperature_celsius": metrics.by_label("ffedge_temperature_celsius"),
+            "ram_used_bytes": value("ffedge_ram_used_bytes"),
+            "ram_total_bytes": value("ffedge_ram_total_bytes"),
+            "ram_gpu_used_bytes": value("ffedge_ram_gpu_used_bytes"),
+            "process_resident_bytes": metrics.by_label("ffedge_process_resident_bytes"),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise StatusError(
+            f"what answers at {address} is no ffedge of this version: is --address right?"
+        ) from error
+
+
+def _get(address: str, path: str) -> bytes:
+    if not address.startswith(("http://", "https://")):
+        raise StatusError(f"{address} is no address: it looks like http://127.0.0.1:8484")
+    try:
+        with _opener.open(address + path, timeout=_TIMEOUT_SECONDS) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        if error.code == 503 and path == "/health/ready":  # it says why in the usual form
+            return error.read()
+        raise StatusError(f"{address}{path} answers {error.code}: is --address right?") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        why = getattr(error, "reason", error)
+        raise StatusError(
+            f"no daemon answers at {address} ({why}): start it with ffedge serve, or name another "
+            "by --address"
+        ) from error
+
+
+class _Metrics:
+    """The samples of `GET /metrics`; no name here has more than one label that tells them apart."""
+
+    def __init__(self, text: str) -> None:
+        families = text_string_to_metric_families(text)
+        self._samples = [sample for family in families for sample in family.samples]
+
+    def labels(self, name: str) -> dict[str, str]:
+        """Labels of an `_info` metric, none if it is absent."""
+        return next((dict(s.labels) for s in self._samples if s.name == name), {})
+
+    def by_label(self, name: str) -> dict[str, float]:
+        """Values by the value of the one label."""
+        return {next(iter(s.labels.values()), ""): s.value for s in self._samples if s.name == name}
+
+    def value(self, name: str, label: str = "") -> float | None:
+        """One value, None if it is absent."""
+        return self.by_label(name).get(label)
+
+
+def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """The table: what is not known is said to be so, never shown as nothing."""
+
+    def number(key: str, unit: str = "", form: str = ",.0f") -> str:
+        value = status[key]
+        return "unknown" if value is None else f"{value:{form}}{unit}"
+
+    def mebibytes(key: str) -> str:
+        value = status[key]
+        return "unknown" if value is None else f"{value / _MEBIBYTE:,.0f} MiB"
+
+    def each(key: str, unit: str, form: str, scale: float = 1) -> str:
+        values = status[key].items()
+        return ", ".join(f"{name} {value / scale:{form}}{unit}" for name, value in values)
+
+    source = status["power_provider"] or "starting"
+    refused = "; ".join(f"{name}: {why}" for name, why in status["power_refused"].items())
+    return [
+        ("daemon", f"{status['address']}, ffedge {status['version']}"),
+        ("engine", status["engine"]),
+        (
+            "serves",
+            f"{status['model']} version {status['model_version']}, {status['classes']} classes, "
+            f"hold-out accuracy {number('holdout_accuracy', form='.1%')}",
+        ),
+        (
+            "samples",
+            f"{number('samples')} stored, {number('samples_holdout')} of them hold-out, "
+            f"{number('samples_waiting')} waiting",
+        ),
+        (
+            "learner",
+            f"{'up' if status['learner'] else 'down'}, {number('learned_samples')} learned, "
+            f"{number('learner_backlog_samples')} to learn, "
+            f"progressive accuracy {number('progressive_accuracy', form='.1%')}",
+        ),
+        (
+            "power",
+            f"{number('board_watts', ' W', '.2f')} from {source}"
+            + (f" ({each('rail_watts', ' W', '.2f')})" if status["rail_watts"] else ""),
+        ),
+        *([("", refused)] if refused else []),
+        (
+            "energy",
+            f"{number('board_energy_joules', ' J')}, learning {number('learn_energy_joules', ' J')}"
+            f", {number('learn_sample_energy_joules', ' J', '.3g')} a sample, "
+            f"{number('learn_version_energy_joules', ' J', '.3g')} a version",
+        ),
+        ("temperature", each("temperature_celsius", " °C", ".1f") or "unknown"),
+        (
+            "memory",
+            f"{mebibytes('ram_used_bytes')} of {mebibytes('ram_total_bytes')} used, GPU "
+            f"{mebibytes('ram_gpu_used_bytes')}; "
+            + each("process_resident_bytes", " MiB", ",.0f", _MEBIBYTE),
+        ),
+        ("power mode", status["nvpmodel"] or "unknown"),
+    ]
