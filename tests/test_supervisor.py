@@ -183,6 +183,7 @@ WORKING = 'say("job_started", trigger="samples", after_seq=0); say("alive"); '
 )
 def test_silence_is_a_bad_sign_unless_there_is_a_reason(parts, monkeypatch, script, well):
     monkeypatch.setattr(supervisor_module, "_FIRST_BACKOFF_SECONDS", 600)
+    monkeypatch.setattr(supervisor_module, "_STOP_SECONDS", 0.2)
     with running(parts, script + "\n") as supervisor:
         wait_for(lambda: starts(parts) or None, "the learner")
         if "ready" in script:
@@ -206,6 +207,7 @@ def test_a_learner_that_waits_for_its_verdict_may_be_silent(parts, monkeypatch):
         raise RuntimeError("enough")
 
     monkeypatch.setattr(parts.promotion, "consider", slow)
+    monkeypatch.setattr(supervisor_module, "_STOP_SECONDS", 0.2)
     script = f"ready(); {WORKING} propose(2, '0' * 64); {SILENT}\n"
     with running(parts, script) as supervisor:
         assert asked.wait(WAIT_SECONDS)
