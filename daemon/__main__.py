@@ -119,6 +119,17 @@ def demo(
 
 
 @app.command()
+def doctor(
+    config: ConfigOption = Path("ffedge.toml"),
+    json: Annotated[bool, typer.Option(help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Look at everything that the daemon stands on; exit code 1 when something will not work."""
+    from daemon.doctor import run_doctor
+
+    sys.exit(run_doctor(config, as_json=json, say=typer.echo))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)

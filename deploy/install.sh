@@ -79,6 +79,8 @@ if [ -z "$(identity passwd ffedge)" ]; then
     --home-dir /var/lib/ffedge --shell /usr/sbin/nologin ffedge
   say "made the user ffedge"
 fi
+# The unit gives it these by itself; `sudo -u ffedge ffedge doctor` needs them too.
+usermod ${root:+--prefix "$root"} --append --groups video,render,jtop ffedge
 user=$(identity passwd ffedge) group=$(identity group ffedge)
 
 work=$(mktemp -d)

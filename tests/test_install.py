@@ -108,7 +108,8 @@ def test_install_twice_uninstall_twice_purge_twice(root: Path, wheel: Path) -> N
     ((_, _, uid, gid, _, home, shell),) = lines(root / "etc" / "passwd", "ffedge")
     assert (home, shell) == ("/var/lib/ffedge", "/usr/sbin/nologin")
     for name in ("video", "render", "jtop", "ffedge"):
-        assert len(lines(root / "etc" / "group", name)) == 1
+        ((_, _, _, members),) = lines(root / "etc" / "group", name)
+        assert members == ("" if name == "ffedge" else "ffedge")
     assert lines(root / "etc" / "group", "ffedge")[0][2] == gid
     user, group = int(uid), int(gid)
     assert user > 0
