@@ -13,7 +13,7 @@ usage: sudo deploy/install.sh [--wheel FILE] [--jetpack 6|7|none] [--torch REQUI
   --torch REQ       the torch to install, a requirement or a wheel; system: the one that is there
   --torch-index URL where that torch comes from
   --extras NAMES    extras of the package, such as jetson (jetson-stats in our own environment)
-  --python PROGRAM  which Python makes the environment (python3)
+  --python PROGRAM  which Python makes the environment (/usr/bin/python3, TensorRT's)
   --root DIR        install into a root file system at DIR, and start nothing
   --no-start        install, but neither start nor restart the service
 USAGE
@@ -26,7 +26,7 @@ fail() {
 }
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-wheel='' jetpack='' torch='' torch_index='' extras='' python=python3 root='' start=yes
+wheel='' jetpack='' torch='' torch_index='' extras='' python=/usr/bin/python3 root='' start=yes
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) usage; exit 0 ;;
@@ -51,6 +51,13 @@ done
 [ -z "$root" ] || [ -d "$root/etc" ] || fail "$root holds no /etc: --root wants a root file system"
 [ -z "$wheel" ] || [ -f "$wheel" ] || fail "no wheel $wheel"
 [ -z "$root" ] || root=$(cd "$root" && pwd)
+program=$(command -v "$python") || fail "no $python: name a Python 3.10 to 3.13 by --python"
+# Below another root the paths are that system's.
+case $root$(realpath "$program") in
+  /root/* | /home/*) fail "$program lies in a home, which the service cannot see: name another by --python" ;;
+esac
+"$program" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
+  fail "$program is not Python 3.10 to 3.13: name one by --python"
 environment=$root/opt/ffedge configuration=$root/etc/ffedge state=$root/var/lib/ffedge
 unit=$root/etc/systemd/system/ffedge.service
 
@@ -101,7 +108,7 @@ awk -F '[=<>;]' 'FNR == NR { if (!/^#/) { mine[$1] = 1; print }; next } !($1 in 
 [ -z "$torch" ] || sed -i '/^torch[=<>;]/d' "$constraints"
 
 # TensorRT's Python package comes from apt, never from PyPI: the environment must see the system's.
-[ -x "$environment/bin/python" ] || "$python" -m venv --system-site-packages "$environment"
+[ -x "$environment/bin/python" ] || "$program" -m venv --system-site-packages "$environment"
 pip=("$environment/bin/python" -m pip --disable-pip-version-check --quiet)
 if [ -n "$torch" ] && [ "$torch" != system ]; then
   # Alone: what torch needs in turn comes with the package, from the usual index.

@@ -29,6 +29,12 @@ def test_shellcheck_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout
 
 
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("useradd") is None,
+    reason="making users in a root file system needs to be root, and useradd",
+)
+
+
 def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(DEPLOY / script), *arguments],
@@ -45,12 +51,32 @@ def test_they_tell_how_they_are_used(script: str) -> None:
     unknown = run(script, "--rooot")
     assert unknown.returncode == 1
     assert unknown.stderr.startswith("ffedge: unknown option --rooot")
+    incomplete = run(script, "--root")
+    assert incomplete.returncode == 1
+    assert incomplete.stderr.startswith("ffedge: --root wants a")
 
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("useradd") is None,
-    reason="making users in a root file system needs to be root, and useradd",
+@needs_root
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--root", "{root}/etc"], "holds no /etc"),
+        (["--root", "{root}", "--wheel", "absent.whl"], "no wheel absent.whl"),
+        (["--root", "{root}", "--python", "absent"], "no absent: name a Python"),
+        (["--root", "{root}", "--python", "false"], "is not Python 3.10 to 3.13"),
+        (["--root", "{root}", "--jetpack", "5"], "--jetpack is 6, 7 or none, not 5"),
+    ],
+    ids=["root", "wheel", "no python", "old python", "jetpack"],
 )
+def test_what_is_wrong_is_said_before_anything_is_changed(
+    root: Path, arguments: list[str], says: str
+) -> None:
+    before = sorted(root.rglob("*"))
+    done = run("install.sh", *(argument.format(root=root) for argument in arguments))
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(root.rglob("*")) == before
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +217,8 @@ def test_what_cannot_work_on_a_board_is_refused_before_anything_is_changed(
     root: Path, wheel: Path, release: str, says: str
 ) -> None:
     (root / "etc" / "nv_tegra_release").write_text(release)
-    done = run("install.sh", "--root", str(root), "--wheel", str(wheel))
+    arguments = ["--root", str(root), "--wheel", str(wheel), "--python", sys.executable]
+    done = run("install.sh", *arguments)
     assert done.returncode == 1
     assert says in done.stderr
     assert not (root / "opt").exists()
