@@ -130,6 +130,17 @@ def status(
 
 
 @app.command()
+def doctor(
+    config: ConfigOption = Path("ffedge.toml"),
+    json: Annotated[bool, typer.Option(help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Look at everything that the daemon stands on; exit code 1 when something will not work."""
+    from daemon.doctor import run_doctor
+
+    sys.exit(run_doctor(config, as_json=json, say=typer.echo))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
@@ -245,22 +256,34 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     import uvicorn
 
     from daemon.api import create_app
+    from daemon.notified_server import Health, NotifiedServer
+    from daemon.notify import Notifier
     from engines import limit_threads
 
+    notifier = Notifier.take(os.environ, os.getpid())
     command = [sys.executable, "-m", "daemon", "learner", "--config", str(config)]
     lock_directory(settings.store.directory, "server", wait=False)
-    service = build_service(settings, command)
+    with notifier.starting("opening the store and the version that serves"):
+        service = build_service(settings, command)
     limit_threads(settings.server.threads)
     host, port = listener.getsockname()[:2]
     address = f"http://{host}:{port}"
-    server = uvicorn.Server(
+
+    def status() -> str:
+        version = service.slot.current.weights.version
+        learner = "up" if service.supervisor.up else "down"
+        return f"serves version {version} of {service.spec.name} at {address}; learner {learner}"
+
+    server = NotifiedServer(
         uvicorn.Config(
             create_app(service, on_start=lambda: log.info("listening", extra={"address": address})),
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
+        ),
+        notifier,
+        Health(service.supervisor.well, status),
     )
     # uvicorn raises the signal again once it has stopped; by then it has been obeyed.
     signal.signal(signal.SIGTERM, server.handle_exit)

@@ -33,6 +33,12 @@ from models import ModelSpec
 
 log = logging.getLogger(__name__)
 
+OnStep = Callable[[], None]
+
+
+def _nobody() -> None:
+    """Nobody counts the steps."""
+
 
 class LearningError(RuntimeError):
     """Learning cannot go on from here: a loss is no longer a number."""
@@ -96,8 +102,11 @@ class Learner:
         """Samples that wait to be learned."""
         return self._reader.backlog(self.last_seq)
 
-    def learn_block(self) -> BlockReport:
+    def learn_block(self, on_step: OnStep = _nobody) -> BlockReport:
         """Predict, score, then learn the next block; what is left, if that is less.
+
+        Args:
+            on_step: Called after each step.
 
         Raises:
             LearningError: A loss is not a number.
@@ -113,11 +122,15 @@ class Learner:
             self.score.add(predictor.predict(x).class_index == labels)
         self._remember(new)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
-        losses = self._train(steps, new)
+        losses = self._train(steps, new, on_step)
         return BlockReport(len(new), steps, losses, time.monotonic() - started)
 
-    def rehearse(self, steps: int) -> BlockReport:
+    def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
         """Take steps on remembered samples alone.
+
+        Args:
+            steps: How many.
+            on_step: Called after each.
 
         Raises:
             LearningError: A loss is not a number.
@@ -125,7 +138,7 @@ class Learner:
         started = time.monotonic()
         if not self._memory:
             return BlockReport(0, 0, (), 0.0)
-        losses = self._train(steps, [])
+        losses = self._train(steps, [], on_step)
         return BlockReport(0, steps, losses, time.monotonic() - started)
 
     def export(self, *, version: int, parent: int | None) -> Weights:
@@ -206,7 +219,7 @@ class Learner:
         self._memory.extend(new)
         del self._memory[: -self._settings.replay_samples]
 
-    def _train(self, steps: int, new: list[StoredSample]) -> tuple[float, ...]:
+    def _train(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
         settings = self._settings
         fresh = max(1, round(settings.batch_samples * settings.new_ratio)) if new else 0
         losses: tuple[float, ...] = ()
@@ -226,4 +239,5 @@ class Learner:
             if not report.finite:
                 raise LearningError(f"step {self.steps}: losses {report.losses}")
             losses = report.losses
+            on_step()
         return losses

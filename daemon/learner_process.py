@@ -23,6 +23,7 @@ from daemon.durable import replace_file
 from daemon.gate import Scores, becomes_best
 from daemon.learner import Learner, LearningError
 from daemon.messages import (
+    Alive,
     Begin,
     JobFailed,
     JobStarted,
@@ -43,6 +44,7 @@ _POLL_SECONDS = 0.2
 _IDLE_REPORT_SECONDS = 1.0
 # A job that still has a backlog proposes what it has at least this often.
 _PROPOSE_SECONDS = 2.0
+_ALIVE_SECONDS = 1.0
 
 
 def lower_priority(niceness: int) -> None:
@@ -77,6 +79,7 @@ class LearnerProcess:
         self._reports = reports
         self._inbox: queue.Queue[ToLearner | None] = queue.Queue()
         self._closed = threading.Event()
+        self._alive: float | None = None  # when we last said that we are
         reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
         reader.start()
 
@@ -149,7 +152,7 @@ class LearnerProcess:
         started = saved = time.monotonic()
         least = 1 if trigger in ("time", "manual") else self._settings.block_samples
         while (backlog := self._learner.backlog()) >= least:
-            block = self._learner.learn_block()
+            block = self._learner.learn_block(self._say_alive)
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
             log.debug("learned a block", extra={"samples": block.samples, "backlog": backlog})
             now = time.monotonic()
@@ -161,7 +164,7 @@ class LearnerProcess:
         for _ in range(0, rehearsal_steps, self._settings.steps_per_block):
             if self._learner.backlog() >= self._settings.block_samples:
                 break  # new samples come first
-            block = self._learner.rehearse(self._settings.steps_per_block)
+            block = self._learner.rehearse(self._settings.steps_per_block, self._say_alive)
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:
@@ -180,6 +183,13 @@ class LearnerProcess:
             self._incumbent = candidate
             if becomes_best(scores):
                 self._best = candidate
+
+    def _say_alive(self) -> None:
+        """From the work itself, not from a thread beside it that would outlive a hang."""
+        now = time.monotonic()
+        if self._alive is None or now - self._alive >= _ALIVE_SECONDS:
+            self._alive = now
+            send(self._reports, Alive())
 
     def _report_progress(
         self,

@@ -68,6 +68,10 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     losses: list[float]
 
 
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """Learner: still at work, in the middle of a block."""
+
+
 class Proposed(msgspec.Struct, frozen=True, tag="proposed"):
     """Learner: a candidate's file is in place; the job waits for the verdict."""
 
@@ -83,7 +87,7 @@ class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
 
 
 ToLearner = Begin | Train | Judged
-FromLearner = Started | JobStarted | Progress | Proposed | JobFailed
+FromLearner = Started | JobStarted | Progress | Alive | Proposed | JobFailed
 
 
 def send(pipe: IO[bytes], message: msgspec.Struct) -> None:

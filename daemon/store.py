@@ -146,7 +146,7 @@ class SampleStore:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._path = directory / DATABASE_NAME
-            self._connection = _open_writer(self._path)
+            self._connection = open_writer(self._path)
             sync_folder(directory.absolute().parent)
             self._load()
         except (OSError, sqlite3.Error) as error:
@@ -354,7 +354,12 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
 
 
-def _open_writer(path: Path) -> sqlite3.Connection:
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The connection of the one writer, as durable as is promised.
+
+    Raises:
+        StoreError: The file system does not let it be.
+    """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "mmap_size": 0}
     for pragma, value in wanted.items():

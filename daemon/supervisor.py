@@ -18,6 +18,7 @@ import msgspec
 from daemon.errors import NothingToLearnError, NotReadyError
 from daemon.jobs import Job, JobBook
 from daemon.messages import (
+    Alive,
     Begin,
     FromLearner,
     JobFailed,
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 _FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 5.0
 _STOP_SECONDS = 5.0
+# How long a learner may say nothing while it starts, takes the first step of its life (chains are
+# compiled then), or waits for a verdict (an engine is built then).
+_LONG_SILENCE_SECONDS = 900.0
 
 
 class Supervisor:
@@ -78,6 +82,8 @@ class Supervisor:
         self._asking = threading.Lock()
         self._asked: int | None = None  # the job that this learner was asked for
         self._up = False
+        self._stepped = False  # whether this learner has taken a step
+        self._heard = (time.monotonic(), _LONG_SILENCE_SECONDS)  # when, and what may follow
         self._thread = threading.Thread(target=self._run, name="learner-supervisor")
 
     @property
@@ -90,6 +96,15 @@ class Supervisor:
         """The learner's process id while it runs."""
         process = self._process
         return process.pid if process and process.poll() is None else None
+
+    def well(self, seconds: float) -> bool:
+        """Whether the learner is at work, idle, or about to be started again.
+
+        Args:
+            seconds: For how long silence means nothing, where the learner has no reason for more.
+        """
+        heard, silence = self._heard
+        return time.monotonic() - heard <= max(seconds, silence)
 
     def start(self) -> None:
         """Start the learner."""
@@ -145,6 +160,7 @@ class Supervisor:
                 backoff = _FIRST_BACKOFF_SECONDS
             self._telemetry.learner_restarts.inc()
             log.error("learner ended", extra={"exit_code": code, "restart_seconds": backoff})
+            self._expect(backoff)
             self._stopping.wait(backoff)
             backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
 
@@ -161,7 +177,8 @@ class Supervisor:
         except OSError as error:
             log.error("learner cannot be started", extra={"why": str(error)})
             return None
-        self._process, self._asked = process, None
+        self._process, self._asked, self._stepped = process, None, False
+        self._expect(_LONG_SILENCE_SECONDS)
         try:
             if not self._stopping.is_set():
                 log.info("learner started", extra={"pid": process.pid})
@@ -179,7 +196,18 @@ class Supervisor:
         self._send(Begin(active, best, manifest.last + 1))
         assert process.stdout is not None  # noqa: S101 - PIPE was asked for
         for line in process.stdout:
-            self._hear(msgspec.json.decode(line, type=FromLearner))
+            message = msgspec.json.decode(line, type=FromLearner)
+            self._stepped |= isinstance(message, Alive)
+            judging = isinstance(message, Proposed)
+            starting = isinstance(message, JobStarted) and not self._stepped
+            self._expect(_LONG_SILENCE_SECONDS if judging or starting else 0.0)
+            self._hear(message)
+            if judging:
+                self._expect(0.0)
+
+    def _expect(self, silence: float) -> None:
+        """Note a sign of life; none other is due for `silence` seconds."""
+        self._heard = (time.monotonic(), silence)
 
     def _end(self, process: subprocess.Popen[bytes]) -> int:
         """Close the pipes, so that it ends by itself, and make sure that it does."""
@@ -207,6 +235,8 @@ class Supervisor:
                 decision = self._promotion.consider(message.version, message.sha256, message.scores)
                 self._jobs.complete(decision)
                 self._send(Judged(decision.version, decision.accepted))
+            case Alive():
+                pass
             case JobFailed():
                 log.error("training failed", extra={"why": message.error})
                 self._jobs.fail(message.error)

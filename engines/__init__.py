@@ -9,6 +9,7 @@ from engines.base import (
     Weights,
     WeightsError,
 )
+from engines.finding import Finding, Verdict
 from engines.latent import Latent
 from engines.look_ahead import LookAhead
 from engines.recipe import Optimizer, Recipe
@@ -18,11 +19,14 @@ from engines.registry import (
     limit_threads,
     open_predict_engine,
     open_train_engine,
+    probe_machine,
+    probe_predict_engines,
 )
 from engines.weights_file import weights_digest, weights_from_bytes, weights_to_bytes
 
 __all__ = [
     "EngineUnavailableError",
+    "Finding",
     "Label",
     "Latent",
     "LookAhead",
@@ -33,11 +37,14 @@ __all__ = [
     "Recipe",
     "StepReport",
     "TrainEngine",
+    "Verdict",
     "Weights",
     "WeightsError",
     "limit_threads",
     "open_predict_engine",
     "open_train_engine",
+    "probe_machine",
+    "probe_predict_engines",
     "weights_digest",
     "weights_from_bytes",
     "weights_to_bytes",

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 
 from engines.base import PredictEngine, TrainEngine, Weights
+from engines.finding import Finding
 from engines.recipe import Recipe
 from models import ModelSpec
 
@@ -69,6 +70,51 @@ def open_predict_engine(name: str = AUTO) -> Opened:
         why = "asked for by name" if name == candidate else "first in order that opened"
         return Opened(candidate, factory, "; ".join([why, *refusals]))
     raise EngineUnavailableError("no engine opened: " + "; ".join(refusals))
+
+
+def probe_predict_engines(
+    weights: Weights, agrees: Callable[[Weights, PredictEngine], bool]
+) -> list[Finding]:
+    """Open every engine there is and have it answer, in order of preference.
+
+    Args:
+        weights: What to open them on.
+        agrees: Whether an engine computes what the weights' canary says.
+
+    Returns:
+        A finding an engine: it answers rightly, is not to be had here, or does not work.
+    """
+    findings = []
+    for candidate, load in _PREDICT_ENGINES.items():
+        name = f"engine {candidate}"
+        try:
+            with load()(weights) as engine:
+                right = agrees(weights, engine)
+        except (ImportError, EngineUnavailableError) as error:
+            findings.append(Finding(name, "SKIP", str(error)))
+        except Exception as error:  # noqa: BLE001 - whatever a library raises is the finding
+            findings.append(Finding(name, "FAIL", f"{type(error).__name__}: {error}"))
+        else:
+            found = "answers the canary batch as the learner does"
+            wrong = "answers the canary batch otherwise than the learner: it must not serve"
+            findings.append(Finding(name, *(("PASS", found) if right else ("FAIL", wrong))))
+    return findings
+
+
+def probe_machine(*, board: bool) -> list[Finding]:
+    """What torch makes of this machine: integer products, their speed, fusion, the GPU.
+
+    Args:
+        board: Whether this is a Jetson, where a GPU is wanted.
+    """
+    from engines import probe
+
+    return [
+        probe.integer_products(),
+        probe.integer_speed(),
+        probe.fusion(),
+        *probe.cuda(board=board),
+    ]
 
 
 def open_train_engine(spec: ModelSpec, *, seed: int, recipe: Recipe | None = None) -> TrainEngine:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,7 +45,17 @@ def wait_for(probe: Callable[[], T | None], what: str, seconds: float = 30.0) ->
 
 
 class RunningDaemon:
-    def __init__(self, folder: Path, features: int = 64, more: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        features: int = 64,
+        more: str = "",
+        *,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "daemon"),
+    ) -> None:
+        self._environment = os.environ | dict(environment or {})
+        self._program = program
         self.store = folder / "var"
         self.log = folder / "daemon.log"
         self.config = folder / "ffedge.toml"
@@ -57,7 +67,8 @@ class RunningDaemon:
         seen = self.log.stat().st_size
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "serve", "--config", str(self.config)],
+                [*self._program, "serve", "--config", str(self.config)],
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from daemon.__main__ import build_service
 from daemon.api import create_app
-from daemon.config import load_settings
+from daemon.config import Settings, load_settings
 from daemon.errors import RequestError
 from daemon.power import PowerMonitor
 from daemon.power_log import PowerLog
@@ -23,6 +23,7 @@ from daemon.telemetry import Telemetry
 ROOT = Path(__file__).parents[1]
 API = (ROOT / "docs" / "api.md").read_text()
 README = (ROOT / "README.md").read_text()
+JETSON = (ROOT / "docs" / "jetson.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -70,9 +71,55 @@ def test_readme_begins_with_the_two_commands_that_the_makefile_has() -> None:
 
 
 def test_every_file_that_a_document_links_to_exists() -> None:
-    for document in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "docs" / "api.md"):
+    for document in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_board_page_names_files_options_and_settings_that_exist() -> None:
+    for name in set(re.findall(r"\b(deploy/[\w.]+\w)", JETSON)):
+        assert (ROOT / name).exists(), name
+    installer, uninstaller, dockerfile = (
+        (ROOT / name).read_text()
+        for name in ("deploy/install.sh", "deploy/uninstall.sh", "Dockerfile.l4t")
+    )
+    for option in ("--torch", "--jetpack"):
+        assert f"{option} " in installer
+    assert "--purge)" in uninstaller
+    arguments = re.findall(r"^\| `([A-Z0-9_]+)`(?:, `([A-Z0-9_]+)`)?", JETSON, re.MULTILINE)
+    named = {name for row in arguments for name in row if name}
+    assert named == set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
+    settings = re.findall(r"`(model|store|server|learner|gate|log)\.(\w+)", JETSON)
+    assert settings
+    for section, key in settings:
+        assert key in Settings.model_fields[section].annotation.model_fields, f"{section}.{key}"  # type: ignore[union-attr]
+
+
+def test_docker_run_and_compose_say_the_same() -> None:
+    (command,) = re.findall(r"docker run (.*?) ffedge:l4t\n", JETSON, re.DOTALL)
+    compose = (ROOT / "deploy" / "compose.yaml").read_text()
+    for option, line in {
+        "--runtime nvidia": "runtime: nvidia",
+        "--network host": "network_mode: host",
+        "--init": "init: true",
+        "--read-only": "read_only: true",
+        "--tmpfs /tmp": "- /tmp",
+        "--cap-drop ALL": "- ALL",
+        "--security-opt no-new-privileges:true": "- no-new-privileges:true",
+        "--shm-size 1g": "shm_size: 1g",
+        "--memory 6g": "mem_limit: 6g",
+        "--pids-limit 256": "pids_limit: 256",
+        "--ulimit memlock=-1": "memlock: -1",
+        "--stop-timeout 60": "stop_grace_period: 60s",
+        "--restart unless-stopped": "restart: unless-stopped",
+        "/etc/nv_tegra_release:/etc/nv_tegra_release:ro": "source: /etc/nv_tegra_release",
+        "ffedge-state:/var/lib/ffedge": "target: /var/lib/ffedge",
+        "FFEDGE_MODEL__INPUT_SHAPE": "FFEDGE_MODEL__INPUT_SHAPE",
+    }.items():
+        assert option in command
+        assert line in compose
+    assert "--mount type=bind,source=/run/jtop.sock" in command
+    assert "--volume /run/jtop.sock" not in command
 
 
 def test_every_module_that_the_architecture_names_exists() -> None:
@@ -89,7 +136,14 @@ def test_every_module_that_the_architecture_names_exists() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["--help"], ["serve", "--help"], ["demo", "--help"], ["status", "--help"], ["version"]],
+    [
+        ["--help"],
+        ["serve", "--help"],
+        ["demo", "--help"],
+        ["doctor", "--help"],
+        ["status", "--help"],
+        ["version"],
+    ],
 )
 def test_every_command_has_help(command: list[str]) -> None:
     done = subprocess.run(

@@ -1,0 +1,78 @@
+"""`ffedge doctor`: looks at everything that the daemon stands on, one line each.
+
+It changes nothing: what it writes are temporary files that it removes, and a daemon may run beside
+it. `FAIL` is for what will not work; a check that breaks is a failure too, and the next one runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from daemon import __version__
+from daemon.doctor_board import Board, check_board
+from daemon.doctor_host import check_host
+from daemon.doctor_service import check_service, read_settings
+from daemon.gate import canary_agrees
+from engines import Finding, open_train_engine, probe_machine, probe_predict_engines
+from models import ModelSpec
+
+# Small, so that an engine which takes minutes to build a network takes seconds here.
+_PROBE_SPEC = ModelSpec("mlp", (64,), 10, (64, 64))
+
+
+def examine(config: Path, board: Board) -> Iterator[Finding]:
+    """Every check, each as soon as it is done.
+
+    Args:
+        config: The configuration file.
+        board: The machine.
+    """
+    settings, finding = read_settings(config)
+    directory = settings.store.directory if settings else None
+    groups: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+        ("board", lambda: check_board(board)),
+        ("host", lambda: check_host(directory)),
+        ("torch", lambda: probe_machine(board=board.is_jetson)),
+        ("engines", _probe_engines),
+        ("service", lambda: check_service(settings, os.environ, board)),
+    ]
+    yield finding
+    for name, check in groups:
+        try:
+            yield from check()
+        except Exception as error:  # noqa: BLE001 - a broken check must not hide the others
+            yield Finding(name, "FAIL", f"the check broke: {type(error).__name__}: {error}")
+
+
+def _probe_engines() -> list[Finding]:
+    network = open_train_engine(_PROBE_SPEC, seed=0)
+    classes = tuple(range(_PROBE_SPEC.max_classes))
+    weights = network.export(classes=classes, version=1, parent=None, last_seq=0)
+    return probe_predict_engines(weights, canary_agrees)
+
+
+def summarize(findings: list[Finding]) -> dict[str, Any]:
+    """The machine-readable result."""
+    verdicts = [finding.verdict for finding in findings]
+    return {
+        "version": __version__,
+        "ok": "FAIL" not in verdicts,
+        "counts": {kind: verdicts.count(kind) for kind in ("PASS", "WARN", "FAIL", "SKIP")},
+        "findings": [vars(finding) for finding in findings],
+    }
+
+
+def run_doctor(config: Path, *, as_json: bool, say: Callable[[str], None]) -> int:
+    """Examine, say what was found, and return the exit code: 1 with a failure, else 0."""
+    findings = []
+    for finding in examine(config, Board()):
+        say(str(finding))
+        findings.append(finding)
+    summary = summarize(findings)
+    if as_json:
+        say(json.dumps(summary))
+    return 0 if summary["ok"] else 1

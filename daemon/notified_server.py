@@ -1,0 +1,69 @@
+"""The HTTP server as a service manager wants it: it says when it is ready, well, and stopping.
+
+`READY=1` goes out once requests are accepted: the first version serves by then. The watchdog is fed
+from the event loop itself, never from a thread, and only while the learner is well too: a loop that
+is blocked, or a learner that has gone silent, lets the manager restart the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import uvicorn
+
+from daemon.notify import Notifier
+
+# Without a watchdog there is still a status line to keep.
+_STATUS_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the daemon says of itself.
+
+    Args:
+        well: Whether the learner was heard within so many seconds, or has a reason not to be.
+        status: One line.
+    """
+
+    well: Callable[[float], bool]
+    status: Callable[[], str]
+
+
+class NotifiedServer(uvicorn.Server):
+    """See `uvicorn.Server`.
+
+    Args:
+        config: uvicorn's.
+        notifier: Told.
+        health: Asked before the watchdog is fed.
+    """
+
+    def __init__(self, config: uvicorn.Config, notifier: Notifier, health: Health) -> None:
+        super().__init__(config)
+        self._notifier = notifier
+        self._health = health
+        self._watch: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.startup`."""
+        await super().startup(sockets)
+        if self.started:
+            self._notifier.ready()
+            self._watch = asyncio.create_task(self._watching())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.shutdown`."""
+        self._notifier.stopping()
+        await super().shutdown(sockets)
+
+    async def _watching(self) -> None:
+        limit = self._notifier.watchdog_seconds
+        while not self.should_exit:
+            self._notifier.status(self._health.status())
+            if limit is not None and self._health.well(limit):
+                self._notifier.alive()
+            await asyncio.sleep(_STATUS_SECONDS if limit is None else limit / 2)

@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Install ffedge as a systemd service, or upgrade it: samples, weights and settings stay.
+set -euo pipefail
+
+usage() {
+  cat <<'USAGE'
+usage: sudo deploy/install.sh [--wheel FILE] [--jetpack 6|7|none] [--torch REQUIREMENT]
+                              [--torch-index URL] [--extras NAMES] [--python PROGRAM]
+                              [--root DIR] [--no-start]
+
+  --wheel FILE      install this wheel; without it, this checkout
+  --jetpack N       which JetPack the packages are for; without it, read from /etc/nv_tegra_release
+  --torch REQ       the torch to install, a requirement or a wheel; system: the one that is there
+  --torch-index URL where that torch comes from
+  --extras NAMES    extras of the package, such as jetson (jetson-stats in our own environment)
+  --python PROGRAM  which Python makes the environment (/usr/bin/python3, TensorRT's)
+  --root DIR        install into a root file system at DIR, and start nothing
+  --no-start        install, but neither start nor restart the service
+USAGE
+}
+
+say() { printf 'ffedge: %s\n' "$*"; }
+fail() {
+  printf 'ffedge: %s\n' "$*" >&2
+  exit 1
+}
+
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+wheel='' jetpack='' torch='' torch_index='' extras='' python=/usr/bin/python3 root='' start=yes
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h) usage; exit 0 ;;
+    --no-start) start=no; shift; continue ;;
+    --wheel | --jetpack | --torch | --torch-index | --extras | --python | --root)
+      [ $# -ge 2 ] || fail "$1 wants a value; --help lists the options" ;;
+    *) fail "unknown option $1; --help lists them" ;;
+  esac
+  case $1 in
+    --wheel) wheel=$2 ;;
+    --jetpack) jetpack=$2 ;;
+    --torch) torch=$2 ;;
+    --torch-index) torch_index=$2 ;;
+    --extras) extras=$2 ;;
+    --python) python=$2 ;;
+    --root) root=${2%/} ;;
+  esac
+  shift 2
+done
+
+[ "$(id -u)" -eq 0 ] || fail "needs root: sudo $0"
+[ -z "$root" ] || [ -d "$root/etc" ] || fail "$root holds no /etc: --root wants a root file system"
+[ -z "$wheel" ] || [ -f "$wheel" ] || fail "no wheel $wheel"
+[ -z "$root" ] || root=$(cd "$root" && pwd)
+program=$(command -v "$python") || fail "no $python: name a Python 3.10 to 3.13 by --python"
+# Below another root the paths are that system's.
+case $root$(realpath "$program") in
+  /root/* | /home/*) fail "$program lies in a home, which the service cannot see: name another by --python" ;;
+esac
+"$program" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
+  fail "$program is not Python 3.10 to 3.13: name one by --python"
+environment=$root/opt/ffedge configuration=$root/etc/ffedge state=$root/var/lib/ffedge
+unit=$root/etc/systemd/system/ffedge.service
+
+if [ -z "$jetpack" ]; then
+  case $(cat "$root/etc/nv_tegra_release" 2>/dev/null || true) in
+    '# R36'*) jetpack=6 ;;
+    '# R39'*) jetpack=7 ;;
+    '') jetpack=none ;;
+    *) fail "$root/etc/nv_tegra_release is neither R36 nor R39: name the nearest by --jetpack" ;;
+  esac
+fi
+case $jetpack in
+  6) : "${torch:=torch==2.8.0}" "${torch_index:=https://pypi.jetson-ai-lab.io/jp6/cu126}" ;;
+  7) [ -n "$torch" ] || fail "JetPack 7: name a torch with code for sm_87 by --torch (docs/jetson.md)" ;;
+  none) ;;
+  *) fail "--jetpack is 6, 7 or none, not $jetpack" ;;
+esac
+
+identity() { awk -F: -v name="$2" '$1 == name { print $3 }' "$root/etc/$1"; }
+# Groups that own the GPU's nodes and jtop's socket; the unit names them, so they must exist.
+for group in video render jtop ffedge; do
+  groupadd --force --system ${root:+--prefix "$root"} "$group"
+done
+if [ -z "$(identity passwd ffedge)" ]; then
+  useradd ${root:+--prefix "$root"} --system --gid ffedge --no-create-home \
+    --home-dir /var/lib/ffedge --shell /usr/sbin/nologin ffedge
+  say "made the user ffedge"
+fi
+# The unit gives it these by itself; `sudo -u ffedge ffedge doctor` needs them too.
+usermod ${root:+--prefix "$root"} --append --groups video,render,jtop ffedge
+user=$(identity passwd ffedge) group=$(identity group ffedge)
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if [ -n "$wheel" ]; then
+  package=$(realpath "$wheel")
+else
+  # Built from a copy: a build as root leaves nothing in the checkout.
+  package=$work/ffedge
+  mkdir "$package"
+  (cd "$checkout" && cp -r daemon engines models pyproject.toml README.md LICENSE "$package")
+fi
+# constraints.txt, with the lines that this JetPack has another version for taken from its own file.
+constraints=$work/constraints.txt own=$checkout/deploy/constraints-jetpack$jetpack.txt
+[ -f "$own" ] || own=/dev/null
+awk -F '[=<>;]' 'FNR == NR { if (!/^#/) { mine[$1] = 1; print }; next } !($1 in mine)' \
+  "$own" "$checkout/constraints.txt" >"$constraints"
+[ -z "$torch" ] || sed -i '/^torch[=<>;]/d' "$constraints"
+
+# TensorRT's Python package comes from apt, never from PyPI: the environment must see the system's.
+[ -x "$environment/bin/python" ] || "$program" -m venv --system-site-packages "$environment"
+pip=("$environment/bin/python" -m pip --disable-pip-version-check --quiet)
+if [ -n "$torch" ] && [ "$torch" != system ]; then
+  # Alone: what torch needs in turn comes with the package, from the usual index.
+  "${pip[@]}" install --no-deps ${torch_index:+--index-url "$torch_index"} "$torch"
+fi
+"${pip[@]}" install --constraint "$constraints" "$package${extras:+[$extras]}"
+# Once more, alone: pip takes a wheel of the same version for installed.
+"${pip[@]}" install --force-reinstall --no-deps "$package"
+if [ "$jetpack" != none ]; then
+  "$environment/bin/python" -c "
+import torch
+codes = torch.cuda.get_arch_list()
+assert 'sm_87' in codes, f'torch {torch.__version__} has code for {codes}, not for sm_87: name another by --torch'
+"
+fi
+if [ -n "$root" ]; then
+  # What was installed under DIR will run without it.
+  grep -rlIZ --exclude-dir=lib --exclude-dir=lib64 -F "$environment" "$environment" |
+    xargs -0 --no-run-if-empty sed -i "s|$environment|/opt/ffedge|g"
+fi
+say "installed $("$environment/bin/python" -c 'import importlib.metadata as m; print("ffedge", m.version("ffedge"))')"
+
+install -d -m 0750 -o 0 -g "$group" "$configuration"
+install -d -m 0750 -o "$user" -g "$group" "$state"
+fresh=no
+if [ ! -e "$configuration/ffedge.toml" ]; then
+  fresh=yes
+  sed 's|^directory = "./var" |directory = "/var/lib/ffedge" |' "$checkout/deploy/ffedge.toml" \
+    >"$work/ffedge.toml"
+  install -m 0640 -o 0 -g "$group" "$work/ffedge.toml" "$configuration/ffedge.toml"
+  say "wrote $configuration/ffedge.toml: set input_shape and max_classes in it"
+fi
+install -D -m 0644 -o 0 -g 0 "$checkout/deploy/ffedge.service" "$unit"
+if ! command -v systemctl >/dev/null; then
+  say "no systemctl here: enable ffedge.service yourself"
+  exit 0
+fi
+systemctl ${root:+--root="$root"} --quiet enable ffedge.service
+[ -z "$root" ] || { say "installed into $root; it starts with that system"; exit 0; }
+[ -d /run/systemd/system ] || { say "systemd does not run here: nothing started"; exit 0; }
+systemctl daemon-reload
+if [ $fresh = yes ]; then
+  say "then: sudo systemctl start ffedge"
+elif [ $start = yes ]; then
+  systemctl restart ffedge.service
+  say "ffedge runs"
+fi

@@ -1,0 +1,235 @@
+"""What a service manager hears: over a real datagram socket, from a real daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from daemon import notify
+from daemon.notify import Notifier
+from tests.running import RunningDaemon, wait_for
+
+# Long enough for a learner that reports every second on a busy machine, short enough to wait for.
+WATCHDOG_SECONDS = 3
+SILENCE_SECONDS = 4.0
+
+
+class Manager:
+    """Listens as systemd does."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
+        self.heard: list[str] = []
+
+    def next(self, wanted: str, seconds: float = 30.0) -> str | None:
+        """The next line that begins so; None when it does not come. Others are kept in `heard`."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                lines = self._socket.recv(4096).decode().split("\n")
+            except TimeoutError:
+                break
+            self.heard.extend(lines)
+            for line in lines:
+                if line.startswith(wanted):
+                    return line
+        return None
+
+    def falls_silent(self, wanted: str, silence: float, seconds: float = 40.0) -> bool:
+        """Whether at last no such line comes for `silence` seconds."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.next(wanted, silence) is None:
+                return True
+        return False
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    with closing(Manager(str(tmp_path / "notify"))) as manager:
+        yield manager
+
+
+@pytest.mark.parametrize(
+    "name", ["{folder}/notify", "@ffedge-test-{pid}"], ids=["file", "abstract"]
+)
+def test_every_message_arrives_as_sd_notify_has_it(tmp_path: Path, name: str) -> None:
+    address = name.format(folder=tmp_path, pid=os.getpid())
+    with closing(Manager(address)) as manager, closing(Notifier(address)) as notifier:
+        notifier.ready()
+        notifier.status("serves version 1")
+        notifier.status("serves version 1")  # nothing new
+        notifier.alive()
+        notifier.stopping()
+        assert manager.next("STATUS=stopping")
+        assert manager.heard == [
+            "READY=1",
+            "STATUS=serves version 1",
+            "WATCHDOG=1",
+            "STOPPING=1",
+            "STATUS=stopping",
+        ]
+
+
+def test_the_environment_names_the_socket_and_loses_it() -> None:
+    environment = {
+        "NOTIFY_SOCKET": "@x",
+        "WATCHDOG_USEC": "30000000",
+        "WATCHDOG_PID": "7",
+        "HOME": "/",
+    }
+    with closing(Notifier.take(environment, 7)) as notifier:
+        assert notifier.watchdog_seconds == 30.0
+    assert environment == {"HOME": "/"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"NOTIFY_SOCKET": "@x"},
+        {"WATCHDOG_USEC": "1000"},
+        {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "0"},
+        {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "soon"},
+        {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "8"},
+    ],
+    ids=["nothing", "no watchdog", "no socket", "off", "no number", "another process's"],
+)
+def test_a_watchdog_that_is_not_ours_is_not_fed(environment: dict[str, str]) -> None:
+    with closing(Notifier.take(environment, 7)) as notifier:
+        assert notifier.watchdog_seconds is None
+
+
+def test_a_manager_that_is_gone_or_deaf_holds_nothing_up(
+    manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Notifier(manager.address)) as notifier:
+        began = time.monotonic()
+        for _ in range(1000):  # more than its socket holds
+            notifier.alive()
+        assert time.monotonic() - began < 10
+        Path(manager.address).unlink()
+        notifier.alive()
+    assert {record.message for record in caplog.records} == {"service manager not told"}
+    nobody = Notifier(None)
+    nobody.ready()
+    with nobody.starting("x"):
+        pass
+    nobody.close()
+
+
+def test_a_long_start_asks_for_more_time_until_it_ends_or_takes_too_long(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "_EXTEND_EVERY_SECONDS", 0.05)
+    extension = "EXTEND_TIMEOUT_USEC=60000000"
+    with closing(Notifier(manager.address)) as notifier:
+        with notifier.starting("building an engine"):
+            assert manager.next(extension)
+            assert manager.next(extension)
+        assert manager.heard[0] == "STATUS=building an engine"
+        assert manager.falls_silent(extension, 0.5)
+        with notifier.starting("hanging", limit_seconds=0.1):
+            assert manager.falls_silent(extension, 0.5)
+
+
+def started(manager: Manager, folder: Path, **options: object) -> RunningDaemon:
+    watchdog = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(WATCHDOG_SECONDS * 10**6)}
+    return RunningDaemon(folder, environment=watchdog, **options)  # type: ignore[arg-type]
+
+
+def test_a_daemon_is_ready_once_it_answers_then_alive_then_stopping(
+    manager: Manager, tmp_path: Path
+) -> None:
+    with started(manager, tmp_path) as daemon:
+        assert manager.next("READY=1")
+        before = manager.heard[: manager.heard.index("READY=1")]
+        assert before[0].startswith("STATUS=opening the store")
+        assert "WATCHDOG=1" not in before
+        assert daemon.client.post("/predict", json={"x": [0.0] * 64}).json()["model_version"] == "1"
+        for _ in range(3):
+            assert manager.next("WATCHDOG=1", 2 * WATCHDOG_SECONDS)
+        wait_for(daemon.learner_up, "the learner")
+        told = [line for line in manager.heard if line.startswith("STATUS=serves version 1 of mlp")]
+        assert told
+        assert str(daemon.client.base_url).rstrip("/") in told[0]
+        daemon.process.send_signal(signal.SIGTERM)
+        assert manager.next("STOPPING=1")
+        assert daemon.process.wait(30) == 0
+    assert manager.heard.count("READY=1") == 1
+
+
+def test_a_daemon_that_cannot_serve_is_never_ready(manager: Manager, tmp_path: Path) -> None:
+    with started(manager, tmp_path) as daemon:
+        assert manager.next("READY=1")
+        command = [sys.executable, "-m", "daemon", "serve", "--config", str(daemon.config)]
+        environment = os.environ | {"NOTIFY_SOCKET": manager.address}
+        second = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 2
+        assert "another daemon works in" in second.stderr
+        assert manager.next("READY=1", 0.5) is None
+
+
+def test_the_watchdog_goes_unfed_while_the_learner_is_stopped(
+    manager: Manager, tmp_path: Path
+) -> None:
+    with started(manager, tmp_path) as daemon:
+        wait_for(daemon.learner_up, "the learner")
+        assert manager.next("WATCHDOG=1")
+        learner = daemon.learner_pid()
+        assert learner
+        os.kill(learner, signal.SIGSTOP)
+        assert manager.falls_silent("WATCHDOG=1", SILENCE_SECONDS)
+        assert daemon.client.get("/health/live").status_code == 200  # the loop itself is well
+        os.kill(learner, signal.SIGCONT)
+        assert manager.next("WATCHDOG=1")
+
+
+def test_a_learner_that_was_killed_is_no_reason_to_restart_the_server(
+    manager: Manager, tmp_path: Path
+) -> None:
+    with started(manager, tmp_path) as daemon:
+        wait_for(daemon.learner_up, "the learner")
+        learner = daemon.learner_pid()
+        assert learner
+        os.kill(learner, signal.SIGKILL)
+        wait_for(lambda: daemon.metric("ffedge_learner_restarts_total") == 1, "the restart")
+        for _ in range(3):
+            assert manager.next("WATCHDOG=1", 2 * WATCHDOG_SECONDS)
+        wait_for(daemon.learner_up, "the next learner")
+
+
+# A Python signal handler runs in the main thread, between two steps of the event loop.
+BLOCKABLE = """
+import signal, time
+signal.signal(signal.SIGUSR1, lambda *_: time.sleep(600))
+from daemon.__main__ import main
+main()
+"""
+
+
+def test_the_watchdog_goes_unfed_while_the_event_loop_is_blocked(
+    manager: Manager, tmp_path: Path
+) -> None:
+    with started(manager, tmp_path, program=[sys.executable, "-c", BLOCKABLE]) as daemon:
+        assert manager.next("WATCHDOG=1")
+        daemon.process.send_signal(signal.SIGUSR1)
+        assert manager.falls_silent("WATCHDOG=1", SILENCE_SECONDS)
+        assert daemon.process.poll() is None

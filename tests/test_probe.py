@@ -1,0 +1,136 @@
+"""The engines' part of `ffedge doctor`: right products pass, wrong ones are told."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+import torch
+
+from engines import Weights, open_train_engine, probe_predict_engines, registry
+from engines import probe as probes
+from engines.torch_predict import TorchPredictEngine
+from models import ModelSpec
+
+
+def test_integer_products_are_compared_element_by_element(monkeypatch):
+    finding = probes.integer_products()
+    assert finding.verdict == "PASS"
+    assert finding.found.endswith("in int8, exact")
+
+    def one_wrong(a, b):
+        product = torch._int_mm(a, b)
+        product[0, 0] += 1
+        return product
+
+    monkeypatch.setattr(probes, "int8_matmul", one_wrong)
+    finding = probes.integer_products()
+    assert finding.verdict == "FAIL"
+    assert "1 of 2627 elements are wrong" in finding.found
+
+
+def test_slow_integer_products_are_a_warning_with_the_reason(monkeypatch):
+    seconds = iter([1.0, 3.0, 3.0, 1.0])
+    monkeypatch.setattr(probes, "_median_seconds", lambda work, device: next(seconds))
+    monkeypatch.setattr(probes, "slow_products", lambda: "this CPU has no VNNI")
+    fast, slow = probes.integer_speed(), probes.integer_speed()
+    assert (fast.verdict, "3.00 times as fast" in fast.found) == ("PASS", True)
+    assert slow.verdict == "WARN"
+    assert slow.found.endswith("0.33 times as fast as a float32 one (this CPU has no VNNI)")
+
+
+def test_a_speed_is_a_median_of_times_that_were_taken():
+    assert 0 < probes._median_seconds(lambda: torch.ones(10).sum(), "cpu") < 1
+
+
+@pytest.mark.parametrize("refusal", [None, "RuntimeError: no compiler"])
+def test_fusion_says_why_not_and_leaves_nothing(monkeypatch, refusal):
+    seen = []
+
+    def look():
+        seen.append(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        return refusal
+
+    monkeypatch.setattr("engines.fusion._refusal", look)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    finding = probes.fusion()
+    assert finding.verdict == ("PASS" if refusal is None else "WARN")
+    assert (refusal or "works here") in finding.found
+    assert seen[0].startswith(tempfile.gettempdir())
+    assert not os.path.exists(seen[0])
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
+    assert "TRITON_CACHE_DIR" not in os.environ
+
+
+@pytest.mark.parametrize(("board", "verdict"), [(True, "FAIL"), (False, "SKIP")])
+def test_a_gpu_is_wanted_on_a_board_only(monkeypatch, board, verdict):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    (without,) = probes.cuda(board=board)
+    assert without.verdict == verdict
+    assert "built without" in without.found
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (unseen,) = probes.cuda(board=board)
+    assert unseen.verdict == verdict
+    assert "finds no GPU" in unseen.found
+
+
+def test_small_and_odd_shapes_are_exact_and_what_torch_refuses_is_named(monkeypatch):
+    finding = probes.integer_shapes("cpu")
+    assert (finding.verdict, finding.found) == ("PASS", "exact, padded where needed")
+    real = torch._int_mm
+
+    def as_on_cuda(a, b, **more):
+        if a.shape[0] <= 16 or a.shape[1] % 8 or b.shape[1] % 8:
+            raise RuntimeError("self.size(0) needs to be greater than 16")
+        return real(a, b, **more)
+
+    monkeypatch.setattr(torch, "_int_mm", as_on_cuda)
+    finding = probes.integer_shapes("cpu")
+    assert finding.verdict == "PASS"
+    for shape in ("[1, 8] @ [8, 8]", "[16, 8] @ [8, 8]", "[17, 12] @ [12, 12]"):
+        assert shape in finding.found
+    assert "[17, 8]" not in finding.found
+    monkeypatch.setattr(probes, "int8_matmul", lambda a, b: real(a, b) + 1)
+    assert probes.integer_shapes("cpu").verdict == "FAIL"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_multiplies_integers_rightly():
+    verdicts = {finding.name: finding.verdict for finding in probes.cuda(board=False)}
+    assert verdicts["CUDA"] == verdicts["INT8 shapes on cuda"] == "PASS"
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    engine = open_train_engine(ModelSpec("mlp", (4,), 2, (8,)), seed=0)
+    return engine.export(classes=("a", "b"), version=1, parent=None, last_seq=0)
+
+
+def test_every_engine_there_is_answers_refuses_or_is_told_broken(monkeypatch, weights):
+    def refuse():
+        raise ImportError("libnvinfer is not here")
+
+    def break_down(_: Weights):
+        raise RuntimeError("CUDA error")
+
+    loaders = {
+        "absent": refuse,
+        "broken": lambda: break_down,
+        "plain": lambda: TorchPredictEngine,
+        "wrong": lambda: TorchPredictEngine,
+    }
+    monkeypatch.setattr(registry, "_PREDICT_ENGINES", loaders)
+    answers = iter([True, False])
+    findings = probe_predict_engines(weights, lambda weights, engine: next(answers))
+    assert [(finding.name, finding.verdict) for finding in findings] == [
+        ("engine absent", "SKIP"),
+        ("engine broken", "FAIL"),
+        ("engine plain", "PASS"),
+        ("engine wrong", "FAIL"),
+    ]
+    assert findings[0].found == "libnvinfer is not here"
+    assert findings[1].found == "RuntimeError: CUDA error"
+    assert "must not serve" in findings[3].found
