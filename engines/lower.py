@@ -68,20 +68,19 @@ def lower(
 
     Args:
         spec: Its description.
-        model: Float modules in the order of `spec.units`; its tensors are copied.
+        model: Float modules in the order of `spec.units`, on the CPU, so that first weights are the
+            same on every device; its tensors are copied.
         heads: One a unit.
         recipe: Masters and optimizer.
         precision: Arithmetic.
         fusion: Fuses the chains.
         device: Where the network's tensors lie.
     """
-    # The first weights were drawn on the CPU, so that they are the same on every device.
-    model = model.to(device)
     first: dict[str, Tensor] = {}
     for index, (unit, head) in enumerate(zip(_modules(model), heads, strict=True)):
         for name, parameter in unit.named_parameters():
             if small := _small_name(name):
-                first[f"units.{index}.{small}"] = parameter
+                first[f"units.{index}.{small}"] = parameter.to(device)
         for name, tensor in head.first_parameters().items():
             first[f"heads.{index}.{name}"] = tensor.to(device)
     parameters = FloatMasters(first, Optimizer(recipe.optimizer.name))
@@ -135,7 +134,7 @@ class _Builder:
                 index,
                 open_masters(
                     self._recipe.masters,
-                    module.linear.weight.detach(),
+                    module.linear.weight.detach().to(self._device),
                     self._precision,
                     self._recipe.optimizer,
                     self._fusion,
@@ -182,7 +181,7 @@ class _Builder:
             (unit, place),
             open_masters(
                 self._recipe.masters,
-                block.weight_matrix(),
+                block.weight_matrix().to(self._device),
                 self._precision,
                 self._recipe.optimizer,
                 self._fusion,

@@ -324,7 +324,7 @@ class TorchTrainEngine(TrainEngine):
         if unknown := sorted(state.keys() ^ own.keys()):
             raise WeightsError(f"training state is of another model: {', '.join(unknown)}")
         for name, tensor in own.items():
-            dtype = to_host(tensor.new_empty(0)).dtype
+            dtype = tensor.new_empty(0, device="cpu").numpy().dtype
             if (state[name].shape, state[name].dtype) != (tensor.shape, dtype):
                 raise WeightsError(f"training state is of another model: {name!r}")
         given = {n: to_device(np.array(array), self._device.name) for n, array in state.items()}

@@ -118,7 +118,7 @@ def recorded() -> dict:
     ):
         recording = Recording("compiled", "a test", calls)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engines.torch_train, "open_fusion", lambda _, r=recording: r)
+            patch.setattr(engines.torch_train, "open_fusion", lambda *_, r=recording: r)
             engine = open_train_engine(
                 TINY[name], seed=1, recipe=Recipe(masters=masters, optimizer=optimizer)
             )
