@@ -11,6 +11,7 @@ from engines.base import (
 )
 from engines.latent import Latent
 from engines.look_ahead import LookAhead
+from engines.out_of_memory import is_out_of_memory, release_memory
 from engines.recipe import Optimizer, Recipe
 from engines.registry import (
     EngineUnavailableError,
@@ -35,9 +36,11 @@ __all__ = [
     "TrainEngine",
     "Weights",
     "WeightsError",
+    "is_out_of_memory",
     "limit_threads",
     "open_predict_engine",
     "open_train_engine",
+    "release_memory",
     "weights_digest",
     "weights_from_bytes",
     "weights_to_bytes",

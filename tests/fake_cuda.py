@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,8 @@ class Watch(TorchDispatchMode):
     """What passes between host and device, and what is multiplied.
 
     `reads`: the function of the engines that asked for a value; `copies`: (from, to, elements);
-    `products`: operands and result of each integer product, which have layouts and no values.
+    `products`: operands and result of each integer product, which have layouts and no values;
+    `on_host`: elements of the largest tensor that was computed on the host.
     """
 
     def __init__(self) -> None:
@@ -78,28 +80,31 @@ class Watch(TorchDispatchMode):
         self.reads: list[str] = []
         self.copies: list[tuple[str, str, int]] = []
         self.products: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        self.on_host: set[tuple[str, torch.Size]] = set()
+        self.on_host = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten._local_scalar_dense.default:
             self.reads.append(_asking())
             return 0.5 if args[0].is_floating_point() else 1
+        if func is torch.ops.aten._fused_sgd_.default:  # which torch cannot run without values
+            devices = {str(tensor.device) for tensors in args[:3] for tensor in tensors}
+            assert len(devices) == 1, devices
+            return None
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name in ("_to_copy", "copy_"):
-            before, after = (args[-1] if name == "copy_" else args[0]), result
-            if name == "copy_":
-                before = args[1]
-            if before.device != after.device:
-                self.copies.append((before.device.type, after.device.type, after.numel()))
+            before = args[1] if name == "copy_" else args[0]
+            if before.device != result.device:
+                self.copies.append((before.device.type, result.device.type, result.numel()))
         elif name == "_int_mm":
             self.products.append((*args, result))
-        if isinstance(result, torch.Tensor) and result.device.type == "cpu" and result.ndim:
-            self.on_host.add((name, result.shape))
+        elif name != "lift_fresh" and getattr(result, "device", None) == torch.device("cpu"):
+            self.on_host = max(self.on_host, result.numel())
         return result
 
     def forget(self) -> None:
-        for seen in (self.reads, self.copies, self.products, self.on_host):
+        self.on_host = 0
+        for seen in (self.reads, self.copies, self.products):
             seen.clear()
 
 
@@ -123,20 +128,21 @@ def _ones(tensor: torch.Tensor, *args, **kwargs):
 
 
 def _drawn(spec, seed):
-    """`build_model`: true first weights, on the CPU; torch cannot make modules empty of fake ones."""
+    """`build_model`, of true weights: torch cannot empty modules that are made of fake ones."""
     with unset_fake_temporarily():
         return build_model(spec, seed)
 
 
-@pytest.fixture
-def watch(monkeypatch):
-    """Within the test every tensor is fake, and `FAKE` is a device."""
+@contextlib.contextmanager
+def watched() -> Iterator[Watch]:
+    """Within it every tensor is fake, and `FAKE` is a device."""
     if (why := refusal()) is not None:
         pytest.skip(why)
-    monkeypatch.setattr(torch.Tensor, "numpy", _ones)
-    monkeypatch.setattr(torch_train, "build_model", _drawn)
     caches = (rounding._row_hashes, rounding._column_hashes)
     with contextlib.ExitStack() as undo:
+        patch = undo.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(torch.Tensor, "numpy", _ones)
+        patch.setattr(torch_train, "build_model", _drawn)
         for cache in caches:  # fake tensors do not leave the test, nor true ones enter it
             cache.cache_clear()
             undo.callback(cache.cache_clear)
