@@ -100,8 +100,10 @@ def test_a_step_lies_on_its_device_and_waits_for_nothing_but_losses(watch, name,
         assert tensor.device.type == ("cpu" if tensor.dtype == torch.int64 else "cuda"), key
 
 
-@pytest.mark.parametrize("objective", ["class_goodness", "ff"])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [*((name, "class_goodness") for name in TINY), ("mlp", "ff"), ("resnet8", "ff")],
+)
 def test_a_version_is_exported_and_answers(watch, name, objective):
     engine, spec = opened(name, objective)
     weights = engine.export(classes=tuple("abcde"), version=1, parent=None, last_seq=0)
@@ -116,7 +118,7 @@ def test_a_version_is_exported_and_answers(watch, name, objective):
         check_as_tensor_cores_read(*operands)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ["mlp", "resnet8", "efficientnet_b0"])  # every kind of unit
 def test_a_frozen_prefix_answers_and_what_is_behind_it_learns(watch, name):
     engine, spec = opened(name)
     units = len(spec.units) // 2

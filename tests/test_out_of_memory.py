@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from daemon import learner_process
-from daemon.learner import Learner, MemoryShortageError
+from daemon.learner import MemoryShortageError
 from daemon.messages import JobFailed, JobStarted, Judged, Proposed, Train
 from daemon.store import SampleStore
 from engines import is_out_of_memory, release_memory
@@ -89,7 +89,7 @@ def test_memory_can_be_released_without_torch(monkeypatch) -> None:
     release_memory()
 
 
-# --- what a learner does then ----------------------------------------------------------------------
+# --- what a learner does then -------------------------------------------------------------------
 
 
 class Shortage:
@@ -269,9 +269,9 @@ def test_the_job_fails_and_the_learner_lives(
     monkeypatch, store: SampleStore, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(learner_process, "_REST_SECONDS", 0.5)
-    fill(store, 100)
     with monkeypatch.context() as patch, running(tmp_path) as peer:
         Shortage(patch, 1, times=10_000)
+        fill(store, 100)
         assert "memory ran out twice" in peer.hear_next(JobFailed).error
         patch.undo()
         assert peer.hear_next(JobStarted).trigger == "samples"
@@ -282,9 +282,9 @@ def test_it_rests_after_that_but_does_what_it_is_told(
     monkeypatch, store: SampleStore, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(learner_process, "_REST_SECONDS", 1e9)
-    fill(store, 100)
     with monkeypatch.context() as patch, running(tmp_path) as peer:
         Shortage(patch, 1, times=10_000)
+        fill(store, 100)
         peer.hear_next(JobFailed)
         patch.undo()
         peer.say(Train(4))
