@@ -22,6 +22,7 @@ from daemon.logs import configure_logs
 
 if TYPE_CHECKING:
     from daemon.api import Service
+    from engines import TrainEngine
 
 log = logging.getLogger(__name__)
 app = typer.Typer(
@@ -63,7 +64,13 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     from daemon.learner_process import LearnerProcess, lower_priority
     from daemon.sample_reader import SampleReader
     from daemon.versions import VersionStore
-    from engines import WeightsError, limit_threads, open_predict_engine, open_train_engine
+    from engines import (
+        EngineUnavailableError,
+        WeightsError,
+        limit_threads,
+        open_predict_engine,
+        open_train_engine,
+    )
 
     settings = load_settings(config)
     configure_logs(settings.log.level, settings.log.format)
@@ -80,27 +87,37 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     lock_directory(directory, "learner", wait=True)
     # Compiled chains outlive a restart. By default they lie in /tmp, which a unit may not share.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((directory / "compiled").resolve()))
-    engine = open_train_engine(spec, seed=learning.seed, recipe=learning.recipe())
-    log.info("training engine chosen", extra={"engine": engine.description})
-    process = LearnerProcess(
-        Learner(
+
+    def open_engine() -> TrainEngine:
+        engine = open_train_engine(
             spec,
-            engine,
-            open_predict_engine().open,
-            SampleReader(directory, spec),
-            learning,
-            holdout_samples=settings.gate.max_samples,
-            checkpoint=directory / "checkpoint.safetensors",
-        ),
-        VersionStore(directory / "versions", keep=settings.gate.keep_versions),
-        learning,
-        # Unbuffered: a thread waits in it, and a buffer's lock would stop the interpreter's exit.
-        open(sys.stdin.fileno(), "rb", buffering=0, closefd=False),  # noqa: SIM115
-        reports,
-    )
+            seed=learning.seed,
+            recipe=learning.recipe(),
+            device=learning.device,
+            gpu_memory_ratio=learning.gpu_memory_ratio,
+        )
+        log.info("training engine chosen", extra={"engine": engine.description})
+        return engine
+
     try:
+        process = LearnerProcess(
+            Learner(
+                spec,
+                open_engine,
+                open_predict_engine(device=learning.device).open,
+                SampleReader(directory, spec),
+                learning,
+                holdout_samples=settings.gate.max_samples,
+                checkpoint=directory / "checkpoint.safetensors",
+            ),
+            VersionStore(directory / "versions", keep=settings.gate.keep_versions),
+            learning,
+            # Unbuffered: a thread waits in it; a buffer's lock would stop the interpreter's exit.
+            open(sys.stdin.fileno(), "rb", buffering=0, closefd=False),  # noqa: SIM115
+            reports,
+        )
         process.run()
-    except (LearningError, WeightsError, OSError) as error:
+    except (EngineUnavailableError, LearningError, WeightsError, OSError) as error:
         log.error("learner gives up", extra={"why": str(error)})
         sys.exit(1)
 
@@ -186,12 +203,21 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
     from daemon.supervisor import Supervisor
     from daemon.telemetry import Telemetry
     from daemon.versions import VersionStore
-    from engines import Weights, WeightsError, open_predict_engine, open_train_engine
+    from engines import (
+        EngineUnavailableError,
+        Weights,
+        WeightsError,
+        open_predict_engine,
+        open_train_engine,
+    )
 
     spec, directory = settings.model.spec(), settings.store.directory
     disable_created_metrics()  # type: ignore[no-untyped-call]
     telemetry = Telemetry(CollectorRegistry())
-    engine = open_predict_engine(settings.server.engine)
+    try:
+        engine = open_predict_engine(settings.server.engine, settings.server.device)
+    except EngineUnavailableError as error:
+        raise ConfigError(f"server.engine or server.device: {error}") from error
     log.info("engine chosen", extra={"engine": engine.name, "reason": engine.reason})
     telemetry.build_info.labels(__version__, engine.name).set(1)
 

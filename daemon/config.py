@@ -83,6 +83,7 @@ class ServerSettings(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8484
     engine: Literal["auto", "torch"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
@@ -101,6 +102,8 @@ class LearnerSettings(_Section):
     look_ahead_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
     masters: Literal["float32", "int16", "int8"] = "float32"
     fusion: Literal["auto", "compiled", "eager"] = "eager"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpu_memory_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     niceness: Annotated[int, Field(ge=0, le=19)] = 10

@@ -9,14 +9,19 @@ Which rows a step takes depends on the seed and the step's number alone, and a f
 order of the samples, so learning full blocks again from the checkpoint gives the same bits. (Where
 a block that waited too long is cut short is up to the clock.) A candidate is an export of the
 network as it stands: proposing one changes nothing in what is learned next.
+
+Where memory runs out in a step, some units have moved and others have not, and what the step had
+made is still held. So the engine is thrown away, another opened from the checkpoint, and what came
+after is learned again, with half the batch; see `Learner.learn_block`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +32,14 @@ from daemon.durable import replace_file
 from daemon.gate import Scores
 from daemon.progressive import ProgressiveScore
 from daemon.sample_reader import SampleReader, StoredSample
-from engines import PredictEngine, TrainEngine, Weights, WeightsError
+from engines import (
+    PredictEngine,
+    TrainEngine,
+    Weights,
+    WeightsError,
+    is_out_of_memory,
+    release_memory,
+)
 from engines.tensor_file import TensorFileError, pack, unpack
 from models import ModelSpec
 
@@ -42,6 +54,10 @@ def _nobody() -> None:
 
 class LearningError(RuntimeError):
     """Learning cannot go on from here: a loss is no longer a number."""
+
+
+class MemoryShortageError(LearningError):
+    """Memory ran out, twice where less could be tried; the learner is as a checkpoint has it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +82,7 @@ class Learner:
 
     Args:
         spec: The network.
-        engine: Trains it; freshly built, `restore` may load a checkpoint into it.
+        open_engine: Builds what trains it, the same each time; `restore` may load a checkpoint.
         open_predict: Opens the engine that scores.
         reader: The samples.
         settings: How to learn.
@@ -77,7 +93,7 @@ class Learner:
     def __init__(
         self,
         spec: ModelSpec,
-        engine: TrainEngine,
+        open_engine: Callable[[], TrainEngine],
         open_predict: Callable[[Weights], PredictEngine],
         reader: SampleReader,
         settings: LearnerSettings,
@@ -86,12 +102,17 @@ class Learner:
         checkpoint: Path,
     ) -> None:
         self._spec = spec
-        self._engine = engine
+        self._open_engine = open_engine
         self._open_predict = open_predict
         self._reader = reader
         self._settings = settings
         self._holdout_samples = holdout_samples
         self._checkpoint = checkpoint
+        self._batch_samples = settings.batch_samples
+        self._begin()
+
+    def _begin(self) -> None:
+        self._engine = self._open_engine()
         self._memory: list[StoredSample] = []
         self._classes = 0  # class places seen; memory may have forgotten some of them
         self.last_seq = 0
@@ -105,12 +126,19 @@ class Learner:
     def learn_block(self, on_step: OnStep = _nobody) -> BlockReport:
         """Predict, score, then learn the next block; what is left, if that is less.
 
+        Where memory runs out, once more with half the batch, which then stays: from the last
+        checkpoint on, so that the block learned may be an earlier one.
+
         Args:
             on_step: Called after each step.
 
         Raises:
             LearningError: A loss is not a number.
+            MemoryShortageError: Memory ran out twice.
         """
+        return self._within_memory(lambda: self._learn_block(on_step))
+
+    def _learn_block(self, on_step: OnStep) -> BlockReport:
         started = time.monotonic()
         new = self._reader.training(self.last_seq, self._settings.block_samples)
         if not new:
@@ -118,7 +146,7 @@ class Learner:
         x, labels = self._reader.batch(new)
         if self.score.total == 0:
             self._engine.standardize_from(x)
-        with self._open_predict(self.export(version=0, parent=None)) as predictor:
+        with self._open_predict(self._export(0, None)) as predictor:
             self.score.add(predictor.predict(x).class_index == labels)
         self._remember(new)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
@@ -126,7 +154,7 @@ class Learner:
         return BlockReport(len(new), steps, losses, time.monotonic() - started)
 
     def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
-        """Take steps on remembered samples alone.
+        """Take steps on remembered samples alone; where memory runs out, as `learn_block`.
 
         Args:
             steps: How many.
@@ -134,7 +162,11 @@ class Learner:
 
         Raises:
             LearningError: A loss is not a number.
+            MemoryShortageError: Memory ran out twice.
         """
+        return self._within_memory(lambda: self._rehearse(steps, on_step))
+
+    def _rehearse(self, steps: int, on_step: OnStep) -> BlockReport:
         started = time.monotonic()
         if not self._memory:
             return BlockReport(0, 0, (), 0.0)
@@ -146,21 +178,30 @@ class Learner:
 
         Raises:
             WeightsError: It must not serve.
+            MemoryShortageError: Memory ran out; nothing has changed.
         """
+        with _shortage_named():
+            return self._export(version, parent)
+
+    def _export(self, version: int, parent: int | None) -> Weights:
         classes = self._reader.labels()[: self._classes]
         return self._engine.export(
             classes=classes, version=version, parent=parent, last_seq=self.last_seq
         )
 
     def compare(self, candidate: Weights, incumbent: Weights, best: Weights) -> Scores:
-        """The versions' right answers on the same hold-out samples."""
+        """The versions' right answers on the same hold-out samples.
+
+        Raises:
+            MemoryShortageError: Memory ran out; nothing has changed.
+        """
         samples = self._reader.holdout(self._holdout_samples)
         if not samples:
             return Scores(0, 0, 0, 0)
         x, labels = self._reader.batch(samples)
         correct = []
         for weights in (incumbent, best, candidate):
-            with self._open_predict(weights) as predictor:
+            with _shortage_named(), self._open_predict(weights) as predictor:
                 correct.append(self._right(weights, predictor.predict(x).class_index, labels))
         return Scores(len(samples), *correct)
 
@@ -213,6 +254,29 @@ class Learner:
         self._memory = self._reader.training_before(self.last_seq, self._settings.replay_samples)
         return True
 
+    def _within_memory(self, work: Callable[[], BlockReport]) -> BlockReport:
+        for batch_samples in (self._batch_samples, max(1, self._batch_samples // 2)):
+            self._batch_samples = batch_samples
+            try:
+                return work()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                why = _first_line(error)
+            # Outside the handler, which holds all that the failed step had made.
+            log.warning(
+                "memory ran out: learning goes on from the checkpoint",
+                extra={"why": why, "batch_samples": batch_samples},
+            )
+            del self._engine
+            release_memory()
+            self._begin()
+            self.restore()
+        raise MemoryShortageError(
+            f"memory ran out twice, at last with {batch_samples} samples a step: {why}; leave more "
+            "memory free, or set learner.batch_samples or [model] to less"
+        )
+
     def _remember(self, new: list[StoredSample]) -> None:
         self.last_seq = new[-1].seq
         self._classes = max(self._classes, *(sample.class_index + 1 for sample in new))
@@ -221,12 +285,12 @@ class Learner:
 
     def _train(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
         settings = self._settings
-        fresh = max(1, round(settings.batch_samples * settings.new_ratio)) if new else 0
+        fresh = max(1, round(self._batch_samples * settings.new_ratio)) if new else 0
         losses: tuple[float, ...] = ()
         for _ in range(steps):
             draw = np.random.default_rng([settings.seed, self.steps])
             rows = [new[i] for i in draw.integers(len(new), size=fresh)] if new else []
-            replay = draw.integers(len(self._memory), size=settings.batch_samples - fresh)
+            replay = draw.integers(len(self._memory), size=self._batch_samples - fresh)
             rows.extend(self._memory[i] for i in replay)
             x, labels = self._reader.batch(rows)
             report = self._engine.train_step(
@@ -241,3 +305,20 @@ class Learner:
             losses = report.losses
             on_step()
         return losses
+
+
+@contextlib.contextmanager
+def _shortage_named() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        why = _first_line(error)
+        raise MemoryShortageError(
+            f"memory ran out while a version was made or scored: {why}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

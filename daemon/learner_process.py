@@ -21,7 +21,7 @@ import msgspec
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
 from daemon.gate import Scores, becomes_best
-from daemon.learner import Learner, LearningError
+from daemon.learner import Learner, LearningError, MemoryShortageError
 from daemon.messages import (
     Alive,
     Begin,
@@ -45,6 +45,8 @@ _IDLE_REPORT_SECONDS = 1.0
 # A job that still has a backlog proposes what it has at least this often.
 _PROPOSE_SECONDS = 2.0
 _ALIVE_SECONDS = 1.0
+# No job by itself for so long after one that memory did not suffice for.
+_REST_SECONDS = 30.0
 
 
 def lower_priority(niceness: int) -> None:
@@ -80,6 +82,7 @@ class LearnerProcess:
         self._inbox: queue.Queue[ToLearner | None] = queue.Queue()
         self._closed = threading.Event()
         self._alive: float | None = None  # when we last said that we are
+        self._rests_until = 0.0
         reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
         reader.start()
 
@@ -120,10 +123,16 @@ class LearnerProcess:
             now = time.monotonic()
             waiting_since = (waiting_since or now) if backlog else None
             begun = self._learner.last_seq > 0  # the first block fixes the standardisation
-            if backlog >= self._settings.block_samples:
+            rested = now >= self._rests_until
+            if rested and backlog >= self._settings.block_samples:
                 self._job("samples", 0)
                 waiting_since = None
-            elif begun and waiting_since and now - waiting_since >= self._settings.max_wait_seconds:
+            elif (
+                rested
+                and begun
+                and waiting_since
+                and now - waiting_since >= self._settings.max_wait_seconds
+            ):
                 self._job("time", 0)
                 waiting_since = None
             elif now - reported >= _IDLE_REPORT_SECONDS:
@@ -139,6 +148,10 @@ class LearnerProcess:
                 version=self._next_version, parent=self._incumbent.version
             )
             scores = self._learner.compare(candidate, self._incumbent, self._best)
+        except MemoryShortageError as error:
+            send(self._reports, JobFailed(str(error)))
+            self._rests_until = time.monotonic() + _REST_SECONDS
+            return
         except (LearningError, WeightsError) as error:
             send(self._reports, JobFailed(str(error)))
             raise

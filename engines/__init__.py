@@ -12,6 +12,7 @@ from engines.base import (
 from engines.finding import Finding, Verdict
 from engines.latent import Latent
 from engines.look_ahead import LookAhead
+from engines.out_of_memory import is_out_of_memory, release_memory
 from engines.recipe import Optimizer, Recipe
 from engines.registry import (
     EngineUnavailableError,
@@ -40,11 +41,13 @@ __all__ = [
     "Verdict",
     "Weights",
     "WeightsError",
+    "is_out_of_memory",
     "limit_threads",
     "open_predict_engine",
     "open_train_engine",
     "probe_machine",
     "probe_predict_engines",
+    "release_memory",
     "weights_digest",
     "weights_from_bytes",
     "weights_to_bytes",

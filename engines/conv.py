@@ -71,7 +71,7 @@ def conv_forward(
     """
     check_codes("input", a, (len(a), *layer.input_shape))
     check_codes("weight", w, layer.weight_shape)
-    scratch = scratch or ConvScratch()
+    scratch = scratch or ConvScratch(a.device)
     rows = window_count(layer, len(a))
     sums = scratch.sums.take(rows, layer.out_channels)
     operand = _padded_rows(w.t())
@@ -110,7 +110,7 @@ def conv_grad_weight(
     check_codes("input", a, (len(a), *layer.input_shape))
     rows = window_count(layer, len(a))
     check_codes("error", e, (rows, layer.out_channels))
-    scratch = scratch or ConvScratch()
+    scratch = scratch or ConvScratch(a.device)
     shape = layer.out_channels, padded_to_multiple(layer.contraction)
     gathered = tiles(
         a,
@@ -125,7 +125,7 @@ def conv_grad_weight(
         first = next(gathered)
         sums = int8_matmul(e[first.rows].t(), first.columns, out=scratch.sums.take(*shape))
     else:
-        sums = torch.zeros(shape, dtype=torch.int64)
+        sums = e.new_zeros(shape, dtype=torch.int64)
     for tile in gathered:
         sums += int8_matmul(e[tile.rows].t(), tile.columns, out=scratch.part.take(*shape))
     return sums[:, : layer.contraction].contiguous()
@@ -158,7 +158,7 @@ def conv_grad_input(
     """
     check_codes("error", e, (len(e), *layer.output_shape))
     check_codes("weight", w, layer.weight_shape)
-    scratch = scratch or ConvScratch()
+    scratch = scratch or ConvScratch(e.device)
     channels, stride = layer.in_channels, layer.stride
     sums = scratch.sums.take(len(e), *layer.in_size, channels)
     if layer.kernel < stride:

@@ -91,9 +91,9 @@ class ConvNormTrainLayer:
         self._precision = precision
         self._normalize = fusion.fuse(_normalize)
         self._errors = fusion.fuse(_errors)
-        self._mean = torch.zeros(layer.out_channels)
-        self._var = torch.ones(layer.out_channels)
-        self._output_scale = ServingScale()
+        self._mean = torch.zeros_like(gamma)
+        self._var = torch.ones_like(gamma)
+        self._output_scale = ServingScale(gamma.device)
         self._kept: tuple[Feature, Feature, Tensor] | None = None
 
     def forward(self, a: Feature) -> Feature:
@@ -137,7 +137,7 @@ class ConvNormTrainLayer:
             output,
             (self._gamma, self._beta, inverse),
             weight.scale[:, 0],
-            noise(rows, self._layer.out_channels, step.key(unit, layer, 0)),
+            noise(rows, len(self._gamma), step.key(unit, layer, 0), self._gamma.device),
             update,
             propagate,
         )

@@ -12,7 +12,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn import grad as float_gradients
@@ -143,7 +142,7 @@ class _FloatConv(ConvProducts):
 
     def grad_weight(self, e: Tensor, a: Feature) -> Tensor:
         layer = self._layer
-        shape = self._kernel(torch.empty(layer.weight_shape)).shape
+        shape = layer.out_channels, layer.in_channels // self._groups, layer.kernel, layer.kernel
         x = _nchw(a.operand(self._precision))
         gradient: Tensor = float_gradients.conv2d_weight(  # type: ignore[no-untyped-call]
             x, list(shape), _nchw(e), layer.stride, layer.padding, 1, self._groups

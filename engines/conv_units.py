@@ -98,6 +98,7 @@ class ResidualTrainUnit(TrainUnit):
         shortcut: Around both; None: the input itself.
         precision: Arithmetic.
         fusion: Fuses the chains.
+        device: Of the layers' tensors.
     """
 
     def __init__(
@@ -107,10 +108,11 @@ class ResidualTrainUnit(TrainUnit):
         shortcut: ConvNormTrainLayer | None,
         precision: Precision,
         fusion: Fusion,
+        device: torch.device | str,
     ) -> None:
         self._conv1, self._conv2, self._shortcut = conv1, conv2, shortcut
         self._precision = precision
-        self._sum = _Sum(precision, fusion)
+        self._sum = _Sum(precision, fusion, device)
         self._through_relu = fusion.fuse(_through_relu)
         self._parts = _Parts({"conv1": conv1, "conv2": conv2, "sum": self._sum})
         if shortcut is not None:
@@ -167,6 +169,7 @@ class InvertedResidualTrainUnit(TrainUnit):
         skip: Add the input.
         precision: Arithmetic.
         fusion: Fuses the chains.
+        device: Of the layers' tensors.
     """
 
     def __init__(
@@ -179,9 +182,10 @@ class InvertedResidualTrainUnit(TrainUnit):
         skip: bool,
         precision: Precision,
         fusion: Fusion,
+        device: torch.device | str,
     ) -> None:
         self._expand, self._depthwise, self._gate, self._project = expand, depthwise, gate, project
-        self._sum = _Sum(precision, fusion) if skip else None
+        self._sum = _Sum(precision, fusion, device) if skip else None
         named: dict[str, _Part | None] = {
             "expand": expand,
             "depthwise": depthwise,
@@ -261,10 +265,10 @@ class _Parts:
 class _Sum:
     """Adds two features, with a serving scale for the result."""
 
-    def __init__(self, precision: Precision, fusion: Fusion) -> None:
+    def __init__(self, precision: Precision, fusion: Fusion, device: torch.device | str) -> None:
         self._precision = precision
         self._add = fusion.fuse(add_features)
-        self._output_scale = ServingScale()
+        self._output_scale = ServingScale(device)
 
     def forward(self, branch: Feature, around: Feature, activation: str) -> Feature:
         codes, scale = self._add(self._precision, branch, around, None)

@@ -82,7 +82,7 @@ class DenseTrainUnit(TrainUnit):
         self._gradients = gradients
         self._name = name
         self._precision = precision
-        self._input_scale = ServingScale()
+        self._input_scale = ServingScale(bias.device)
         self._forward_chain = fusion.fuse(_forward)
         self._backward_chain = fusion.fuse(_backward)
         self._input: Feature | None = None
@@ -116,7 +116,7 @@ class DenseTrainUnit(TrainUnit):
             self._input,
             output.codes,
             self._masters.weight,
-            noise(len(error), error.shape[1], step.key(self._index, 0, 0)),
+            noise(len(error), error.shape[1], step.key(self._index, 0, 0), error.device),
             update,
             propagate,
         )

@@ -138,7 +138,7 @@ class DepthwiseConv:
 
 
 def _forward(seen: Tensor, taps: Tensor, kernel: int) -> Tensor:
-    sums = torch.zeros((), dtype=torch.int32)
+    sums = taps.new_zeros(())
     for i, j in itertools.product(range(kernel), repeat=2):
         sums = sums + seen[..., i, j] * taps[i, j]
     return sums
@@ -154,7 +154,7 @@ def _grad_weight(e: Tensor, seen: Tensor, kernel: int) -> Tensor:
 
 
 def _grad_input(met: Tensor, taps: Tensor, runs: int) -> Tensor:
-    sums = torch.zeros((), dtype=torch.int32)
+    sums = taps.new_zeros(())
     for i, j in itertools.product(range(runs), repeat=2):
         e = met[..., runs - 1 - i, runs - 1 - j]
         # [B, Ho, 1, Wo, 1, C] * [s, 1, s, C] -> [B, Ho, s, Wo, s, C]

@@ -92,4 +92,4 @@ def through_activation(error: Tensor, codes: Tensor, scale: Tensor, activation: 
 
 def activation_slope(z: Tensor, activation: str) -> Tensor:
     """The activation's derivative at the pre-activation `z`, float32."""
-    return through_activation(torch.ones_like(z), z, torch.ones(()), activation)
+    return through_activation(torch.ones_like(z), z, z.new_ones(()), activation)

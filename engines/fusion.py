@@ -50,18 +50,19 @@ class Fusion:
         return _Fused(chain) if self.name == COMPILED else chain
 
 
-def open_fusion(name: str = AUTO) -> Fusion:
+def open_fusion(name: str = AUTO, device: str = "cpu") -> Fusion:
     """The mode for an engine.
 
     Args:
         name: One of `FUSION_NAMES`.
+        device: Where the chains run.
 
     Raises:
         FusionUnavailableError: `compiled` was asked for and does not work; the message says why.
     """
     if name == EAGER:
         return Fusion(EAGER, "asked for by name")
-    refusal = _refusal()
+    refusal = _refusal(device)
     if refusal is None:
         why = "asked for by name" if name == COMPILED else "torch.compile works here"
         return Fusion(COMPILED, why)
@@ -163,14 +164,14 @@ def _order(tensor: torch.Tensor) -> tuple[int, ...]:
 
 
 @functools.cache
-def _refusal() -> str | None:
+def _refusal(device: str) -> str | None:
     """Why torch.compile does not work here; None where it does."""
 
     def probe(x: torch.Tensor) -> torch.Tensor:
         return (x * 2).relu()
 
     try:
-        _Fused(probe)(torch.ones(64))
+        _Fused(probe)(torch.ones(64, device=device))
     except Exception as error:  # noqa: BLE001 - whatever a compiler or its absence may raise
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return None

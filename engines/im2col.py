@@ -71,13 +71,16 @@ class ConvScratch:
     """Memory for the large temporaries of a product, used again by the next call that is given it.
 
     The result lies in it as well, and is good until then. Not for two threads at once.
+
+    Args:
+        device: That of the operands.
     """
 
-    def __init__(self) -> None:
-        self.padded = Scratch(torch.int8)
-        self.columns = Scratch(torch.int8)
-        self.part = Scratch(torch.int32)
-        self.sums = Scratch(torch.int32)
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.padded = Scratch(torch.int8, device)
+        self.columns = Scratch(torch.int8, device)
+        self.part = Scratch(torch.int32, device)
+        self.sums = Scratch(torch.int32, device)
 
 
 class Phase(NamedTuple):

@@ -123,16 +123,17 @@ class Scratch:
 
     Args:
         dtype: Of the tensors it gives.
+        device: Where they lie.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._memory = torch.empty(0, dtype=dtype)
+    def __init__(self, dtype: torch.dtype, device: torch.device | str) -> None:
+        self._memory = torch.empty(0, dtype=dtype, device=device)
 
     def take(self, *shape: int) -> Tensor:
         """An uninitialised tensor, good until the next call."""
         size = math.prod(shape)
         if self._memory.numel() < size:
-            self._memory = torch.empty(size, dtype=self._memory.dtype)
+            self._memory = self._memory.new_empty(size)
         return self._memory[:size].view(shape)
 
 
@@ -192,6 +193,9 @@ def int8_matmul(
         a = _padded(a, more_rows, more_inner)
     if more_inner or more_columns:
         b = _padded(b, more_inner, more_columns)
+    if a.is_cuda:
+        # What cuBLASLt's tensor-core kernels read; torch warns that other orders may fail there.
+        a, b = a.contiguous(), b.t().contiguous().t()
     # [M, K] @ [K, N] -> [M, N], int32
     if out is not None and not (more_rows or more_columns):
         return torch._int_mm(a, b, out=out)

@@ -86,7 +86,7 @@ def wrong_labels(labels: Tensor, classes: int, key: NoiseKey) -> Tensor:
     """
     _check_classes(classes)
     # In float64, where u (C - 1) is exact and so stays below C - 1.
-    draws = uniform(len(labels), 1, key)[:, 0].to(labels.device, torch.float64)
+    draws = uniform(len(labels), 1, key, labels.device)[:, 0].double()
     ahead = 1 + (draws * (classes - 1)).to(torch.int64)
     return (labels + ahead) % classes
 
@@ -111,7 +111,7 @@ def hard_wrong_labels(goodness: Tensor, labels: Tensor, key: NoiseKey) -> Tensor
     # the sum does not rise there and it is never the first; a draw is at most 1 - 2^-17, so that
     # there is always a first.
     cumulated = torch.softmax(logits, dim=1).cumsum(dim=1)
-    draws = uniform(len(labels), 1, key).to(goodness.device, torch.float64)
+    draws = uniform(len(labels), 1, key, goodness.device).double()
     return (cumulated <= draws * cumulated[:, -1:]).sum(dim=1)
 
 

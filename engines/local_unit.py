@@ -88,7 +88,7 @@ class LocalUnit:
             self.unit.kept,
             self.head_parameters,
             later,
-            torch.tensor(weight),  # a number would have code of its own
+            self._judged.new_full((), weight),  # a number would have code of its own
         )
 
     @property

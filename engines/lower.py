@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from engines.conv_norm import ConvNormTrainLayer
@@ -61,27 +62,30 @@ def lower(
     recipe: Recipe,
     precision: Precision,
     fusion: Fusion,
+    device: torch.device | str = "cpu",
 ) -> Lowered:
     """The network that `model` gives the first weights of.
 
     Args:
         spec: Its description.
-        model: Float modules in the order of `spec.units`; its tensors are copied.
+        model: Float modules in the order of `spec.units`, on the CPU, so that first weights are the
+            same on every device; its tensors are copied.
         heads: One a unit.
         recipe: Masters and optimizer.
         precision: Arithmetic.
         fusion: Fuses the chains.
+        device: Where the network's tensors lie.
     """
     first: dict[str, Tensor] = {}
     for index, (unit, head) in enumerate(zip(_modules(model), heads, strict=True)):
         for name, parameter in unit.named_parameters():
             if small := _small_name(name):
-                first[f"units.{index}.{small}"] = parameter
+                first[f"units.{index}.{small}"] = parameter.to(device)
         for name, tensor in head.first_parameters().items():
-            first[f"heads.{index}.{name}"] = tensor
+            first[f"heads.{index}.{name}"] = tensor.to(device)
     parameters = FloatMasters(first, Optimizer(recipe.optimizer.name))
     gradients = Gradients()
-    builder = _Builder(recipe, precision, fusion, parameters.tensors, gradients)
+    builder = _Builder(recipe, precision, fusion, parameters.tensors, gradients, device)
     units = [
         builder.unit(index, unit_spec, module)
         for index, (unit_spec, module) in enumerate(zip(spec.units, _modules(model), strict=True))
@@ -112,13 +116,15 @@ class _Builder:
         fusion: Fusion,
         parameters: Mapping[str, Tensor],
         gradients: Gradients,
+        device: torch.device | str,
     ) -> None:
         self._recipe = recipe
         self._precision = precision
         self._fusion = fusion
         self._parameters = parameters
         self._gradients = gradients
-        self._scratch = ConvScratch()
+        self._device = device
+        self._scratch = ConvScratch(device)
 
     def unit(self, index: int, spec: UnitSpec, module: FFUnit) -> TrainUnit:
         if isinstance(spec, DenseUnitSpec):
@@ -128,7 +134,7 @@ class _Builder:
                 index,
                 open_masters(
                     self._recipe.masters,
-                    module.linear.weight.detach(),
+                    module.linear.weight.detach().to(self._device),
                     self._precision,
                     self._recipe.optimizer,
                     self._fusion,
@@ -149,6 +155,7 @@ class _Builder:
                 self._layer(index, 2, "shortcut", spec.shortcut, module) if spec.shortcut else None,
                 self._precision,
                 self._fusion,
+                self._device,
             )
         if isinstance(spec, InvertedResidualUnitSpec):
             return InvertedResidualTrainUnit(
@@ -159,6 +166,7 @@ class _Builder:
                 skip=spec.skip,
                 precision=self._precision,
                 fusion=self._fusion,
+                device=self._device,
             )
         raise TypeError(f"no executor for unit {type(spec).__name__}")
 
@@ -173,7 +181,7 @@ class _Builder:
             (unit, place),
             open_masters(
                 self._recipe.masters,
-                block.weight_matrix(),
+                block.weight_matrix().to(self._device),
                 self._precision,
                 self._recipe.optimizer,
                 self._fusion,

@@ -114,7 +114,7 @@ class Float32Masters(Masters):
     ) -> None:
         self._precision = precision
         self._masters = FloatMasters({"weight": initial}, optimizer)
-        self._gradient = Scratch(torch.float32)
+        self._gradient = Scratch(torch.float32, initial.device)
         self._requantize = fusion.fuse(_requantize)
         self._weight = self._codes()
 
@@ -156,7 +156,6 @@ class CodeMasters(Masters):
     def __init__(
         self, initial: Tensor, optimizer: Optimizer, fusion: Fusion, *, remainder: bool
     ) -> None:
-        rows, columns = initial.shape
         largest = initial.abs().amax(dim=1, keepdim=True)
         scale = scale_of(largest * (CODE_MAX / _REFITTED))
         fine = _FINE if remainder else 1
@@ -166,15 +165,15 @@ class CodeMasters(Masters):
         if rest is not None:
             self._state["remainder"] = rest
         self._state |= {
-            "momentum": torch.zeros((rows, columns), dtype=torch.int8),
-            "momentum_scale": torch.ones((rows, 1)),
-            "momentum_largest": torch.zeros((rows, 1)),
-            "step": torch.zeros((), dtype=torch.int64),
+            "momentum": torch.zeros_like(codes),
+            "momentum_scale": torch.ones_like(scale),
+            "momentum_largest": torch.zeros_like(scale),
         }
+        self._steps = 0
         adam = optimizer.name == "adam"
         if adam:
-            self._state["row_moment"] = torch.zeros((rows, 1))
-            self._state["column_moment"] = torch.zeros((1, columns))
+            self._state["row_moment"] = torch.zeros_like(scale)
+            self._state["column_moment"] = scale.new_zeros((1, initial.shape[1]))
         self._refresh = fusion.fuse(_refreshed_columns) if adam else None
         self._step = fusion.fuse(_adam if adam else _sgd)
 
@@ -186,22 +185,22 @@ class CodeMasters(Masters):
     def step(self, gradient: Accumulated, key: NoiseKey, learning_rate: float) -> None:
         """See `Masters.step`."""
         state = dict(self._state)
-        step = state["step"] = state["step"] + 1
-        number = int(step)
+        number = self._steps = self._steps + 1
         if self._refresh is not None and number % _COLUMN_STEPS == 1:
             state["column_moment"] = self._refresh(gradient, state["column_moment"])
         decay = 1.0 - learning_rate * self._optimizer.weight_decay
         factors = [learning_rate, decay, 1.0 - BETA1**number, 1.0 - BETA2**number]
         rows, columns = gradient.values.shape
-        randomness = noise(rows, columns, key)
+        randomness = noise(rows, columns, key, gradient.values.device)
         self._state = state | self._step(gradient, state, torch.tensor(factors), randomness)
 
     def state(self) -> dict[str, Tensor]:
         """See `Masters.state`."""
-        return dict(self._state)
+        return self._state | {"step": torch.tensor(self._steps)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See `Masters.load_state`."""
+        self._steps = int(state["step"])
         self._state = {name: state[name].clone() for name in self._state}
 
 
@@ -224,7 +223,8 @@ def _adam(
     Args:
         gradient: `[O, K]`, of scale `[O, 1]`.
         state: Of `CodeMasters`, the column moments refreshed.
-        factors: float32 `[4]`: learning rate, what decay leaves, and the two bias corrections.
+        factors: float32 `[4]`, on the host: learning rate, what decay leaves, and the two bias
+            corrections.
         randomness: Of the rounding, `[O, K]`.
     """
     rate, decay, correction1, correction2 = factors.unbind()

@@ -42,7 +42,7 @@ class FloatMasters:
             moment: {name: torch.zeros_like(tensor) for name, tensor in self.tensors.items()}
             for moment in (("exp_avg", "exp_avg_sq") if optimizer.name == "adam" else ("momentum",))
         }
-        self._steps = {name: torch.zeros(()) for name in self.tensors}
+        self._steps = {name: tensor.new_zeros(()) for name, tensor in self.tensors.items()}
 
     def step(self, gradients: Mapping[str, Tensor], learning_rate: float) -> None:
         """One step of the tensors that have a gradient.

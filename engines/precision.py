@@ -50,7 +50,7 @@ Terms = tuple[Accumulated, ...]
 
 def whole(x: Tensor) -> Accumulated:
     """float32 `x` as a product that has no scale of its own."""
-    return Accumulated(x, torch.ones(()))
+    return Accumulated(x, x.new_ones(()))
 
 
 def sum_of(terms: Terms) -> Tensor:

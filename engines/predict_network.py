@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engines.device import to_device
 from engines.feature import Feature
 from engines.fusion import Fusion
 from engines.labels import accumulator_under_each_label
@@ -38,8 +39,8 @@ _PART_BYTES = 2**21
 _FLOAT_BYTES = 4
 
 
-def as_rows(x: NDArray[np.float32], spec: ModelSpec) -> Tensor:
-    """A batch `[batch, *input_shape]` as float32 `[batch, features]`, copied.
+def as_rows(x: NDArray[np.float32], spec: ModelSpec, device: torch.device | str) -> Tensor:
+    """A batch `[batch, *input_shape]` as float32 `[batch, features]` on a device, copied.
 
     Raises:
         ValueError: The shape is not the model's, or a value is not finite.
@@ -50,7 +51,7 @@ def as_rows(x: NDArray[np.float32], spec: ModelSpec) -> Tensor:
         )
     if not np.isfinite(x).all():
         raise ValueError("input holds a value that is not finite")
-    return torch.from_numpy(np.array(x, dtype=np.float32).reshape(len(x), spec.features))
+    return to_device(np.array(x, dtype=np.float32).reshape(len(x), spec.features), device)
 
 
 def image_shape(spec: ModelSpec) -> tuple[int, ...] | None:

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from engines.base import PredictEngine
+from engines.device import to_device, to_host
 from engines.feature import Feature
 from engines.fusion import Fusion
 from engines.latent import Latent, latent_scale_name, latent_shape
@@ -62,6 +62,7 @@ class FrozenPrefix:
         of_units = tuple(f"units.{index}." for index in range(units))
         self.arrays = {name: value for name, value in arrays.items() if name.startswith(of_units)}
         self._scale = arrays[latent_scale_name(spec, units)]
+        self._scale_on_host = to_host(self._scale).copy()
         self._network = PredictPrefix(
             spec, arrays, open_rule(spec, Recipe()), PRECISIONS["int8"], fusion, units
         )
@@ -70,8 +71,9 @@ class FrozenPrefix:
         """See `TrainEngine.latent`."""
         if self.serving is not None:
             return self.serving.latent(x, self.units)
-        codes, scale, _ = self._network.latent(as_rows(x, self._spec), self.units)
-        return Latent(codes.numpy(), scale.numpy().copy())
+        rows = as_rows(x, self._spec, self._scale.device)
+        codes, scale, _ = self._network.latent(rows, self.units)
+        return Latent(to_host(codes), to_host(scale).copy())
 
     def feature(self, latent: Latent) -> Feature:
         """What the first unit that learns gets.
@@ -87,13 +89,13 @@ class FrozenPrefix:
             )
         if codes.min(initial=0) < -127:
             raise ValueError("latents hold the code -128, which is never used")
-        if scale != self._scale.numpy():
+        if scale != self._scale_on_host:
             raise ValueError(
                 f"latents have scale {scale}, those of the {self.units} frozen units "
-                f"{self._scale.item()}: they were made by other weights"
+                f"{self._scale_on_host.item()}: they were made by other weights"
             )
         # A copy: kept codes may be read-only, or a view.
-        return Feature(torch.from_numpy(np.array(codes, order="C")), self._scale)
+        return Feature(to_device(np.array(codes, order="C"), self._scale.device), self._scale)
 
     def state(self) -> dict[str, Tensor]:
         """The frozen units in a training state; not copied."""

@@ -7,12 +7,17 @@ silence.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from engines.base import PredictEngine, TrainEngine, Weights
 from engines.finding import Finding
 from engines.recipe import Recipe
 from models import ModelSpec
+
+if TYPE_CHECKING:
+    from engines.device import Device
 
 AUTO = "auto"
 
@@ -36,21 +41,45 @@ class Opened:
     reason: str
 
 
-def _torch() -> Callable[[Weights], PredictEngine]:
+class Loaded(NamedTuple):
+    """An engine that opens.
+
+    Args:
+        open: As `Opened.open`.
+        where: What it computes on, and why.
+    """
+
+    open: Callable[[Weights], PredictEngine]
+    where: str
+
+
+def _open_device(name: str, memory_ratio: float = 1.0) -> Device:
+    from engines.device import DeviceUnavailableError, open_device
+
+    try:
+        return open_device(name, memory_ratio=memory_ratio)
+    except DeviceUnavailableError as error:
+        raise EngineUnavailableError(str(error)) from error
+
+
+def _torch(device: str) -> Loaded:
     from engines.torch_predict import TorchPredictEngine
 
-    return TorchPredictEngine
+    opened = _open_device(device)
+    open_engine = functools.partial(TorchPredictEngine, device=opened)
+    return Loaded(open_engine, f"on {opened.name} ({opened.reason})")
 
 
-# In order of preference.
-_PREDICT_ENGINES: dict[str, Callable[[], Callable[[Weights], PredictEngine]]] = {"torch": _torch}
+# In order of preference; each is told the device that was asked for.
+_PREDICT_ENGINES: dict[str, Callable[[str], Loaded]] = {"torch": _torch}
 
 
-def open_predict_engine(name: str = AUTO) -> Opened:
+def open_predict_engine(name: str = AUTO, device: str = "cpu") -> Opened:
     """The engine that predictions are answered by.
 
     Args:
         name: An engine's name, or `auto` for the first that opens.
+        device: One of `engines.device.DEVICE_NAMES`.
 
     Raises:
         EngineUnavailableError: None opened.
@@ -63,12 +92,12 @@ def open_predict_engine(name: str = AUTO) -> Opened:
         if name not in (AUTO, candidate):
             continue
         try:
-            factory = load()
-        except ImportError as error:
+            loaded = load(device)
+        except (ImportError, EngineUnavailableError) as error:
             refusals.append(f"{candidate}: {error}")
             continue
         why = "asked for by name" if name == candidate else "first in order that opened"
-        return Opened(candidate, factory, "; ".join([why, *refusals]))
+        return Opened(candidate, loaded.open, "; ".join([why, loaded.where, *refusals]))
     raise EngineUnavailableError("no engine opened: " + "; ".join(refusals))
 
 
@@ -88,7 +117,7 @@ def probe_predict_engines(
     for candidate, load in _PREDICT_ENGINES.items():
         name = f"engine {candidate}"
         try:
-            with load()(weights) as engine:
+            with load(AUTO).open(weights) as engine:
                 right = agrees(weights, engine)
         except (ImportError, EngineUnavailableError) as error:
             findings.append(Finding(name, "SKIP", str(error)))
@@ -117,20 +146,31 @@ def probe_machine(*, board: bool) -> list[Finding]:
     ]
 
 
-def open_train_engine(spec: ModelSpec, *, seed: int, recipe: Recipe | None = None) -> TrainEngine:
+def open_train_engine(
+    spec: ModelSpec,
+    *,
+    seed: int,
+    recipe: Recipe | None = None,
+    device: str = "cpu",
+    gpu_memory_ratio: float = 1.0,
+) -> TrainEngine:
     """The engine that learns: torch, the only one that does.
 
     Args:
         spec: The network.
         seed: Draws the first weights and keys the rounding noise.
         recipe: How it learns; None: the default recipe.
+        device: One of `engines.device.DEVICE_NAMES`.
+        gpu_memory_ratio: Share of the GPU's memory that this process may take, in (0, 1].
 
     Raises:
+        EngineUnavailableError: The device was asked for by name and does not compute.
         FusionUnavailableError: The recipe asks for compiled chains, which cannot be had here.
     """
     from engines.torch_train import TorchTrainEngine
 
-    return TorchTrainEngine(spec, seed=seed, recipe=recipe or Recipe())
+    opened = _open_device(device, gpu_memory_ratio)
+    return TorchTrainEngine(spec, seed=seed, recipe=recipe or Recipe(), device=opened)
 
 
 def limit_threads(threads: int) -> None:

@@ -74,7 +74,7 @@ class Noise(NamedTuple):
     Args:
         rows: Hash of each row, int32 `[R, 1]`.
         columns: Hash of each column, int32 `[1, N]`.
-        key: int32 `[]`.
+        key: int32 `[]`, on the host whatever the others' device: kernels take it as a number.
     """
 
     rows: Tensor
@@ -87,10 +87,10 @@ class Noise(NamedTuple):
         return (words ^ ((words >> 15) & 0x1FFFF)) * _signed(_M2)
 
 
-def noise(rows: int, columns: int, key: NoiseKey) -> Noise:
-    """The noise of an `[R, N]` matrix; same key, same noise, whatever the thread count."""
+def noise(rows: int, columns: int, key: NoiseKey, device: torch.device | str = "cpu") -> Noise:
+    """The noise of an `[R, N]` matrix; same key, same noise, whatever device or thread count."""
     word = torch.tensor(_signed(key.word()), dtype=torch.int32)
-    return Noise(_row_hashes(rows), _column_hashes(columns), word)
+    return Noise(_row_hashes(rows, device), _column_hashes(columns, device), word)
 
 
 def draws(words: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,20 +98,21 @@ def draws(words: Tensor) -> tuple[Tensor, Tensor]:
     return words & 0xFFFF, (words >> DRAW_BITS) & 0xFFFF
 
 
-def uniform(rows: int, columns: int, key: NoiseKey) -> Tensor:
+def uniform(rows: int, columns: int, key: NoiseKey, device: torch.device | str = "cpu") -> Tensor:
     """Uniform in (0, 1), float32 `[R, N]`: odd multiples of 2^-17."""
-    return draws(noise(rows, columns, key).words())[0] * 2.0**-16 + 2.0**-17
+    return draws(noise(rows, columns, key, device).words())[0] * 2.0**-16 + 2.0**-17
 
 
 # Made once, outside the chains: inside, a compiler would hash row and column for every element.
 @functools.lru_cache(maxsize=256)
-def _row_hashes(rows: int) -> Tensor:
-    return _mix(torch.arange(rows, dtype=torch.int32))[:, None]
+def _row_hashes(rows: int, device: torch.device | str) -> Tensor:
+    return _mix(torch.arange(rows, dtype=torch.int32, device=device))[:, None]
 
 
 @functools.lru_cache(maxsize=256)
-def _column_hashes(columns: int) -> Tensor:
-    return _mix(torch.arange(columns, dtype=torch.int32) + _signed(_COLUMNS))[None, :]
+def _column_hashes(columns: int, device: torch.device | str) -> Tensor:
+    places = torch.arange(columns, dtype=torch.int32, device=device)
+    return _mix(places + _signed(_COLUMNS))[None, :]
 
 
 def _mix(words: Tensor) -> Tensor:

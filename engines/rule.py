@@ -39,7 +39,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from engines.feature import Feature
@@ -225,11 +224,11 @@ class TwoPasses(Rule):
     ) -> Feature | None:
         """`[C, *shape]`."""
         value = self._label_code(precision, scale)
-        sample = torch.zeros((*shape[:-1], shape[-1] - self.classes), dtype=value.dtype)
+        sample = value.new_zeros((*shape[:-1], shape[-1] - self.classes))
         return Feature(labels_alone(sample, self.classes, value), scale)
 
     def _label_code(self, precision: Precision, scale: Tensor) -> Tensor:
-        return precision.quantize(torch.tensor(self.label_value), scale)
+        return precision.quantize(scale.new_full((), self.label_value), scale)
 
 
 def open_rule(spec: ModelSpec, recipe: Recipe) -> Rule:

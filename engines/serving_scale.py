@@ -14,10 +14,14 @@ _MOMENTUM = 0.05
 
 
 class ServingScale:
-    """An exponential average of the scales seen; the first one counts whole."""
+    """An exponential average of the scales seen; the first one counts whole.
 
-    def __init__(self) -> None:
-        self._average = torch.zeros(())
+    Args:
+        device: Of the scales.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._average = torch.zeros((), device=device)
 
     @property
     def value(self) -> Tensor:

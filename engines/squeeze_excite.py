@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engines.feature import Feature, activation_slope
 from engines.fusion import Fusion
-from engines.precision import Accumulated, Precision
+from engines.precision import Accumulated, Precision, whole
 from engines.serving_scale import ServingScale
 from engines.unit import Gradients
 
@@ -65,7 +65,7 @@ class SqueezeExciteTrainLayer:
         self._apply = fusion.fuse(apply_gate)
         self._split_error = fusion.fuse(_split_error)
         self._join_error = fusion.fuse(_join_error)
-        self._output_scale = ServingScale()
+        self._output_scale = ServingScale(parameters["fc1.bias"].device)
         self._kept: tuple[Feature, Gate] | None = None
 
     def forward(self, a: Feature) -> Feature:
@@ -97,7 +97,7 @@ class SqueezeExciteTrainLayer:
                 self._gradients[f"{self._name}.{name}"] = gradient
             self._kept = None
         grad_mean = grad_r @ p["fc1.weight"]  # [B, C]
-        return Accumulated(self._join_error(later, gate, grad_mean), torch.ones(()))
+        return whole(self._join_error(later, gate, grad_mean))
 
     def state(self) -> dict[str, Tensor]:
         """The serving scale; not copied. The parameters are saved by whoever moves them."""

@@ -1,4 +1,4 @@
-"""Prediction with torch on the CPU, in the integers that were learned.
+"""Prediction with torch, in the integers that were learned.
 
 See engines/predict_network.py for what is computed.
 """
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from engines.base import PredictEngine, Prediction, Weights
+from engines.device import HOST, Device, to_device, to_host
 from engines.fusion import Fusion
 from engines.latent import Latent, latent_shape
 from engines.precision import PRECISIONS
@@ -26,20 +26,22 @@ class TorchPredictEngine(PredictEngine):
 
     Args:
         weights: Checked; the arrays are copied.
+        device: Computes.
 
     Raises:
         WeightsError: The weights must not serve.
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, device: Device = HOST) -> None:
         weights.check()
         self._spec = weights.spec
         self._classes = len(weights.classes)
-        arrays = {name: torch.from_numpy(np.array(a)) for name, a in weights.arrays.items()}
+        self._device = device.name
+        arrays = {n: to_device(np.array(a), device.name) for n, a in weights.arrays.items()}
         self._network: PredictNetwork | None = PredictNetwork(
             weights.spec,
             arrays,
-            open_rule(weights.spec, _serving_recipe(arrays)),
+            open_rule(weights.spec, _serving_recipe(weights.arrays)),
             PRECISIONS["int8"],
             Fusion("eager", "compiling takes longer than most versions serve"),
         )
@@ -47,7 +49,7 @@ class TorchPredictEngine(PredictEngine):
     @torch.no_grad()
     def predict(self, x: NDArray[np.float32]) -> Prediction:
         """See `PredictEngine.predict`."""
-        goodness = self._opened().goodness(as_rows(x, self._spec))
+        goodness = self._opened().goodness(as_rows(x, self._spec, self._device)).cpu()
         if self._classes == 0:
             index = np.full(len(x), -1, dtype=np.int64)
         else:
@@ -58,8 +60,9 @@ class TorchPredictEngine(PredictEngine):
     def latent(self, x: NDArray[np.float32], units: int) -> Latent:
         """See `PredictEngine.latent`."""
         latent_shape(self._spec, units)
-        codes, scale, _ = self._opened().units.latent(as_rows(x, self._spec), units)
-        return Latent(codes.numpy(), scale.numpy().copy())
+        rows = as_rows(x, self._spec, self._device)
+        codes, scale, _ = self._opened().units.latent(rows, units)
+        return Latent(to_host(codes), to_host(scale).copy())
 
     def _opened(self) -> PredictNetwork:
         if self._network is None:
@@ -71,8 +74,8 @@ class TorchPredictEngine(PredictEngine):
         self._network = None
 
 
-def _serving_recipe(arrays: Mapping[str, Tensor]) -> Recipe:
+def _serving_recipe(arrays: Mapping[str, NDArray[np.generic]]) -> Recipe:
     """What of a recipe answers depend on."""
     if "input.label_value" not in arrays:
         return Recipe()
-    return Recipe(label_value=arrays["input.label_value"].item())
+    return Recipe(label_value=float(arrays["input.label_value"]))

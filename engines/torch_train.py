@@ -32,6 +32,7 @@ from engines.base import (
     Weights,
     WeightsError,
 )
+from engines.device import HOST, Device, to_device, to_host
 from engines.feature import Feature
 from engines.fusion import open_fusion
 from engines.int8 import slow_products
@@ -64,13 +65,17 @@ class TorchTrainEngine(TrainEngine):
         spec: The network.
         seed: Draws the first weights and keys the rounding noise.
         recipe: How it learns.
+        device: Where.
     """
 
-    def __init__(self, spec: ModelSpec, *, seed: int, recipe: Recipe) -> None:
+    def __init__(
+        self, spec: ModelSpec, *, seed: int, recipe: Recipe, device: Device = HOST
+    ) -> None:
         self._spec = spec
         self._seed = seed
         self._recipe = recipe
-        self.fusion = open_fusion(recipe.fusion)
+        self._device = device
+        self.fusion = open_fusion(recipe.fusion, device.name)
         self._precision = PRECISIONS[recipe.precision]
         self._rule = open_rule(spec, recipe)
         network = lower(
@@ -80,6 +85,7 @@ class TorchTrainEngine(TrainEngine):
             recipe,
             self._precision,
             self.fusion,
+            device.name,
         )
         units, self._parameters, self._gradients = network
         # Those that learn: behind the frozen prefix, where there is one.
@@ -99,9 +105,9 @@ class TorchTrainEngine(TrainEngine):
         self._prefix: FrozenPrefix | None = None
         self._first_codes = self.fusion.fuse(_first_codes)
         self._image = image_shape(spec)
-        self._input_scale = ServingScale()
-        self._mean = torch.zeros(spec.features)
-        self._std = torch.ones(spec.features)
+        self._input_scale = ServingScale(device.name)
+        self._mean = torch.zeros(spec.features, device=device.name)
+        self._std = torch.ones_like(self._mean)
         self._classes = 2  # class places in use, as far as labels have shown, and never fewer
         self._step = 0
 
@@ -109,19 +115,23 @@ class TorchTrainEngine(TrainEngine):
     def description(self) -> str:
         """See `TrainEngine.description`."""
         recipe, precision = self._recipe, self._recipe.precision
-        slow = slow_products() if precision == "int8" else None
+        on_cpu = self._device.name == "cpu"
+        slow = slow_products() if precision == "int8" and on_cpu else None
         products = f"{precision} ({slow})" if slow else precision
         chains = f"chains {self.fusion.name} ({self.fusion.reason})"
         frozen = "" if self._prefix is None else f", {self._prefix.units} units frozen"
-        return f"torch, {products}, masters {recipe.masters}, {chains}{frozen}"
+        where = f"torch on {self._device.name} ({self._device.reason})"
+        return f"{where}, {products}, masters {recipe.masters}, {chains}{frozen}"
 
     @torch.no_grad()
     def standardize_from(self, x: NDArray[np.float32]) -> None:
         """See `TrainEngine.standardize_from`."""
         if self._prefix is not None:
             raise RuntimeError("the first units are frozen, with the input as they have it")
-        rows = as_rows(x, self._spec).view(len(x), *self._spec.input_shape)
-        self._mean, self._std = fit_standardization(rows)
+        # On the CPU, as the first weights are, so that every device starts from the same bits.
+        rows = as_rows(x, self._spec, HOST.name).view(len(x), *self._spec.input_shape)
+        mean, std = fit_standardization(rows)
+        self._mean, self._std = mean.to(self._device.name), std.to(self._device.name)
 
     @torch.no_grad()
     def freeze(self, units: int, serving: PredictEngine | None = None) -> None:
@@ -164,7 +174,7 @@ class TorchTrainEngine(TrainEngine):
         """See `TrainEngine.train_latent_step`."""
         rows = self._frozen().feature(latent)
         self._check_labels(labels, len(rows.codes))
-        batch = Batch(rows, torch.from_numpy(labels))
+        batch = Batch(rows, to_device(labels, self._device.name))
         return self._train(batch, learning_rate, look_ahead_weight)
 
     @torch.no_grad()
@@ -179,9 +189,10 @@ class TorchTrainEngine(TrainEngine):
         """See `TrainEngine.train_step`."""
         self._check_labels(labels, len(x))
         if self._prefix is not None:
-            batch = Batch(self._prefix.feature(self._prefix.latent(x)), torch.from_numpy(labels))
+            rows = self._prefix.feature(self._prefix.latent(x))
+            batch = Batch(rows, to_device(labels, self._device.name))
         else:
-            batch = self._batch(as_rows(x, self._spec), torch.from_numpy(labels))
+            batch = self._batch(as_rows(x, self._spec, self._device.name), labels)
         return self._train(batch, learning_rate, look_ahead_weight)
 
     def _train(self, batch: Batch, learning_rate: float, look_ahead_weight: float) -> StepReport:
@@ -194,14 +205,15 @@ class TorchTrainEngine(TrainEngine):
         self._gradients.clear()
         return report
 
-    def _batch(self, rows: Tensor, labels: Tensor) -> Batch:
+    def _batch(self, rows: Tensor, labels: NDArray[np.int64]) -> Batch:
         codes, scale = self._first_codes(
             self._precision, self._rule, rows, self._mean, self._std, self._image
         )
         self._classes = max(self._classes, int(labels.max()) + 1)
         key = NoiseKey(self._seed, self._step, _WRONG_LABELS)
         draw = Draw(self._classes, key, lambda: self._goodness(rows))
-        batch = self._rule.batch(self._precision, Feature(codes, scale), labels, draw)
+        targets = to_device(labels, self._device.name)
+        batch = self._rule.batch(self._precision, Feature(codes, scale), targets, draw)
         self._input_scale.follow(scale)
         return batch
 
@@ -265,8 +277,9 @@ class TorchTrainEngine(TrainEngine):
         arrays = self._serving_arrays()
         arrays["canary.input"] = self._canary_input()
         arrays["canary.goodness"] = torch.zeros(CANARY_ROWS, self._spec.max_classes)
-        copied = {name: tensor.numpy().copy() for name, tensor in arrays.items()}
-        with TorchPredictEngine(Weights(self._spec, classes, copied, version)) as engine:
+        copied = {name: to_host(tensor).copy() for name, tensor in arrays.items()}
+        weights = Weights(self._spec, classes, copied, version)
+        with TorchPredictEngine(weights, self._device) as engine:
             canary = copied["canary.input"].reshape(CANARY_ROWS, *self._spec.input_shape)
             copied["canary.goodness"] = engine.predict(canary).goodness
         weights = Weights(self._spec, classes, copied, version, parent, last_seq)
@@ -284,19 +297,20 @@ class TorchTrainEngine(TrainEngine):
         if not isinstance(self._spec.units[0], DenseUnitSpec):
             arrays["input.scale"] = self._input_scale.exported
         if self._spec.label_places:
-            arrays["input.label_value"] = torch.tensor(self._recipe.label_value)
+            arrays["input.label_value"] = self._mean.new_full((), self._recipe.label_value)
         head = self._units[-1].head_parameters
         return arrays | {f"head.{name}": value for name, value in head.items()}
 
     def _canary_input(self) -> Tensor:
         """Made up within two standard deviations: weights files travel, samples should not."""
-        deviations = uniform(CANARY_ROWS, self._spec.features, NoiseKey(0, 0, 0)).mul_(4).sub_(2)
+        key, device = NoiseKey(0, 0, 0), self._device.name
+        deviations = uniform(CANARY_ROWS, self._spec.features, key, device).mul_(4).sub_(2)
         limit = torch.finfo(torch.float32).max  # which a sensor may send for "no reading"
         return (self._mean + self._std * deviations).clamp(-limit, limit)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """See `TrainEngine.state`."""
-        return {name: tensor.numpy().copy() for name, tensor in self._tensors().items()}
+        return {name: to_host(tensor).copy() for name, tensor in self._tensors().items()}
 
     def load_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """See `TrainEngine.load_state`."""
@@ -310,9 +324,10 @@ class TorchTrainEngine(TrainEngine):
         if unknown := sorted(state.keys() ^ own.keys()):
             raise WeightsError(f"training state is of another model: {', '.join(unknown)}")
         for name, tensor in own.items():
-            if (state[name].shape, state[name].dtype) != (tensor.shape, tensor.numpy().dtype):
+            dtype = tensor.new_empty(0, device="cpu").numpy().dtype
+            if (state[name].shape, state[name].dtype) != (tensor.shape, dtype):
                 raise WeightsError(f"training state is of another model: {name!r}")
-        given = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+        given = {n: to_device(np.array(array), self._device.name) for n, array in state.items()}
         self._mean.copy_(given["input.mean"])
         self._std.copy_(given["input.std"])
         self._input_scale.load(given["input.scale"])

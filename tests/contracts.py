@@ -12,6 +12,7 @@ from engines import (
     open_predict_engine,
     open_train_engine,
 )
+from engines.device import open_device
 from models import ModelSpec
 
 SPEC = ModelSpec("mlp", (6,), 4, (24, 20, 17))
@@ -25,13 +26,17 @@ RECIPES = {
     "int8-int8-masters": Recipe(masters="int8", look_ahead=LookAhead("discounted", window=1)),
     "fp32": Recipe(precision="fp32"),
 }
+# Where there is a GPU, it is under contract too; tests/test_cuda.py says why where there is none.
+DEVICES = dict.fromkeys(["cpu", open_device().name])
 # Another engine is one more line: every contract then holds for it too.
 TRAIN_ENGINES = {
-    f"torch-{name}": lambda spec, seed=1, recipe=recipe: open_train_engine(
-        spec, seed=seed, recipe=recipe
+    f"torch-{device}-{name}": lambda spec, seed=1, recipe=recipe, device=device: open_train_engine(
+        spec, seed=seed, recipe=recipe, device=device
     )
+    for device in DEVICES
     for name, recipe in RECIPES.items()
 }
+# On the CPU only: these contracts are of bits, which a GPU's sums keep for the same batch alone.
 PREDICT_ENGINES = {"torch": lambda weights: open_predict_engine("torch").open(weights)}
 
 

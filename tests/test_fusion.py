@@ -23,7 +23,7 @@ COMPILED = Fusion("compiled", "a test")
 with warnings.catch_warnings():
     # torch's compiler uses what torch deprecates, when it is first imported.
     warnings.simplefilter("ignore", DeprecationWarning)
-    REFUSAL = fusion._refusal()
+    REFUSAL = fusion._refusal("cpu")
 needs_compiler = pytest.mark.skipif(REFUSAL is not None, reason=f"torch.compile: {REFUSAL}")
 STEP = {"learning_rate": 1e-2, "look_ahead_weight": 0.5}
 
@@ -36,13 +36,13 @@ def test_eager_by_name_asks_no_compiler(monkeypatch):
 
 
 def test_where_compiling_works_auto_takes_it_and_says_so(monkeypatch):
-    monkeypatch.setattr(fusion, "_refusal", lambda: None)
+    monkeypatch.setattr(fusion, "_refusal", lambda device: None)
     assert open_fusion() == Fusion("compiled", "torch.compile works here")
     assert open_fusion("compiled") == Fusion("compiled", "asked for by name")
 
 
 def test_where_it_does_not_auto_runs_eager_and_says_why(monkeypatch):
-    monkeypatch.setattr(fusion, "_refusal", lambda: "no C++ compiler")
+    monkeypatch.setattr(fusion, "_refusal", lambda device: "no C++ compiler")
     wanted = Fusion("eager", "torch.compile does not work here: no C++ compiler")
     assert open_fusion("auto") == wanted
     engine = open_train_engine(TINY["mlp"], seed=1, recipe=Recipe(fusion="auto"))
@@ -51,7 +51,7 @@ def test_where_it_does_not_auto_runs_eager_and_says_why(monkeypatch):
 
 
 def test_what_is_asked_for_by_name_is_never_replaced(monkeypatch):
-    monkeypatch.setattr(fusion, "_refusal", lambda: "no C++ compiler")
+    monkeypatch.setattr(fusion, "_refusal", lambda device: "no C++ compiler")
     message = "^torch.compile does not work here: no C\\+\\+ compiler$"
     with pytest.raises(FusionUnavailableError, match=message):
         open_fusion("compiled")
@@ -118,7 +118,7 @@ def recorded() -> dict:
     ):
         recording = Recording("compiled", "a test", calls)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engines.torch_train, "open_fusion", lambda _, r=recording: r)
+            patch.setattr(engines.torch_train, "open_fusion", lambda *_, r=recording: r)
             engine = open_train_engine(
                 TINY[name], seed=1, recipe=Recipe(masters=masters, optimizer=optimizer)
             )

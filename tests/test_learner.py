@@ -41,12 +41,11 @@ def fill(store: SampleStore, count: int, seed: int = 0) -> None:
 
 
 def make_learner(folder: Path, settings: LearnerSettings = SETTINGS) -> Learner:
-    engine = open_train_engine(SPEC, seed=settings.seed)
     reader = SampleReader(folder, SPEC)
     checkpoint = folder / "checkpoint.safetensors"
     return Learner(
         SPEC,
-        engine,
+        lambda: open_train_engine(SPEC, seed=settings.seed),
         open_predict_engine().open,
         reader,
         settings,

@@ -14,6 +14,7 @@ from engines import (
 )
 from engines.torch_predict import TorchPredictEngine
 from models import ModelSpec
+from tests.contracts import exported
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +24,12 @@ def _restore_threads():
     torch.set_num_threads(before)
 
 
-def refuse():
+def refuse(device):
     raise ImportError("libnvinfer is not here")
 
 
-def accept():
-    return TorchPredictEngine
+def accept(device):
+    return registry.Loaded(TorchPredictEngine, f"on {device}")
 
 
 def use_engines(monkeypatch, **loaders):
@@ -39,8 +40,10 @@ def test_torch_opens_by_name_and_by_itself():
     for name in ("torch", "auto"):
         opened = open_predict_engine(name)
         assert opened.name == "torch"
-        assert opened.open is TorchPredictEngine
-    assert open_predict_engine("torch").reason == "asked for by name"
+        with opened.open(exported()) as engine:
+            assert isinstance(engine, TorchPredictEngine)
+    wanted = "asked for by name; on cpu (asked for by name)"
+    assert open_predict_engine("torch").reason == wanted
 
 
 def test_an_unknown_name_lists_the_known_ones():
@@ -52,7 +55,7 @@ def test_auto_takes_the_first_that_opens_and_says_who_refused(monkeypatch):
     use_engines(monkeypatch, fast=refuse, plain=accept, never=refuse)
     opened = open_predict_engine()
     assert opened.name == "plain"
-    assert opened.reason == "first in order that opened; fast: libnvinfer is not here"
+    assert opened.reason == "first in order that opened; on cpu; fast: libnvinfer is not here"
 
 
 def test_an_engine_asked_for_by_name_is_never_replaced(monkeypatch):
