@@ -69,9 +69,18 @@ if [ -z "$jetpack" ]; then
     *) fail "$root/etc/nv_tegra_release is neither R36 nor R39: name the nearest by --jetpack" ;;
   esac
 fi
+# TensorRT 10.3's bindings misread arrays of numpy 2, and torch has to hold code for sm_87, which wheels
+# of the usual index do not.
+numpy=''
 case $jetpack in
-  6) : "${torch:=torch==2.8.0}" "${torch_index:=https://pypi.jetson-ai-lab.io/jp6/cu126}" ;;
-  7) [ -n "$torch" ] || fail "JetPack 7: name a torch with code for sm_87 by --torch (docs/jetson.md)" ;;
+  6)
+    numpy='numpy==1.26.4'
+    : "${torch:=torch==2.8.0}" "${torch_index:=https://pypi.jetson-ai-lab.io/jp6/cu126}"
+    ;;
+  7)
+    numpy='numpy>=2,<2.4'
+    [ -n "$torch" ] || fail "JetPack 7: name a torch with code for sm_87 by --torch (docs/jetson.md)"
+    ;;
   none) ;;
   *) fail "--jetpack is 6, 7 or none, not $jetpack" ;;
 esac
@@ -100,12 +109,11 @@ else
   mkdir "$package"
   (cd "$checkout" && cp -r daemon engines models pyproject.toml README.md LICENSE "$package")
 fi
-# constraints.txt, with the lines that this JetPack has another version for taken from its own file.
-constraints=$work/constraints.txt own=$checkout/deploy/constraints-jetpack$jetpack.txt
-[ -f "$own" ] || own=/dev/null
-awk -F '[=<>;]' 'FNR == NR { if (!/^#/) { mine[$1] = 1; print }; next } !($1 in mine)' \
-  "$own" "$checkout/constraints.txt" >"$constraints"
-[ -z "$torch" ] || sed -i '/^torch[=<>;]/d' "$constraints"
+# What is decided above takes the place of its line in constraints.txt.
+constraints=$work/constraints.txt
+sed -e "${torch:+/^torch[=<>;]/d}" -e "${numpy:+/^numpy[=<>;]/d}" "$checkout/constraints.txt" \
+  >"$constraints"
+[ -z "$numpy" ] || echo "$numpy" >>"$constraints"
 
 # TensorRT's Python package comes from apt, never from PyPI: the environment must see the system's.
 [ -x "$environment/bin/python" ] || "$program" -m venv --system-site-packages "$environment"
@@ -126,7 +134,7 @@ assert 'sm_87' in codes, f'torch {torch.__version__} has code for {codes}, not f
 fi
 if [ -n "$root" ]; then
   # What was installed under DIR will run without it.
-  grep -rlIZ --exclude-dir=lib --exclude-dir=lib64 -F "$environment" "$environment" |
+  { grep -rlIZ --exclude-dir=lib --exclude-dir=lib64 -F "$environment" "$environment" || true; } |
     xargs -0 --no-run-if-empty sed -i "s|$environment|/opt/ffedge|g"
 fi
 say "installed $("$environment/bin/python" -c 'import importlib.metadata as m; print("ffedge", m.version("ffedge"))')"

@@ -89,6 +89,9 @@ def test_the_board_page_names_files_options_and_settings_that_exist() -> None:
     arguments = re.findall(r"^\| `([A-Z0-9_]+)`(?:, `([A-Z0-9_]+)`)?", JETSON, re.MULTILINE)
     named = {name for row in arguments for name in row if name}
     assert named == set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
+    (jetson_stats,) = re.findall(r"^ARG JETSON_STATS=(.*)$", dockerfile, re.MULTILINE)
+    assert f"`{jetson_stats}`" in JETSON  # the image's ...
+    assert f"jetson-stats=={jetson_stats} " in JETSON  # ... and the host's
     settings = re.findall(r"`(model|store|server|learner|gate|log)\.(\w+)", JETSON)
     assert settings
     for section, key in settings:

@@ -208,6 +208,7 @@ def test_a_check_that_breaks_is_a_failure_and_the_next_one_runs(
     assert not doctor.summarize(findings)["ok"]
 
 
+@pytest.mark.timeout(300)  # it asks a compiler
 def test_the_command_beside_a_running_daemon(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path) as daemon:
         port = daemon.client.base_url.port
@@ -216,7 +217,7 @@ def test_the_command_beside_a_running_daemon(tmp_path: Path) -> None:
         wait_for(daemon.learner_up, "the learner")
         before = {path.name for path in daemon.store.iterdir()}
         command = [sys.executable, "-m", "daemon", "doctor", "--json", "--config", str(config)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert daemon.client.get("/health/ready").json()["ready"]
         assert {path.name for path in daemon.store.iterdir()} == before
     lines = done.stdout.splitlines()

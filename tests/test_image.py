@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from daemon import __version__
 from daemon.config import ServerSettings, load_settings
 from tests.running import RunningDaemon
 from tests.tools import tool
@@ -180,6 +181,10 @@ def test_both_jetpacks_are_stages_of_the_one_file_on_named_tags() -> None:
     assert any("deploy/install.sh --no-start --jetpack" in run for run in instructions("RUN"))
     extras = re.findall(r"\.\[([\w,]+)\]|ffedge\[([\w,]+)\]", DOCKERFILE + INSTALL)
     assert extras == []  # the image needs none
+
+
+def test_the_label_names_this_version() -> None:
+    assert f'org.opencontainers.image.version="{__version__}"' in DOCKERFILE
 
 
 def test_nothing_secret_is_asked_for() -> None:

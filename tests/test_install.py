@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -237,13 +238,47 @@ def test_a_torch_without_code_for_the_board_stops_the_installation(root: Path, w
     assert not (root / "etc" / "systemd").exists()
 
 
-@pytest.mark.parametrize("jetpack", ["6", "7"])
-def test_what_a_jetpack_pins_instead_is_accepted_by_the_package(jetpack: str) -> None:
-    """Its file replaces lines of constraints.txt, with versions that our requirements let in."""
+def test_what_the_installer_pins_is_accepted_by_the_package() -> None:
     wanted = {r.name: r.specifier for r in map(Requirement, metadata.requires("ffedge") or [])}
-    text = (DEPLOY / f"constraints-jetpack{jetpack}.txt").read_text()
-    pins = [Requirement(line) for line in text.splitlines() if not line.startswith("#")]
-    assert {pin.name for pin in pins} == {"numpy", "torch"}
+    text = (DEPLOY / "install.sh").read_text()
+    pins = [Requirement(pin) for pin in re.findall(r"\b((?:numpy|torch)[=<>]=[\d.,<>=]+)", text)]
+    assert [pin.name for pin in pins] == ["numpy", "torch", "numpy"]
     for pin in pins:
         lowest = min(spec.version for spec in pin.specifier if spec.operator in ("==", ">="))
         assert wanted[pin.name].contains(lowest), pin
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("release", "numpy"),
+    [("# R36 (release), REVISION: 4.3", "numpy==1.26.4"), ("", None)],
+    ids=["JetPack 6", "no board"],
+)
+def test_what_pip_is_told(root: Path, wheel: Path, release: str, numpy: str | None) -> None:
+    """A Python that writes down how pip is called, in place of installing gigabytes."""
+    if release:
+        (root / "etc" / "nv_tegra_release").write_text(release)
+    program, calls = root / "opt" / "ffedge" / "bin" / "python", root / "calls"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        f"""#!/bin/sh
+echo "$*" >>{calls}
+for word; do case $word in */constraints.txt) cp "$word" {root};; esac; done
+"""
+    )
+    program.chmod(0o755)
+    arguments = ["--root", str(root), "--wheel", str(wheel), "--python", sys.executable]
+    assert run("install.sh", *arguments).returncode == 0
+    told = calls.read_text()
+    pins = (root / "constraints.txt").read_text().splitlines()
+    stock = (ROOT / "constraints.txt").read_text().splitlines()
+    if numpy is None:
+        assert pins == stock
+        assert "torch" not in told
+        return
+    assert [pin for pin in pins if pin.startswith("numpy")] == [numpy]
+    assert not [pin for pin in pins if pin.startswith("torch=")]
+    assert {pin for pin in stock if not pin.startswith(("numpy=", "torch="))} < {*pins}
+    torch = "install --no-deps --index-url https://pypi.jetson-ai-lab.io/jp6/cu126 torch==2.8.0"
+    assert told.index(torch) < told.index("install --constraint")
+    assert "sm_87" in told.partition("install --force-reinstall --no-deps")[2]
