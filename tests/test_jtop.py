@@ -251,6 +251,9 @@ def test_whatever_listens_in_the_services_place_is_refused(monitored, answer):
         try:
             wait_for(lambda: held, "the client")
             wait_for(lambda: refusal(monitored)[:15] not in ("", "no jtop service"), "a refusal")
+            if answer is None:
+                wait_for(lambda: "still hangs" in refusal(monitored), "no second connection")
+                assert len(held) == 1
         finally:
             stopping.set()
             thread.join()
