@@ -22,7 +22,6 @@ from typing import Any, ClassVar
 from daemon.power_provider import Fields, ProviderError
 
 _KB = 1024
-_OPEN_SECONDS = 2.5
 _LATE_INTERVALS = 3.5  # jtop itself waits for three
 
 
@@ -66,7 +65,7 @@ class JtopProvider:
         self._samples: queue.Queue[Fields | Exception] = queue.Queue()
         JtopProvider._thread = threading.Thread(target=self._run, args=(jtop,), daemon=True)
         JtopProvider._thread.start()
-        self._take(_OPEN_SECONDS)
+        self._take(_LATE_INTERVALS * interval_seconds + 1)
 
     def read(self) -> Fields:
         """See `Provider.read`."""

@@ -25,8 +25,7 @@ from pathlib import Path
 from daemon.power_provider import PROTOCOL, Fields, Provider, ProviderError
 
 PROVIDERS = ("jtop", "ina3221", "rapl")
-_OPEN_SECONDS = 3.0
-_FIRST_BACKOFF_SECONDS = 1.0
+_FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 30.0
 
 
@@ -57,6 +56,7 @@ class PowerReader:
         self._openers = openers
         self._fill = fill
         self._interval_seconds = interval_seconds
+        self._open_seconds = 4 * interval_seconds + 1.5
         self._provider: Provider | None = None
         self._refused: dict[str, str] = {}
         self._backoff_seconds = _FIRST_BACKOFF_SECONDS
@@ -85,7 +85,7 @@ class PowerReader:
             if self._provider is not None and self._provider.name == name:
                 break
             try:
-                with _deadline(_OPEN_SECONDS):
+                with _deadline(self._open_seconds):
                     better = opener()
             except _LOST as error:
                 self._refused[name] = str(error) or type(error).__name__
@@ -107,7 +107,7 @@ class PowerReader:
         self._provider = None
         self._retry_at = time.monotonic()
         try:
-            with _deadline(_OPEN_SECONDS):
+            with _deadline(self._open_seconds):
                 provider.close()
         except _HungError:
             return

@@ -26,7 +26,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="compile every fused chain and a whole engine: minutes; else two chains and no engine",
     )
+    parser.addoption(
+        "--every-failure",
+        action="store_true",
+        help="every way in which power readings fail, on every jtop: minutes; else one of a kind",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    failure = "every_failure: one more of a kind of failure, run by --every-failure"
+    config.addinivalue_line("markers", failure)
+    config.addinivalue_line("markers", "newest_first: on older jtops by --every-failure only")
     config.addinivalue_line("markers", "compiled: runs torch.compile, seconds and more a chain")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--every-failure"):
+        for item in items:
+            if item.get_closest_marker("every_failure"):
+                item.add_marker(pytest.mark.skip(reason="one of a kind: run by --every-failure"))

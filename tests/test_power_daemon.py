@@ -5,17 +5,20 @@ from __future__ import annotations
 import http.server
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from daemon.power_log import DATABASE_NAME
+from daemon.status import StatusError, read_status
+from tests.daemon_fixtures import alive
 from tests.jtop_rig import fake_sysfs
 from tests.power_fixtures import FEATURES, Clients
 from tests.running import RunningDaemon, wait_for
@@ -39,12 +42,10 @@ while True:
 WELL = "{}"
 ILL = {
     "hangs": "hang",
-    "dies": "die",
-    "talks nonsense": "noise",
     "lies": '{"watts": -7}',
-    "is of another version": '{"protocol": 9}',
     "has lost its source": '{"watts": null, "rails": {}, "provider": "none"}',
 }
+MORE_ILL = {"dies": "die", "talks nonsense": "noise", "is of another version": '{"protocol": 9}'}
 UP = "ffedge_power_up"
 
 
@@ -74,11 +75,13 @@ def is_up(daemon: RunningDaemon) -> bool:
     return daemon.metric(UP) == 1
 
 
-@pytest.mark.parametrize("illness", ILL)
+@pytest.mark.parametrize(
+    "illness", [*ILL, *(pytest.param(more, marks=pytest.mark.every_failure) for more in MORE_ILL)]
+)
 def test_an_ill_reader_costs_no_request_and_power_comes_back(daemon, mood, illness):
     wait_for(lambda: is_up(daemon), "power to be known")
     with Clients(str(daemon.client.base_url)) as clients:
-        mood.write_text(ILL[illness])
+        mood.write_text((ILL | MORE_ILL)[illness])
         began = time.monotonic()
         wait_for(lambda: daemon.metric(UP) == 0, "power to be unknown")
         assert time.monotonic() - began < 10
@@ -173,30 +176,27 @@ def answering(text: bytes) -> Iterator[str]:
             thread.join()
 
 
-def one_line_of_error(done: subprocess.CompletedProcess[str]) -> str:
+def test_status_without_a_daemon_is_one_clear_line():
+    address = f"http://127.0.0.1:{unused_port()}"
+    done = status("--address", address, "--json")
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    return line
-
-
-def test_status_without_a_daemon_is_one_clear_line():
-    port = unused_port()
-    line = one_line_of_error(status("--address", f"http://127.0.0.1:{port}", "--json"))
-    assert line.startswith(f"ffedge: no daemon answers at http://127.0.0.1:{port} (")
+    assert line.startswith(f"ffedge: no daemon answers at {address} (")
     assert line.endswith("start it with ffedge serve, or name another by --address")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8484", "http://127.0.0.1:port", "file:///etc"])
-def test_status_of_no_address_is_one_clear_line(address):
-    assert "address" in one_line_of_error(status("--address", address))
+def test_status_of_no_address_is_a_clear_error(address):
+    with pytest.raises(StatusError, match="address"):
+        read_status(address)
 
 
 @pytest.mark.parametrize("text", [b"<html>hello</html>", b"{}", b"[1]", b"\xff"])
-def test_status_of_another_server_is_one_clear_line(text):
-    with answering(text) as address:
-        line = one_line_of_error(status("--address", address))
-    assert line == (
-        f"ffedge: what answers at {address} is no ffedge of this version: is --address right?"
+def test_status_of_another_server_is_a_clear_error(text):
+    with answering(text) as address, pytest.raises(StatusError) as caught:
+        read_status(address)
+    assert str(caught.value) == (
+        f"what answers at {address} is no ffedge of this version: is --address right?"
     )
 
 
@@ -219,5 +219,19 @@ def test_a_damaged_log_costs_nothing(tmp_path):
         wait_for(lambda: is_up(daemon), "power to be known all the same")
         assert daemon.metric("ffedge_board_power_watts") == 7.0
         assert daemon.log.read_text().count("power log is off") == 1
-        daemon.process.terminate()
-        assert daemon.process.wait(20) == 0
+
+
+def test_a_daemon_that_is_told_to_stop_takes_its_reader_along_and_keeps_its_readings(daemon):
+    """The last to use this daemon."""
+    wait_for(daemon.learner_up, "the learner")
+    resident = 'ffedge_process_resident_bytes{process="power_reader"}'
+    assert daemon.metric(resident) > 0
+    started = [
+        line for line in daemon.log.read_text().splitlines() if "power reader started" in line
+    ]
+    daemon.process.terminate()
+    assert daemon.process.wait(20) == 0
+    assert not alive(json.loads(started[-1])["pid"])
+    with closing(sqlite3.connect(daemon.store / DATABASE_NAME)) as connection:
+        (kept,) = connection.execute("SELECT sum(readings) FROM hours WHERE watts = 7").fetchone()
+    assert kept >= 2

@@ -121,7 +121,7 @@ def test_a_source_that_hangs_from_the_start_holds_up_nothing_for_long(board):
     with ReaderProcess(sysfs=board) as reader:
         found = reader.next(any_reading, "a line")
     assert found.provider == "none"
-    assert found.refused["ina3221"] == "no answer within 3 s"
+    assert found.refused["ina3221"] == "no answer within 1.9 s"
 
 
 def test_it_ends_with_the_server(board):
