@@ -7,7 +7,9 @@ scale 1 and codes 0. Nearest rounding is to even, as IEEE 754 has it.
 Multiply: int8 x int8 -> int32, through `torch._int_mm`. On CUDA that kernel demands more than 16
 rows and an inner and outer size that are multiples of 8; both hold on the CPU here too, so that a
 run on a laptop cannot pass where the board fails. Smaller or odd shapes are padded with zero codes
-in this one place; zero codes add nothing, so the padded result is exact.
+in this one place; zero codes add nothing, so the padded result is exact. On CUDA both operands are
+laid along the contracted axis besides, by a copy where they lie otherwise (E^T A has two): every
+cuBLASLt kernel takes that order, and torch warns of others. The CPU's takes any at full speed.
 
 Differs from the paper (FF-INT8, arXiv 2506.22771v1, section IV): it rounds the layer input
 stochastically; here activations and weights round to nearest and only errors round stochastically.
@@ -194,7 +196,6 @@ def int8_matmul(
     if more_inner or more_columns:
         b = _padded(b, more_inner, more_columns)
     if a.is_cuda:
-        # What cuBLASLt's tensor-core kernels read; torch warns that other orders may fail there.
         a, b = a.contiguous(), b.t().contiguous().t()
     # [M, K] @ [K, N] -> [M, N], int32
     if out is not None and not (more_rows or more_columns):

@@ -72,7 +72,8 @@ class Watch(TorchDispatchMode):
 
     `reads`: the function of the engines that asked for a value; `copies`: (from, to, elements);
     `products`: operands and result of each integer product, which have layouts and no values;
-    `on_host`: elements of the largest tensor that was computed on the host.
+    `operations`: their names, those on the host aside; `numbers`: those of them that take a tensor
+    `[]` of the host; `on_host`: elements of the largest tensor that was computed on the host.
     """
 
     def __init__(self) -> None:
@@ -80,15 +81,21 @@ class Watch(TorchDispatchMode):
         self.reads: list[str] = []
         self.copies: list[tuple[str, str, int]] = []
         self.products: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.operations: set[str] = set()
+        self.numbers: set[str] = set()
         self.on_host = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten._local_scalar_dense.default:
             self.reads.append(_asking())
             return 0.5 if args[0].is_floating_point() else 1
+        devices = [arg.device.type for arg in args if isinstance(arg, torch.Tensor)]
+        if func.namespace == "aten" and devices != ["cpu"] * len(devices):
+            self.operations.add(str(func).removeprefix("aten."))
+            if "cpu" in devices and "cuda" in devices:
+                self.numbers.add(func.overloadpacket.__name__)
         if func is torch.ops.aten._fused_sgd_.default:  # which torch cannot run without values
-            devices = {str(tensor.device) for tensors in args[:3] for tensor in tensors}
-            assert len(devices) == 1, devices
+            assert {str(tensor.device) for part in args[:3] for tensor in part} == {FAKE.name}
             return None
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
@@ -104,7 +111,7 @@ class Watch(TorchDispatchMode):
 
     def forget(self) -> None:
         self.on_host = 0
-        for seen in (self.reads, self.copies, self.products):
+        for seen in (self.reads, self.copies, self.products, self.operations, self.numbers):
             seen.clear()
 
 

@@ -186,9 +186,9 @@ def test_no_two_tensors_of_a_run_share_their_noise(name, monkeypatch):
     for module in (engines.conv_norm, engines.dense, engines.masters):
         original = module.noise
 
-        def spy(rows, columns, key, original=original):
+        def spy(rows, columns, key, device, original=original):
             keys.append(key)
-            return original(rows, columns, key)
+            return original(rows, columns, key, device)
 
         monkeypatch.setattr(module, "noise", spy)
     for seed in (1, 2):
