@@ -86,7 +86,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
         Learner(
             spec,
             engine,
-            open_predict_engine().open,
+            open_predict_engine("torch").open,  # it is in memory, and knows the canary
             SampleReader(directory, spec),
             learning,
             holdout_samples=settings.gate.max_samples,
@@ -148,7 +148,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         learner_command: Command line of the learner process.
 
     Raises:
-        ConfigError: The store holds versions of another network.
+        ConfigError: The store holds versions of another network, or no engine serves them.
         StoreError: The store, or the manifest in it, cannot be used.
     """
     from prometheus_client import CollectorRegistry, disable_created_metrics
@@ -161,18 +161,28 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
     from daemon.supervisor import Supervisor
     from daemon.telemetry import Telemetry
     from daemon.versions import VersionStore
-    from engines import Weights, WeightsError, open_predict_engine, open_train_engine
+    from engines import (
+        EngineFailedError,
+        EngineUnavailableError,
+        Weights,
+        WeightsError,
+        open_predict_engine,
+    )
+    from engines.untrained import untrained_weights, untrained_weights_by_child
 
     spec, directory = settings.model.spec(), settings.store.directory
     disable_created_metrics()  # type: ignore[no-untyped-call]
     telemetry = Telemetry(CollectorRegistry())
-    engine = open_predict_engine(settings.server.engine)
-    log.info("engine chosen", extra={"engine": engine.name, "reason": engine.reason})
-    telemetry.build_info.labels(__version__, engine.name).set(1)
+    try:
+        engine = open_predict_engine(
+            settings.server.engine, threads=settings.server.threads, cache=directory / "engines"
+        )
+    except EngineUnavailableError as error:
+        raise ConfigError(f"server.engine: {error}") from error
+    make = untrained_weights if engine.name == "torch" else untrained_weights_by_child
 
     def untrained(number: int) -> Weights:
-        fresh = open_train_engine(spec, seed=settings.learner.seed)
-        return fresh.export(classes=(), version=number, parent=None, last_seq=0)
+        return make(spec, seed=settings.learner.seed, version=number)
 
     with ExitStack() as undo:
         store = SampleStore(
@@ -199,7 +209,12 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         if weights.spec != spec:
             log.warning("[model] has changed: learning begins again from the stored samples")
             weights = versions.start_again(untrained)
-        slot = ServingSlot(Served(weights, engine.open(weights)))
+        try:
+            slot = ServingSlot(Served(weights, engine.open(weights)))
+        except (EngineUnavailableError, EngineFailedError) as error:
+            raise ConfigError(f"server.engine: {error}") from error
+        log.info("engine chosen", extra={"engine": engine.name, "reason": engine.reason})
+        telemetry.served_by(engine.name)
         past = store.records("job", 100)
         jobs = JobBook(past, lambda number, job: store.record("job", number, job))
         promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)
@@ -220,12 +235,10 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     import uvicorn
 
     from daemon.api import create_app
-    from engines import limit_threads
 
     command = [sys.executable, "-m", "daemon", "learner", "--config", str(config)]
     lock_directory(settings.store.directory, "server", wait=False)
     service = build_service(settings, command)
-    limit_threads(settings.server.threads)
     host, port = listener.getsockname()[:2]
     address = f"http://{host}:{port}"
     server = uvicorn.Server(

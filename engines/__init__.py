@@ -1,6 +1,8 @@
 """Numeric execution: Forward-Forward learning in INT8, and prediction from what was learned."""
 
 from engines.base import (
+    EngineFailedError,
+    EngineUnavailableError,
     Label,
     PredictEngine,
     Prediction,
@@ -9,11 +11,11 @@ from engines.base import (
     Weights,
     WeightsError,
 )
+from engines.canary import canary_agrees
 from engines.latent import Latent
 from engines.look_ahead import LookAhead
 from engines.recipe import Optimizer, Recipe
 from engines.registry import (
-    EngineUnavailableError,
     Opened,
     limit_threads,
     open_predict_engine,
@@ -22,6 +24,7 @@ from engines.registry import (
 from engines.weights_file import weights_digest, weights_from_bytes, weights_to_bytes
 
 __all__ = [
+    "EngineFailedError",
     "EngineUnavailableError",
     "Label",
     "Latent",
@@ -35,6 +38,7 @@ __all__ = [
     "TrainEngine",
     "Weights",
     "WeightsError",
+    "canary_agrees",
     "limit_threads",
     "open_predict_engine",
     "open_train_engine",

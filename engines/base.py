@@ -27,6 +27,14 @@ class WeightsError(ValueError):
     """Weights do not fit their model, or hold values that no healthy network has."""
 
 
+class EngineUnavailableError(RuntimeError):
+    """An engine, or none at all, cannot serve here; the message says why."""
+
+
+class EngineFailedError(RuntimeError):
+    """An engine did not answer this time, for want of memory or by a fault of the device."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """One immutable version of a network, in the only form in which weights travel.
@@ -140,6 +148,20 @@ def _product_arrays(name: str, layer: Layer) -> dict[str, tuple[type[np.generic]
     }
 
 
+def check_input(x: NDArray[np.float32], spec: ModelSpec) -> None:
+    """Refuse a batch that is not `[batch, *input_shape]`.
+
+    Raises:
+        ValueError: The shape is not the model's, or a value is not finite.
+    """
+    if x.shape[1:] != spec.input_shape:
+        raise ValueError(
+            f"input has shape {[*x.shape[1:]]} per sample, the model needs {[*spec.input_shape]}"
+        )
+    if not np.isfinite(x).all():
+        raise ValueError("input holds a value that is not finite")
+
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """Answers for a batch.
@@ -182,6 +204,7 @@ class PredictEngine(ABC):
 
         Raises:
             ValueError: The shape is not the model's, or a value is not finite.
+            EngineFailedError: The device failed.
         """
 
     @abstractmethod

@@ -7,68 +7,135 @@ silence.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
+from pathlib import Path
 
-from engines.base import PredictEngine, TrainEngine, Weights
+from engines.base import EngineUnavailableError, PredictEngine, TrainEngine, Weights
 from engines.recipe import Recipe
 from models import ModelSpec
 
+log = logging.getLogger(__name__)
+
 AUTO = "auto"
-
-
-class EngineUnavailableError(RuntimeError):
-    """No engine of the name, or none at all, opens here; the message lists every refusal."""
+TORCH = "torch"
+Open = Callable[[Weights], PredictEngine]
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-    """An engine and how it came to be chosen.
+class Means:
+    """What engines are opened with.
 
     Args:
-        name: Its name.
-        open: Makes an engine for one version of the weights.
-        reason: Why this one, with the refusals of those preferred to it.
+        threads: CPU threads that an engine may compute with; None: as many as the process may.
+        cache: Folder for what took long to build; None: nothing is kept.
     """
 
-    name: str
-    open: Callable[[Weights], PredictEngine]
-    reason: str
+    threads: int | None = None
+    cache: Path | None = None
 
 
-def _torch() -> Callable[[Weights], PredictEngine]:
+def _tensorrt(means: Means) -> Open:
+    from engines.tensorrt_predict import TensorRTEngines
+
+    return TensorRTEngines(means.cache)
+
+
+def _torch(means: Means) -> Open:
     from engines.torch_predict import TorchPredictEngine
 
+    if means.threads is not None:
+        limit_threads(means.threads)
     return TorchPredictEngine
 
 
 # In order of preference.
-_PREDICT_ENGINES: dict[str, Callable[[], Callable[[Weights], PredictEngine]]] = {"torch": _torch}
+_PREDICT_ENGINES: dict[str, Callable[[Means], Open]] = {"tensorrt": _tensorrt, TORCH: _torch}
 
 
-def open_predict_engine(name: str = AUTO) -> Opened:
-    """The engine that predictions are answered by.
+class Opened:
+    """The engine that answers, until it refuses a version; from then on the next that opens.
 
     Args:
-        name: An engine's name, or `auto` for the first that opens.
+        names: In order of preference.
+        means: What they are opened with.
+        why: They are asked in this order.
 
     Raises:
         EngineUnavailableError: None opened.
     """
-    if name != AUTO and name not in _PREDICT_ENGINES:
+
+    def __init__(self, names: list[str], means: Means, why: str) -> None:
+        self._waiting = names
+        self._means = means
+        self._why = why
+        self._refusals: list[str] = []
+        self._next()
+
+    @property
+    def name(self) -> str:
+        """Of the engine that answers."""
+        return self._name
+
+    @property
+    def reason(self) -> str:
+        """Why this one, with the refusals of those preferred to it."""
+        return "; ".join([self._why, *self._refusals])
+
+    def open(self, weights: Weights) -> PredictEngine:
+        """An engine for one version of the weights.
+
+        Raises:
+            WeightsError: The weights must not serve.
+            EngineUnavailableError: No engine can serve them; the one that answers stays.
+            EngineFailedError: The engine can serve, but not now.
+        """
+        while True:
+            try:
+                return self._open(weights)
+            except EngineUnavailableError as error:
+                before, told = self._name, [*self._refusals]
+                self._refusals.append(f"{before}: {error}")
+                try:
+                    self._next()
+                except EngineUnavailableError:
+                    self._refusals = told  # the engine stays, and may take the next version
+                    raise
+                log.error("engine changed", extra={"engine": self._name, "reason": self.reason})
+
+    def _next(self) -> None:
+        while self._waiting:
+            name = self._waiting.pop(0)
+            try:
+                self._open = _PREDICT_ENGINES[name](self._means)
+            except ImportError as error:
+                self._refusals.append(f"{name}: {error}")
+                continue
+            self._name = name
+            return
+        raise EngineUnavailableError("no engine opened: " + "; ".join(self._refusals))
+
+
+def open_predict_engine(
+    name: str = AUTO, *, threads: int | None = None, cache: Path | None = None
+) -> Opened:
+    """The engine that predictions are answered by.
+
+    Args:
+        name: An engine's name, or `auto` for the first that opens.
+        threads: CPU threads that it may compute with; None: as many as the process may.
+        cache: Folder for what took long to build; None: nothing is kept.
+
+    Raises:
+        EngineUnavailableError: None opened.
+    """
+    means = Means(threads, cache)
+    if name == AUTO:
+        return Opened([*_PREDICT_ENGINES], means, "first in order that opened")
+    if name not in _PREDICT_ENGINES:
         known = ", ".join([AUTO, *_PREDICT_ENGINES])
         raise EngineUnavailableError(f"engine {name!r} is unknown; known: {known}")
-    refusals: list[str] = []
-    for candidate, load in _PREDICT_ENGINES.items():
-        if name not in (AUTO, candidate):
-            continue
-        try:
-            factory = load()
-        except ImportError as error:
-            refusals.append(f"{candidate}: {error}")
-            continue
-        why = "asked for by name" if name == candidate else "first in order that opened"
-        return Opened(candidate, factory, "; ".join([why, *refusals]))
-    raise EngineUnavailableError("no engine opened: " + "; ".join(refusals))
+    return Opened([name], means, "asked for by name")
 
 
 def open_train_engine(spec: ModelSpec, *, seed: int, recipe: Recipe | None = None) -> TrainEngine:
@@ -88,7 +155,7 @@ def open_train_engine(spec: ModelSpec, *, seed: int, recipe: Recipe | None = Non
 
 
 def limit_threads(threads: int) -> None:
-    """How many CPU threads the engines of this process may compute with, together."""
+    """How many CPU threads torch may compute with in this process, all engines together."""
     import torch
 
     torch.set_num_threads(threads)
