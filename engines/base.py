@@ -86,6 +86,8 @@ class Weights:
 
 
 CANARY_ROWS = 16
+# Standard deviations: what lies beyond, of any input, is cut off (engines/standardize.py).
+INPUT_CLIP = 4.0
 
 
 def expected_arrays(spec: ModelSpec) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
