@@ -146,7 +146,7 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
                 answers = await loop.run_in_executor(predicting, served.answer, x)
             except EngineFailedError as error:
                 log.error("engine did not answer", extra={"why": str(error)})
-                raise EngineError("the engine did not answer; the log says why: try again") from error
+                raise EngineError("the engine did not answer: try again") from error
             content: dict[str, Any] = {
                 "model": service.spec.name,
                 "model_version": str(served.weights.version),

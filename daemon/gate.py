@@ -15,6 +15,7 @@ from typing import Any
 from daemon.config import GateSettings
 from engines import PredictEngine, Weights, canary_agrees
 
+
 @dataclass(frozen=True)
 class Scores:
     """Paired hold-out result.

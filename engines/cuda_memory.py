@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,12 @@ class Gpu:
 
     Args:
         driver: The module `pycuda.driver`, initialised.
-        device: Which one.
+        index: Which one.
     """
 
-    def __init__(self, driver: Any, device: Any) -> None:
+    def __init__(self, driver: ModuleType, index: int) -> None:
         self._driver = driver
+        device = driver.Device(index)
         self._context = device.retain_primary_context()
         self.name: str = device.name()
         self.compute_capability = ".".join(map(str, device.compute_capability()))
@@ -67,7 +69,7 @@ class Stream:
         driver: The module `pycuda.driver`.
     """
 
-    def __init__(self, driver: Any) -> None:
+    def __init__(self, driver: ModuleType) -> None:
         self._stream = driver.Stream()
 
     @property
@@ -76,7 +78,7 @@ class Stream:
         return int(self._stream.handle)
 
     @property
-    def native(self) -> Any:
+    def native(self) -> object:
         """As pycuda wants it."""
         return self._stream
 
@@ -98,17 +100,16 @@ class Buffer:
         dtype: Of the array.
     """
 
-    def __init__(self, driver: Any, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    def __init__(self, driver: ModuleType, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         self._driver = driver
-        self._host: NDArray[Any] | None = driver.pagelocked_empty(shape, dtype)
+        self._host: Any = driver.pagelocked_empty(shape, dtype)
         self._device = driver.mem_alloc(max(1, self.host.nbytes))
 
     @property
     def host(self) -> NDArray[Any]:
         """The host's side, `shape`."""
-        if self._host is None:
-            raise RuntimeError("the buffer is closed")
-        return self._host
+        array: NDArray[Any] = self._host
+        return array
 
     @property
     def address(self) -> int:
@@ -143,6 +144,6 @@ def open_gpu() -> Gpu:
         raise ImportError(f"pycuda unavailable: {error}") from error
     try:
         driver.init()
-        return Gpu(driver, driver.Device(0))
+        return Gpu(driver, 0)
     except driver.Error as error:
         raise ImportError(f"no GPU: {error}") from error

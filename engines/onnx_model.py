@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def fingerprint(array: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def _taken_apart(content: bytes, names: Any) -> OnnxModel:
+def _taken_apart(content: bytes, names: Collection[str]) -> OnnxModel:
     model = onnx.load_model_from_string(content)
     learned: dict[str, NDArray[Any]] = {}
     constants: dict[str, NDArray[Any]] = {}

@@ -82,7 +82,7 @@ class PlanBuilder:
             with self._gpu.current():
                 content = self._build(model.content, input_shape)
         except GpuError as error:
-            raise EngineUnavailableError(f"TensorRT could not build the network: {error}") from error
+            raise EngineUnavailableError(f"TensorRT could not build: {error}") from error
         built_with = {name: fingerprint(array) for name, array in model.learned.items()}
         seconds = round(time.monotonic() - started, 3)
         log.info("TensorRT plan built", extra={"seconds": seconds, "bytes": len(content)})

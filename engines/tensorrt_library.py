@@ -9,7 +9,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
-from typing import Any
+from types import ModuleType
+from typing import Any, SupportsInt
 
 from engines.cuda_memory import Gpu, GpuError
 
@@ -30,7 +31,7 @@ class Library:
         errors: The newest messages of errors.
     """
 
-    trt: Any
+    trt: ModuleType
     logger: Any
     builder: Any
     runtime: Any
@@ -65,24 +66,26 @@ def open_library(gpu: Gpu) -> Library:
         with gpu.current():
             builder, runtime = trt.Builder(logger), trt.Runtime(logger)
     except (TypeError, GpuError) as error:  # a factory that returned nullptr is a TypeError
-        told = "; ".join([*errors, str(error)])
-        raise ImportError(f"TensorRT unavailable: {trt.__version__} finds no GPU: {told}") from error
+        why = "; ".join([*errors, str(error)])
+        raise ImportError(f"TensorRT unavailable: {trt.__version__}, no GPU: {why}") from error
     return Library(trt, logger, builder, runtime, errors)
 
 
-def _logger(trt: Any, errors: collections.deque[str]) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]
+def _logger(trt: ModuleType, errors: collections.deque[str]) -> object:
+    base: Any = trt.ILogger
+
+    class Log(base):  # type: ignore[misc]
         """Passes TensorRT's messages on."""
 
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 demands it by name
+            base.__init__(self)  # pybind11 demands it by name
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: SupportsInt, message: str) -> None:
             """Called by TensorRT, from any thread."""
-            if int(severity) <= int(trt.ILogger.ERROR):
+            if int(severity) <= int(base.ERROR):
                 errors.append(message)
                 log.error("TensorRT", extra={"said": message})
-            elif int(severity) == int(trt.ILogger.WARNING):
+            elif int(severity) == int(base.WARNING):
                 log.info("TensorRT", extra={"said": message})
 
     return Log()

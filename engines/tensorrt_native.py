@@ -65,10 +65,10 @@ class NativeEngine:
         try:
             with gpu.current():
                 self._open(input_shape, output)
+                self._named = self._nameable()
         except (EngineUnavailableError, GpuError) as error:
             self._parts.close()
             raise EngineUnavailableError(f"TensorRT engine: {error}") from error
-        self._named = self._nameable()
 
     def _open(self, input_shape: tuple[int, ...], output: str) -> None:
         parts, trt = self._parts, self._library.trt
@@ -129,7 +129,8 @@ class NativeEngine:
             raise EngineFailedError(f"TensorRT did not answer: {self._library.told()}")
         parts.output.download(rows, parts.stream)
         parts.stream.wait()
-        return parts.output.host[:rows]
+        answers: NDArray[Any] = parts.output.host[:rows]
+        return answers
 
     def fixed(self, model: OnnxModel) -> list[str]:
         """Names of what differs from what the engine was built with and cannot be given to it."""

@@ -125,7 +125,7 @@ class TensorRTEngines:
         self._gpu = open_gpu()
         self._library = open_library(self._gpu)
         self._builder = PlanBuilder(self._library, self._gpu, PlanCache(cache))
-        self._plan: Plan | None = None
+        self._plans: dict[str, Plan] = {}  # by structure
         # What a taker may have: an engine that is idle, or None, the room for one.
         self._pool: queue.SimpleQueue[NativeEngine | None] = queue.SimpleQueue()
         for _ in range(ENGINES):
@@ -180,14 +180,10 @@ class TensorRTEngines:
                     f"{CANARY_TOLERANCE:g} may serve"
                 )
 
-        plan = self._plan
-        if plan is None or plan.structure != model.structure:
-            if idle is not None:
-                idle.close()
-            idle, plan = None, self._builder.cached(model)
-        native = self._refitted_or_rebuilt(model, spec.input_shape, idle, plan, make, verify)
-        self._plan = native.plan
-        return native
+        if idle is not None and idle.plan.structure != model.structure:
+            idle.close()
+            idle = None
+        return self._refitted_or_rebuilt(model, spec.input_shape, idle, make, verify)
 
     def _open_prefix(self, weights: Weights, units: int) -> NativeEngine:
         """No canary tells what a prefix should give; its plan is made and refitted as the other."""
@@ -198,25 +194,23 @@ class TensorRTEngines:
             return NativeEngine(self._library, gpu, plan, shape, "codes", output, np.int8)
 
         with self._opening:
-            plan = self._builder.cached(model)
-            return self._refitted_or_rebuilt(
-                model, spec.input_shape, None, plan, make, lambda _: None
-            )
+            return self._refitted_or_rebuilt(model, spec.input_shape, None, make, lambda _: None)
 
     def _refitted_or_rebuilt(
         self,
         model: OnnxModel,
         input_shape: tuple[int, ...],
         idle: NativeEngine | None,
-        plan: Plan | None,
         make: Make,
         verify: Verify,
     ) -> NativeEngine:
+        plan = self._plans.get(model.structure) or self._builder.cached(model)
         if plan is not None:
             try:
                 idle = idle or make(plan)
                 _refit(idle, model)
                 verify(idle)
+                self._plans[model.structure] = plan
                 return idle
             except (RefitError, EngineUnavailableError, EngineFailedError) as error:
                 log.warning("TensorRT engine is built again", extra={"why": str(error)})
@@ -229,6 +223,7 @@ class TensorRTEngines:
         except (EngineUnavailableError, EngineFailedError) as error:
             native.close()
             raise EngineUnavailableError(str(error)) from error
+        self._plans[model.structure] = plan
         self._builder.keep(plan)
         return native
 
