@@ -103,7 +103,11 @@ class Buffer:
     def __init__(self, driver: ModuleType, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         self._driver = driver
         self._host: Any = driver.pagelocked_empty(shape, dtype)
-        self._device = driver.mem_alloc(max(1, self.host.nbytes))
+        try:
+            self._device = driver.mem_alloc(max(1, self.host.nbytes))
+        except driver.Error:
+            self._host.base.free()
+            raise
 
     @property
     def host(self) -> NDArray[Any]:

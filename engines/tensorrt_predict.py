@@ -213,9 +213,11 @@ class TensorRTEngines:
                 self._plans[model.structure] = plan
                 return idle
             except (RefitError, EngineUnavailableError, EngineFailedError) as error:
-                log.warning("TensorRT engine is built again", extra={"why": str(error)})
-                if idle is not None:  # half of it may be new, and the build wants the memory
-                    idle.close()
+                why = str(error)
+            # Here, since an error on its way keeps hold of what is to be given back.
+            log.warning("TensorRT engine is built again", extra={"why": why})
+            if idle is not None:  # half of it may be new, and the build wants the memory
+                idle.close()
         plan = self._builder.build(model, input_shape)
         native = make(plan)
         try:
