@@ -13,6 +13,7 @@ from engines import (
     open_train_engine,
 )
 from models import ModelSpec
+from tests.fake_tensorrt import FakeDriver, Rig
 
 SPEC = ModelSpec("mlp", (6,), 4, (24, 20, 17))
 CLASSES = ("zero", "one", "two", "three")
@@ -32,7 +33,10 @@ TRAIN_ENGINES = {
     )
     for name, recipe in RECIPES.items()
 }
-PREDICT_ENGINES = {"torch": lambda weights: open_predict_engine("torch").open(weights)}
+PREDICT_ENGINES = {
+    "torch": lambda weights: open_predict_engine("torch").open(weights),
+    "tensorrt": lambda weights: Rig("10.3", FakeDriver()).engines()(weights),
+}
 
 
 def samples(rows: int, seed: int = 0):
