@@ -201,14 +201,16 @@ def label_sums(spec: ModelSpec, arrays: Arrays) -> NDArray[np.float32]:
     value = np.float32(label_length(spec, arrays["input.label_value"].item()))
     steps = value * np.reciprocal(np.asarray(arrays[scale], dtype=np.float32))
     code = int(np.rint(np.minimum(steps, np.float32(CODE_MAX))))
+    sums: NDArray[np.float32]
     if isinstance(first, ConvLayer):
         rows, columns = map(_taps_inside, (first, first), first.in_size, first.out_size)
         kernels = kernels_of(first, codes)[:, -spec.label_places :].astype(np.float32)
         # Kernels o, labels c, taps i and j; windows y and x, which see a tap or zeros.
-        sums: NDArray[np.float32] = np.einsum("ocij,yi,xj->coyx", kernels, rows, columns)
+        sums = np.einsum("ocij,yi,xj->coyx", kernels, rows, columns)
     else:
         sums = codes[:, -spec.label_places :].T.astype(np.float32)
-    return np.multiply(sums, np.float32(code))
+    sums *= np.float32(code)
+    return sums
 
 
 def _taps_inside(layer: ConvLayer, size: int, count: int) -> NDArray[np.float32]:
