@@ -150,20 +150,6 @@ def _product_arrays(name: str, layer: Layer) -> dict[str, tuple[type[np.generic]
     }
 
 
-def check_input(x: NDArray[np.float32], spec: ModelSpec) -> None:
-    """Refuse a batch that is not `[batch, *input_shape]`.
-
-    Raises:
-        ValueError: The shape is not the model's, or a value is not finite.
-    """
-    if x.shape[1:] != spec.input_shape:
-        raise ValueError(
-            f"input has shape {[*x.shape[1:]]} per sample, the model needs {[*spec.input_shape]}"
-        )
-    if not np.isfinite(x).all():
-        raise ValueError("input holds a value that is not finite")
-
-
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """Answers for a batch.

@@ -70,8 +70,7 @@ def _taken_apart(content: bytes, names: Collection[str]) -> OnnxModel:
     for tensor in model.graph.initializer:
         if tensor.name in names:
             learned[tensor.name] = numpy_helper.to_array(tensor)
-            for field in ("raw_data", "float_data", "int32_data"):
-                tensor.ClearField(field)
+            tensor.ClearField("raw_data")
         elif tensor.data_type in _REFITTED:
             constants[tensor.name] = numpy_helper.to_array(tensor)
     structure = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()

@@ -7,6 +7,7 @@ is worth a failure: what cannot be read is built again, what cannot be written i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -56,7 +57,8 @@ class PlanCache:
             arrays, fields = unpack(path.read_bytes())
             if fields["key"] != dict(key):
                 raise TensorFileError("it is of another key")
-            os.utime(path)
+            with contextlib.suppress(OSError):
+                os.utime(path)  # in use: not one of the oldest
             return Entry(arrays["content"].tobytes(), fields["notes"])
         except FileNotFoundError:
             return None

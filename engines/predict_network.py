@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engines.base import check_input
+from engines.batch import check_input
 from engines.feature import Feature
 from engines.fusion import Fusion
 from engines.labels import accumulator_under_each_label

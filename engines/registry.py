@@ -23,7 +23,7 @@ Open = Callable[[Weights], PredictEngine]
 
 
 @dataclasses.dataclass(frozen=True)
-class Means:
+class Options:
     """What engines are opened with.
 
     Args:
@@ -35,22 +35,22 @@ class Means:
     cache: Path | None = None
 
 
-def _tensorrt(means: Means) -> Open:
+def _tensorrt(options: Options) -> Open:
     from engines.tensorrt_predict import TensorRTEngines
 
-    return TensorRTEngines(means.cache)
+    return TensorRTEngines(options.cache)
 
 
-def _torch(means: Means) -> Open:
+def _torch(options: Options) -> Open:
     from engines.torch_predict import TorchPredictEngine
 
-    if means.threads is not None:
-        limit_threads(means.threads)
+    if options.threads is not None:
+        limit_threads(options.threads)
     return TorchPredictEngine
 
 
 # In order of preference.
-_PREDICT_ENGINES: dict[str, Callable[[Means], Open]] = {"tensorrt": _tensorrt, TORCH: _torch}
+_PREDICT_ENGINES: dict[str, Callable[[Options], Open]] = {"tensorrt": _tensorrt, TORCH: _torch}
 
 
 class Opened:
@@ -58,16 +58,16 @@ class Opened:
 
     Args:
         names: In order of preference.
-        means: What they are opened with.
+        options: What they are opened with.
         why: They are asked in this order.
 
     Raises:
         EngineUnavailableError: None opened.
     """
 
-    def __init__(self, names: list[str], means: Means, why: str) -> None:
+    def __init__(self, names: list[str], options: Options, why: str) -> None:
         self._waiting = names
-        self._means = means
+        self._options = options
         self._why = why
         self._refusals: list[str] = []
         self._next()
@@ -107,7 +107,7 @@ class Opened:
         while self._waiting:
             name = self._waiting.pop(0)
             try:
-                self._open = _PREDICT_ENGINES[name](self._means)
+                self._open = _PREDICT_ENGINES[name](self._options)
             except ImportError as error:
                 self._refusals.append(f"{name}: {error}")
                 continue
@@ -129,13 +129,13 @@ def open_predict_engine(
     Raises:
         EngineUnavailableError: None opened.
     """
-    means = Means(threads, cache)
+    options = Options(threads, cache)
     if name == AUTO:
-        return Opened([*_PREDICT_ENGINES], means, "first in order that opened")
+        return Opened([*_PREDICT_ENGINES], options, "first in order that opened")
     if name not in _PREDICT_ENGINES:
         known = ", ".join([AUTO, *_PREDICT_ENGINES])
         raise EngineUnavailableError(f"engine {name!r} is unknown; known: {known}")
-    return Opened([name], means, "asked for by name")
+    return Opened([name], options, "asked for by name")
 
 
 def open_train_engine(spec: ModelSpec, *, seed: int, recipe: Recipe | None = None) -> TrainEngine:

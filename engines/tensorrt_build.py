@@ -33,13 +33,11 @@ class Plan:
         content: What TensorRT opens.
         structure: Of the model that it was built from.
         built_with: Name of each learned value to its fingerprint at the time.
-        source: `built` or `cache`.
     """
 
     content: bytes
     structure: str
     built_with: Mapping[str, str]
-    source: str
 
 
 class PlanBuilder:
@@ -61,7 +59,7 @@ class PlanBuilder:
         entry = self._cache.load(self._key(model.structure))
         if entry is None:
             return None
-        return Plan(entry.content, model.structure, entry.notes, "cache")
+        return Plan(entry.content, model.structure, entry.notes)
 
     def keep(self, plan: Plan) -> None:
         """Keep a plan that has proved right."""
@@ -86,7 +84,7 @@ class PlanBuilder:
         built_with = {name: fingerprint(array) for name, array in model.learned.items()}
         seconds = round(time.monotonic() - started, 3)
         log.info("TensorRT plan built", extra={"seconds": seconds, "bytes": len(content)})
-        return Plan(content, model.structure, built_with, "built")
+        return Plan(content, model.structure, built_with)
 
     def _build(self, onnx: bytes, input_shape: tuple[int, ...]) -> bytes:
         trt, builder = self._library.trt, self._library.builder

@@ -14,6 +14,7 @@ garbage collector's callback too, since an engine comes back when the last reque
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import threading
@@ -30,8 +31,8 @@ from engines.base import (
     PredictEngine,
     Prediction,
     Weights,
-    check_input,
 )
+from engines.batch import check_input
 from engines.canary import CANARY_TOLERANCE, canary_error
 from engines.cuda_memory import open_gpu
 from engines.latent import Latent, latent_scale_name, latent_shape
@@ -151,6 +152,8 @@ class TensorRTEngines:
 
     def _take(self, weights: Weights, model: OnnxModel) -> NativeEngine:
         try:
+            if self._pool.empty():
+                gc.collect()  # the traceback of a failed request may hold its engine in a cycle
             idle = self._pool.get(timeout=_IDLE_SECONDS)
         except queue.Empty as error:
             raise EngineFailedError(

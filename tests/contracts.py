@@ -35,7 +35,7 @@ TRAIN_ENGINES = {
 }
 PREDICT_ENGINES = {
     "torch": lambda weights: open_predict_engine("torch").open(weights),
-    "tensorrt": lambda weights: Rig("10.3", FakeDriver()).engines()(weights),
+    "tensorrt": Rig("10.3", FakeDriver()).engines(),
 }
 
 

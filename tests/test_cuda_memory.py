@@ -1,4 +1,4 @@
-"""The GPU's memory and context, through the real pycuda on a fake driver, and through its stand-in."""
+"""The GPU's memory and context, through the real pycuda on a fake driver and its stand-in."""
 
 from __future__ import annotations
 
@@ -86,12 +86,16 @@ def test_outside_of_a_call_no_context_is_left_behind(gpu):
 
 def test_a_fault_of_the_driver_is_one_kind_of_error(gpu):
     driver = gpu._driver
-    with pytest.raises(GpuError, match="CUDA: "), gpu.current():
+
+    def allocate_without_context() -> None:
         driver.Context.pop()
         try:
-            driver.mem_alloc(16)  # without a context
+            driver.mem_alloc(16)
         finally:
             gpu._context.push()
+
+    with pytest.raises(GpuError, match="CUDA: "), gpu.current():
+        allocate_without_context()
     with gpu.current():
         gpu.buffer((1,), np.int8).close()
 

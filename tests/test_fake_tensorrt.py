@@ -1,4 +1,4 @@
-"""The fake refuses what TensorRT would: names, numbers and calls of the version that it emulates."""
+"""The fake refuses what TensorRT would: names, numbers and calls of the emulated version."""
 
 from __future__ import annotations
 

@@ -27,22 +27,22 @@ def _restore_threads():
     torch.set_num_threads(before)
 
 
-def refuse(means):
+def refuse(options):
     raise ImportError("libnvinfer is not here")
 
 
-def accept(means):
+def accept(options):
     return TorchPredictEngine
 
 
-def opens_and_then_refuses(means):
+def opens_and_then_refuses(options):
     def open_version(weights):
         raise EngineUnavailableError("no engine for this network")
 
     return open_version
 
 
-def fails_now(means):
+def fails_now(options):
     def open_version(weights):
         raise EngineFailedError("both are in use")
 
@@ -69,7 +69,9 @@ def test_tensorrt_is_preferred_and_says_why_it_is_not_here(monkeypatch):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(EngineUnavailableError, match="'tensorflow' is unknown; known: auto, tensorrt, torch"):
+    with pytest.raises(
+        EngineUnavailableError, match="'tensorflow' is unknown; known: auto, tensorrt, torch"
+    ):
         open_predict_engine("tensorflow")
 
 

@@ -74,6 +74,8 @@ def test_a_server_on_tensorrt_learns_swaps_and_restarts_without_torch(board, tmp
         assert not loads_torch(daemon)
         assert logged(daemon, "engine chosen")[-1]["engine"] == "tensorrt"
         assert len(logged(daemon, "TensorRT plan built")) == 1
+        gates = [entry["gate"] for entry in daemon.client.get("/models").json()["refused"]]
+        assert "engine" not in {gate["reason"] for gate in gates}
     with daemon:
         again = daemon.client.post("/predict", json={"x": [8.0, 0.0] * 8}).json()
         assert again["goodness"] == answer["goodness"]

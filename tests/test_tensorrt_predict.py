@@ -18,9 +18,10 @@ import pytest
 from engines import EngineFailedError, open_predict_engine, open_train_engine, tensorrt_predict
 from engines.canary import CANARY_TOLERANCE
 from engines.tensorrt_build import ROWS_MAX
-from tests.contracts import CLASSES, SPEC, learned, samples
+from tests.contracts import CLASSES, SPEC, STEP, learned, samples
 from tests.cuda_rig.pycuda_build import BUILD_TIMEOUT_SECONDS, pycuda_rig
-from tests.fake_tensorrt import VERSIONS, open_rig
+from tests.fake_tensorrt import VERSIONS, FakeDriver, Rig, open_rig
+from tests.networks import NETWORKS, batch_of
 from tests.running import wait_for
 
 __all__ = ["pycuda_rig"]
@@ -77,9 +78,10 @@ def test_the_latent_of_a_prefix_has_the_codes_of_torch(rig):
     x = samples(2 * ROWS_MAX + 3)[0]
     engines = rig.engines()
     for number in (1, 2):
-        with engines(version(number)) as engine, open_predict_engine("torch").open(
-            version(number)
-        ) as reference:
+        with (
+            engines(version(number)) as engine,
+            open_predict_engine("torch").open(version(number)) as reference,
+        ):
             assert rig.trt.built == number  # that of a prefix when it is asked for, once for all
             for _ in range(2):
                 found, wanted = engine.latent(x, 1), reference.latent(x, 1)
@@ -141,6 +143,28 @@ def test_the_next_version_waits_for_the_request_that_holds_an_old_one(rig):
     assert rig.trt.live_max == 2
 
 
+def test_an_engine_that_only_garbage_holds_is_free(rig, monkeypatch):
+    monkeypatch.setattr(tensorrt_predict, "_IDLE_SECONDS", 0.05)
+    engines = rig.engines()
+    gc.disable()
+    try:
+        for number in (1, 2):
+            cycle = [engines(version(number))]
+            cycle.append(cycle)
+        del cycle
+        assert answers_for(engines(version(3)), version(3))
+    finally:
+        gc.enable()
+
+
+def test_two_engines_share_neither_stream_nor_buffers(rig):
+    engines = rig.engines()
+    one, other = (engines(version(number))._native._parts for number in (1, 2))
+    for part in ("engine", "context", "refitter", "stream", "input", "output"):
+        assert getattr(one, part) is not getattr(other, part)
+    del one, other
+
+
 def test_a_version_that_is_never_let_go_is_named(rig, monkeypatch):
     monkeypatch.setattr(tensorrt_predict, "_IDLE_SECONDS", 0.05)
     engines = rig.engines()
@@ -185,6 +209,34 @@ def test_every_answer_under_concurrent_swaps_is_of_the_version_it_names(rig):
     assert set(seen) == {1, 2, 3, 4}
     assert rig.trt.built == 1
     assert rig.trt.live_max == 2
+
+
+@pytest.mark.parametrize("objective", ["class_goodness", "ff"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_built_and_refitted(name, objective):
+    rig = Rig("10.3", FakeDriver())
+    spec = dataclasses.replace(NETWORKS[name], objective=objective)
+    engines = rig.engines()
+    for number in (1, 2):
+        weights = trained(spec, number)
+        x = batch_of(spec, 3)[0]
+        with engines(weights) as engine:
+            found = engine.predict(x)
+        wanted = by_torch(weights, x)
+        scale = max(1.0, np.abs(wanted).max())
+        assert np.abs(found.goodness - wanted).max() <= CANARY_TOLERANCE * scale
+    assert (rig.trt.built, rig.trt.refitted) == (1, 1)
+
+
+@functools.cache
+def trained(spec, seed: int):
+    engine = open_train_engine(spec, seed=seed)
+    x, labels = batch_of(spec, 24, seed)
+    engine.standardize_from(x)
+    for _ in range(2):
+        engine.train_step(x, labels, **STEP)
+    classes = tuple(range(spec.max_classes))
+    return engine.export(classes=classes, version=seed, parent=None, last_seq=0)
 
 
 def test_no_class_in_use_gives_minus_one(rig):

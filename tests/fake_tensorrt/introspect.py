@@ -45,4 +45,4 @@ def described(cls):
 
 if __name__ == "__main__":
     facts = {name: described(getattr(trt, name)) for name in sys.argv[1:] if hasattr(trt, name)}
-    print(json.dumps({"__version__": trt.__version__, **facts}))
+    sys.stdout.write(json.dumps({"__version__": trt.__version__, **facts}))

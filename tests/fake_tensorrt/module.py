@@ -2,8 +2,9 @@
 
 Whatever is not in that version's dump is absent, a call that would not bind raises TypeError as
 pybind11 does, and enum values are opaque but for `int()`. What the classes do is in classes.py, and
-their answers are real (execution.py); how TensorRT fails is in `FakeTensorRT`, for tests to switch. Breaches of its rules
-that the real one would answer with undefined behaviour are noted in `violations`.
+their answers are real (execution.py); how TensorRT fails is in `FakeTensorRT`, for tests to switch.
+Breaches of its rules that the real one would answer with undefined behaviour are noted in
+`violations`.
 """
 
 from __future__ import annotations
