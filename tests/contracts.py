@@ -7,6 +7,7 @@ import numpy as np
 from engines import (
     LookAhead,
     Optimizer,
+    PredictEngine,
     Recipe,
     Weights,
     open_predict_engine,
@@ -33,9 +34,15 @@ TRAIN_ENGINES = {
     )
     for name, recipe in RECIPES.items()
 }
+
+
+def _open_tensorrt(weights: Weights) -> PredictEngine:
+    return Rig("10.3", FakeDriver()).engines()(weights)
+
+
 PREDICT_ENGINES = {
     "torch": lambda weights: open_predict_engine("torch").open(weights),
-    "tensorrt": Rig("10.3", FakeDriver()).engines(),
+    "tensorrt": _open_tensorrt,
 }
 
 

@@ -79,7 +79,8 @@ import collections, tensorrt as trt
 from engines.tensorrt_library import _logger
 errors = collections.deque()
 logger = _logger(trt, errors)
-for severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING, trt.ILogger.INFO):
+for name in ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO"):
+    severity = getattr(trt.ILogger, name)
     logger.log(severity, str(int(severity)))
 print(isinstance(logger, trt.ILogger), *errors)
 """

@@ -178,5 +178,5 @@ def test_a_first_version_that_no_engine_serves_is_a_configuration_error(tmp_path
     engine = open_predict_engine("torch")
     monkeypatch.setattr(engine, "_open", Cannot(EngineUnavailableError("no")).open)
     monkeypatch.setattr("engines.open_predict_engine", lambda *a, **k: engine)
-    with pytest.raises(ConfigError, match="server.engine: no engine opened"):
+    with pytest.raises(ConfigError, match=r"server\.engine: no engine opened"):
         build_service(load_settings(config), [sys.executable, "-c", "input()"])

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_SECONDS)
 MACHINES = [(version, "fake") for version in VERSIONS] + [("10.3", "pycuda"), ("11.4", "pycuda")]
 
 
-@pytest.fixture(params=MACHINES, ids=lambda machine: "-".join(machine))
+@pytest.fixture(params=MACHINES, ids="-".join)
 def rig(request):
     rig = open_rig(*request.param, request)
     yield rig
