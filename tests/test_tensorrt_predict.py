@@ -127,6 +127,36 @@ def test_an_engine_is_closed_once_and_answers_no_more(rig):
         assert answers_for(other, version(3))
 
 
+def test_closing_waits_for_the_request_that_runs(rig, monkeypatch):
+    engines = rig.engines()
+    engine = engines(version(1))
+    native = engine._native
+    entered, leave, events = threading.Event(), threading.Event(), []
+
+    def slow(x):
+        entered.set()
+        assert leave.wait(30)
+        events.append("answered")
+        return np.zeros((len(x), SPEC.max_classes), np.float32)
+
+    def close():
+        engine.close()
+        events.append("closed")
+
+    monkeypatch.setattr(native, "run", slow)
+    threads = [threading.Thread(target=engine.predict, args=samples(1)[:1])]
+    threads[0].start()
+    assert entered.wait(30)
+    threads.append(threading.Thread(target=close))
+    threads[1].start()
+    threads[1].join(0.1)
+    assert events == []
+    leave.set()
+    for thread in threads:
+        thread.join(30)
+    assert events == ["answered", "closed"]
+
+
 def test_the_next_version_waits_for_the_request_that_holds_an_old_one(rig):
     engines = rig.engines()
     held, serving, opened = engines(version(1)), engines(version(2)), []
