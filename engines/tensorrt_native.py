@@ -66,12 +66,12 @@ class NativeEngine:
             with gpu.current():
                 self._open(input_shape, output)
                 self._named = self._nameable()
-        except (EngineUnavailableError, GpuError) as error:
+        except (EngineUnavailableError, RefitError, GpuError) as error:
             self._parts.close()
             raise EngineUnavailableError(f"TensorRT engine: {error}") from error
 
     def _open(self, input_shape: tuple[int, ...], output: str) -> None:
-        parts, trt = self._parts, self._library.trt
+        parts = self._parts
         parts.engine = self._library.runtime.deserialize_cuda_engine(self.plan.content)
         if parts.engine is None:
             raise EngineUnavailableError(f"the plan does not open: {self._library.told()}")
@@ -85,11 +85,6 @@ class NativeEngine:
         for name, buffer in ((INPUT, parts.input), (output, parts.output)):
             if not parts.context.set_tensor_address(name, buffer.address):
                 raise EngineUnavailableError(f"{name!r} has no place: {self._library.told()}")
-        if parts.engine.refittable:
-            try:
-                parts.refitter = trt.Refitter(parts.engine, self._library.logger)
-            except TypeError as error:  # its factory returned nullptr
-                raise EngineUnavailableError(f"no refitter: {self._library.told()}") from error
 
     def run(self, x: NDArray[np.float32]) -> NDArray[Any]:
         """The output for any number of rows, in parts of at most `ROWS_MAX`.
@@ -104,7 +99,6 @@ class NativeEngine:
             EngineFailedError: The GPU failed; a later call may succeed.
         """
         answers = np.empty((len(x), *self._output_shape), self._output_dtype)
-        self._library.errors.clear()
         try:
             with self._gpu.current():
                 for start in range(0, len(x), ROWS_MAX):
@@ -147,8 +141,8 @@ class NativeEngine:
         Raises:
             RefitError: It failed, perhaps half-way: the engine must not be used any more.
         """
-        if self._parts.refitter is None:
-            return  # nothing can be given: by `fixed`, nothing need be
+        if not self._named:
+            return  # by `fixed`, nothing need be given
         self._library.errors.clear()
         try:
             with self._gpu.current():
@@ -157,23 +151,34 @@ class NativeEngine:
             raise RefitError(str(error)) from error
 
     def _refit(self, model: OnnxModel) -> None:
-        refitter = self._parts.refitter
-        given = self._give(model.learned)
+        # A new one each time: it keeps pointers to what it was given, and memory of its own.
+        refitter = self._refitter()
+        given = self._give(refitter, model.learned)
         # What is fused with them has to come along, unchanged though it be.
         wanted = refitter.get_missing_weights()
-        given += self._give({n: a for n, a in model.constants.items() if n in wanted})
+        given += self._give(refitter, {n: a for n, a in model.constants.items() if n in wanted})
         if missing := refitter.get_missing_weights():
             raise RefitError(f"TensorRT also wants {', '.join(sorted(missing))}")
         if not refitter.refit_cuda_engine():
             raise RefitError(f"TensorRT refused: {self._library.told()}")
         del given  # until here TensorRT reads from them
 
-    def _give(self, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def _refitter(self) -> Any:  # noqa: ANN401 - TensorRT's own
+        try:
+            return self._library.trt.Refitter(self._parts.engine, self._library.logger)
+        except TypeError as error:  # its factory returned nullptr
+            raise RefitError(f"no refitter: {self._library.told()}") from error
+
+    def _give(
+        self,
+        refitter: Any,  # noqa: ANN401
+        values: Mapping[str, NDArray[Any]],
+    ) -> list[NDArray[Any]]:
         trt, given = self._library.trt, []
         for name, array in values.items():
             if self._takes(name, array):
                 given.append(np.array(array).reshape(-1))
-                if not self._parts.refitter.set_named_weights(name, trt.Weights(given[-1])):
+                if not refitter.set_named_weights(name, trt.Weights(given[-1])):
                     raise RefitError(f"{name!r} was not taken: {self._library.told()}")
         return given
 
@@ -196,9 +201,9 @@ class NativeEngine:
 
     def _nameable(self) -> dict[str, tuple[Any, int]]:
         """Name of each value that can be given to its dtype and number of elements."""
-        refitter = self._parts.refitter
-        if refitter is None:
+        if not self._parts.engine.refittable:
             return {}
+        refitter = self._refitter()
         prototypes = {n: refitter.get_weights_prototype(n) for n in refitter.get_all_weights()}
         return {name: (p.dtype, int(p.size)) for name, p in prototypes.items()}
 
@@ -215,7 +220,6 @@ class _Parts:
         self._gpu = gpu
         self.engine: Any = None
         self.context: Any = None
-        self.refitter: Any = None
         self.stream: Any = None
         self.input: Any = None
         self.output: Any = None
@@ -226,4 +230,4 @@ class _Parts:
             for part in (self.input, self.output, self.stream):
                 if part is not None:
                     part.close()
-            self.refitter = self.context = self.engine = None  # left to right
+            self.context = self.engine = None  # left to right

@@ -173,6 +173,17 @@ def test_want_of_memory_for_an_execution_context_is_refused(rig):
     assert "no execution context: Requested amount of GPU memory" in refusal(rig)
 
 
+def test_want_of_memory_for_a_refitter_is_refused(rig):
+    rig.trt.has_refitter = False
+    assert refusal(rig).startswith("TensorRT engine: no refitter: ")
+
+
+def test_a_plan_of_another_network_is_refused(rig):
+    trt = rig.trt.module
+    trt.ICudaEngine.get_tensor_dtype = lambda self, name: trt.DataType.INT8
+    assert "the plan has inputs and outputs" in refusal(rig)
+
+
 def test_want_of_memory_for_buffers_is_refused_and_leaves_nothing_behind(rig):
     rig.driver.memory_left = 1000
     assert "CUDA: cuMemAlloc failed: out of memory" in refusal(rig)

@@ -285,7 +285,7 @@ class Weights:
 
 class Refitter:
     def __init__(self, engine: Any, logger: Any) -> None:
-        if not engine.refittable:
+        if not engine.refittable or not self._fake.has_refitter:
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._engine, self._logger = engine, logger
         self._given: dict[str, Any] = {}

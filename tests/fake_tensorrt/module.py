@@ -32,6 +32,7 @@ class FakeTensorRT:
         self.builds = True
         self.opens = True
         self.has_context = True
+        self.has_refitter = True
         self.runs = True
         self.refits = True
         self.drops_bias = False  # the known fault of 11.3.0
