@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from engines.base import INPUT_CLIP, Weights
 from engines.judging import judges_of, label_length
@@ -95,7 +94,7 @@ def _graph(weights: Weights, prefix: int | None) -> Graph:
     if len(shape) == 3:
         # Before the codes are made: TensorRT's transposition takes no int8.
         steps = graph.node("Transpose", steps, perm=(0, 2, 3, 1))
-    graph.give(units.int8(steps), "codes", shape, TensorProto.INT8)
+    graph.give(units.int8(steps), "codes", shape, np.int8)
     return graph
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 OPSET = 17
 _IR_VERSION = 8
@@ -85,7 +85,7 @@ class Graph:
         return name
 
     def give(
-        self, value: str, name: str, shape: Sequence[int], dtype: int = TensorProto.FLOAT
+        self, value: str, name: str, shape: Sequence[int], dtype: type[np.generic] = np.float32
     ) -> None:
         """Make a value the graph's output.
 
@@ -93,12 +93,12 @@ class Graph:
             value: Which.
             name: What it is called from outside.
             shape: Of one sample.
-            dtype: As `onnx.TensorProto` numbers them.
+            dtype: Its own.
         """
         for node in self._nodes:
             for names in (node.input, node.output):
                 names[:] = [name if n == value else n for n in names]
-        self._output = helper.make_tensor_value_info(name, dtype, [_BATCH, *shape])
+        self._output = _described(name, dtype, shape)
 
     def serialized(self, input_shape: Sequence[int]) -> bytes:
         """The model's bytes; its one input is `x`, float32 `[batch, *input_shape]`.
@@ -113,7 +113,7 @@ class Graph:
         graph = helper.make_graph(
             self._nodes,
             self._name,
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [_BATCH, *input_shape])],
+            [_described(INPUT, np.float32, input_shape)],
             [self._output],
             initializers,
         )
@@ -125,3 +125,8 @@ class Graph:
         )
         serialized: bytes = model.SerializeToString(deterministic=True)
         return serialized
+
+
+def _described(name: str, dtype: type[np.generic], shape: Sequence[int]) -> onnx.ValueInfoProto:
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return helper.make_tensor_value_info(name, kind, [_BATCH, *shape])

@@ -181,6 +181,14 @@ def test_another_version_differs_in_what_can_be_refitted_alone(name):
     assert all(n.startswith("constant.") for n in before.keys() - arrays.keys())
 
 
+@every_network
+def test_what_is_refitted_is_read_in_one_place(name):
+    weights = learned(name)
+    model = opened(export_onnx(weights))
+    read = Counter(value for node in model.graph.node for value in node.input)
+    assert {n: read[n] for n in refit_arrays(weights)} == dict.fromkeys(refit_arrays(weights), 1)
+
+
 @pytest.mark.parametrize("name", PREFIXES)
 def test_a_prefix_is_refitted_with_the_arrays_of_its_own_units(name):
     weights = learned(name)

@@ -6,6 +6,7 @@ length of a row is a sum whose order nobody promises, and a gate is float32 here
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 
@@ -20,6 +21,7 @@ from engines.feature import ACTIVATIONS, Feature
 from engines.fusion import Fusion
 from engines.heads import LinearHead
 from engines.labels import labels_alone
+from engines.latent import latent_scale_name
 from engines.onnx_export import export_onnx, export_prefix, label_sums
 from engines.onnx_goodness import of_linear_head
 from engines.onnx_graph import INPUT, Graph
@@ -34,6 +36,11 @@ INT8 = PRECISIONS["int8"]
 EAGER = Fusion("eager", "a test")
 # Of the largest goodness of a row: its float32 sums are of up to 10^4 terms, in any order.
 FLOAT32_RTOL = 2e-5
+# Where a code may be rounded the other way: how many steps this may be worth at the last quantized
+# tensor, since one code of an early unit moves several of the later ones; and in which share of
+# answers.
+MOVED = 4
+ROUNDED_OTHERWISE = 0.01
 optimized = pytest.mark.parametrize("optimized", [False, True], ids=["as-it-is", "optimized"])
 scales = st.floats(2.0**-10, 1.0, width=32)
 seeds = st.integers(0, 2**32 - 1)
@@ -164,9 +171,9 @@ def exact(name: str) -> bool:
 def tolerance(name: str, goodness):
     """How far a goodness may be off, `[rows, C]`.
 
-    Where codes are equal, float32's rounding of the sums that a goodness is. Elsewhere what a step
-    of the last quantized tensor makes of it: of every code that a linear head sees, or that is
-    squared; before a dense unit, of any one code.
+    Where codes are equal, float32's rounding of the sums that a goodness is. Elsewhere what a few
+    steps of the last quantized tensor make of it: of every code that a linear head sees, or that is
+    squared; before a dense unit, of the one code that matters most.
 
     A mean square g moves by at most `2 sqrt(g) d + d^2` with its terms' root mean square move d.
     """
@@ -175,14 +182,10 @@ def tolerance(name: str, goodness):
     spec, arrays = NETWORKS[name], trained(name).arrays
     if name == "efficientnet_b0":
         step = arrays[f"units.{len(spec.units) - 1}.conv.output_scale"]
-        return step * np.abs(arrays["head.weight"]).sum(axis=1)
+        return MOVED * step * np.abs(arrays["head.weight"]).sum(axis=1)
     judges = range(1, len(spec.units))
     if name.startswith("efficientnet"):
-        last = [
-            [n for n in arrays if n.startswith(f"units.{u}.") and "output_scale" in n]
-            for u in judges
-        ]
-        moves = [arrays[names[-1]] for names in last]
+        moves = [MOVED * arrays[latent_scale_name(spec, u + 1)] for u in judges]
     else:
         moves = [_dense_move(arrays, u, mean=spec.label_places == 0) for u in judges]
     # No unit's own goodness is more than all of them together.
@@ -191,38 +194,46 @@ def tolerance(name: str, goodness):
 
 
 def _dense_move(arrays, unit: int, *, mean: bool):
-    """Of a dense unit's activities, by one step of one of its inputs."""
+    """Of a dense unit's activities, by steps of one of its inputs."""
     codes = np.abs(arrays[f"units.{unit}.weight.codes"].astype(np.float64))
     scale = arrays[f"units.{unit}.weight.scale"] * arrays[f"units.{unit}.input_scale"]
-    moves = codes * scale  # [out, in]
+    moves = MOVED * codes * scale  # [out, in]
     # A class's group may hold but the largest; under `ff` the squares of all for each input.
     return moves.max() if mean else np.sqrt((moves**2).sum(axis=0).max() / codes.shape[1])
+
+
+@functools.cache
+def asked(name: str, rows: int):
+    """Questions, and the torch engine's goodness for them."""
+    x = questions(NETWORKS[name], rows, seed=7)
+    with open_predict_engine("torch").open(trained(name)) as engine:
+        return x, engine.predict(x).goodness
 
 
 @optimized
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_exported_network_answers_as_the_torch_engine_does(name, optimized, request, capsys):
     rows = request.config.getoption("--onnx-inputs")
-    weights, x = trained(name), questions(NETWORKS[name], rows, seed=7)
-    with open_predict_engine("torch").open(weights) as engine:
-        wanted = engine.predict(x).goodness
-    found = answer(export_onnx(weights), x, optimized=optimized)
+    x, wanted = asked(name, rows)
+    found = answer(export_onnx(trained(name)), x, optimized=optimized)
     assert found.dtype == np.float32
     off = np.abs(found - wanted)
     others = np.flatnonzero(found.argmax(axis=1) != wanted.argmax(axis=1))
     best = np.sort(wanted, axis=1)
     gaps = (best[:, -1] - best[:, -2])[others]
+    noise = FLOAT32_RTOL * np.abs(wanted).max(axis=1)
+    otherwise = (off.max(axis=1) > noise).sum()
     if rows > 1000:  # the figures for benchmarks/RECORDS.md
         share = (off / tolerance(name, wanted)).max()
-        noisy = (off.max(axis=1) > FLOAT32_RTOL * np.abs(wanted).max(axis=1)).sum()
         with capsys.disabled():
             sys.stdout.write(
-                f"\n{name} {'optimized' if optimized else 'as it is'}: {rows} inputs, largest "
-                f"goodness {np.abs(wanted).max():.3g}, largest difference {off.max():.2g} "
-                f"({share:.2g} of the tolerance), beyond float32's rounding in {noisy} rows, "
-                f"argmax differs in {len(others)}, where the best two were {gaps} apart "
+                f"\n{name}, {'optimized' if optimized else 'as it is'}: of {rows} answers with a "
+                f"goodness up to {np.abs(wanted).max():.3g}, {len(others)} have another argmax; "
+                f"largest difference {off.max():.2g}, {share:.2g} of the tolerance; "
+                f"{otherwise} differ by more than float32's rounding "
             )
     assert (off <= tolerance(name, wanted)).all()
+    assert otherwise <= 1 + ROUNDED_OTHERWISE * rows
     assert len(others) == 0, f"of {rows} answers, {len(others)} differ; best two apart by {gaps}"
 
 
