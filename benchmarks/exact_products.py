@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engines.int8 import CODE_MAX
+from models.spec import CODE_MAX
 
 # The longest sum that no order of adding takes beyond what float32 counts one by one.
 _LONGEST_SUM = 2**24 // CODE_MAX**2

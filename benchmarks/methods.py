@@ -121,7 +121,7 @@ class ForwardForwardInt8(Method):
             weights = self.export(samples.classes)
         except WeightsError:
             return 0.0
-        with engines.open_predict_engine().open(weights) as serving:
+        with engines.open_predict_engine("torch").open(weights) as serving:
             return share_right(lambda x: serving.predict(x).class_index, samples)
 
     def export(self, classes: tuple[str, ...]) -> Weights:

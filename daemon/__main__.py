@@ -104,7 +104,8 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
             Learner(
                 spec,
                 open_engine,
-                open_predict_engine(device=learning.device).open,
+                # By name: it is in memory, and knows the canary.
+                open_predict_engine("torch", device=learning.device).open,
                 SampleReader(directory, spec),
                 learning,
                 holdout_samples=settings.gate.max_samples,
@@ -187,7 +188,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         learner_command: Command line of the learner process.
 
     Raises:
-        ConfigError: The store holds versions of another network.
+        ConfigError: The store holds versions of another network, or no engine serves them.
         StoreError: The store, or the manifest in it, cannot be used.
     """
     from prometheus_client import CollectorRegistry, disable_created_metrics
@@ -204,26 +205,30 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
     from daemon.telemetry import Telemetry
     from daemon.versions import VersionStore
     from engines import (
+        EngineFailedError,
         EngineUnavailableError,
         Weights,
         WeightsError,
         open_predict_engine,
-        open_train_engine,
     )
+    from engines.untrained import untrained_weights, untrained_weights_by_child
 
     spec, directory = settings.model.spec(), settings.store.directory
     disable_created_metrics()  # type: ignore[no-untyped-call]
     telemetry = Telemetry(CollectorRegistry())
     try:
-        engine = open_predict_engine(settings.server.engine, settings.server.device)
+        engine = open_predict_engine(
+            settings.server.engine,
+            threads=settings.server.threads,
+            cache=directory / "engines",
+            device=settings.server.device,
+        )
     except EngineUnavailableError as error:
         raise ConfigError(f"server.engine or server.device: {error}") from error
-    log.info("engine chosen", extra={"engine": engine.name, "reason": engine.reason})
-    telemetry.build_info.labels(__version__, engine.name).set(1)
+    make = untrained_weights if engine.name == "torch" else untrained_weights_by_child
 
     def untrained(number: int) -> Weights:
-        fresh = open_train_engine(spec, seed=settings.learner.seed)
-        return fresh.export(classes=(), version=number, parent=None, last_seq=0)
+        return make(spec, seed=settings.learner.seed, version=number)
 
     with ExitStack() as undo:
         store = SampleStore(
@@ -250,7 +255,12 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         if weights.spec != spec:
             log.warning("[model] has changed: learning begins again from the stored samples")
             weights = versions.start_again(untrained)
-        slot = ServingSlot(Served(weights, engine.open(weights)))
+        try:
+            slot = ServingSlot(Served(weights, engine.open(weights)))
+        except (EngineUnavailableError, EngineFailedError) as error:
+            raise ConfigError(f"server.engine: {error}") from error
+        log.info("engine chosen", extra={"engine": engine.name, "reason": engine.reason})
+        telemetry.served_by(engine.name)
         past = store.records("job", 100)
         reading = settings.power
         power = PowerMonitor(reader_command(reading), reading.interval_seconds, PowerLog(directory))
@@ -284,14 +294,12 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     from daemon.api import create_app
     from daemon.notified_server import Health, NotifiedServer
     from daemon.notify import Notifier
-    from engines import limit_threads
 
     notifier = Notifier.take(os.environ, os.getpid())
     command = [sys.executable, "-m", "daemon", "learner", "--config", str(config)]
     lock_directory(settings.store.directory, "server", wait=False)
     with notifier.starting("opening the store and the version that serves"):
         service = build_service(settings, command)
-    limit_threads(settings.server.threads)
     host, port = listener.getsockname()[:2]
     address = f"http://{host}:{port}"
 

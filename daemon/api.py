@@ -28,6 +28,7 @@ from daemon.errors import (
     AllRefusedError,
     BadFieldError,
     ContentTypeError,
+    EngineError,
     RequestError,
     TooLargeError,
     UnknownIdError,
@@ -49,6 +50,7 @@ from daemon.store import SampleStore, Stored
 from daemon.supervisor import Supervisor
 from daemon.telemetry import Telemetry
 from daemon.versions import VersionStore
+from engines import EngineFailedError
 from models import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -145,7 +147,11 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
             x, single = decode_predict_request(body, service.spec)
             served = service.slot.current
             loop = asyncio.get_running_loop()
-            answers = await loop.run_in_executor(predicting, served.answer, x)
+            try:
+                answers = await loop.run_in_executor(predicting, served.answer, x)
+            except EngineFailedError as error:
+                log.error("engine did not answer", extra={"why": str(error)})
+                raise EngineError("the engine did not answer: try again") from error
             content: dict[str, Any] = {
                 "model": service.spec.name,
                 "model_version": str(served.weights.version),

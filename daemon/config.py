@@ -82,7 +82,7 @@ class ServerSettings(_Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8484
-    engine: Literal["auto", "torch"] = "auto"
+    engine: Literal["auto", "tensorrt", "torch"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 

@@ -16,7 +16,6 @@ from daemon import __version__
 from daemon.doctor_board import Board, check_board
 from daemon.doctor_host import check_host
 from daemon.doctor_service import check_service, read_settings
-from daemon.gate import canary_agrees
 from engines import Finding, open_train_engine, probe_machine, probe_predict_engines
 from models import ModelSpec
 
@@ -52,7 +51,7 @@ def _probe_engines() -> list[Finding]:
     network = open_train_engine(_PROBE_SPEC, seed=0)
     classes = tuple(range(_PROBE_SPEC.max_classes))
     weights = network.export(classes=classes, version=1, parent=None, last_seq=0)
-    return probe_predict_engines(weights, canary_agrees)
+    return probe_predict_engines(weights)
 
 
 def summarize(findings: list[Finding]) -> dict[str, Any]:

@@ -17,6 +17,7 @@
         ├── AllRefusedError         422    no sample of a batch was accepted
         ├── QueueFullError          503    ingest is behind; retry
         ├── StorageError            503    the sample could not be made durable; retry
+        ├── EngineError             503    the engine did not answer; retry
         └── NotReadyError           503    a part that this request needs is not up; retry
 
 A message says what was found, what was wanted and what to do. It never repeats input.
@@ -147,6 +148,12 @@ class StorageError(RequestError):
     """The transaction failed; nothing of it was kept."""
 
     status, code, retry_after_seconds = 503, "storage", 5
+
+
+class EngineError(RequestError):
+    """The serving engine's device failed, or was short of memory."""
+
+    status, code, retry_after_seconds = 503, "engine", 1
 
 
 class NotReadyError(RequestError):

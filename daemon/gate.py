@@ -12,14 +12,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from daemon.config import GateSettings
-from engines import PredictEngine, Weights
-
-# Goodness is a mean of squares near 1; the learner's and the server's engine may sum in another
-# order (float32, 1e-3 relative) but must not disagree on anything that could change an answer.
-CANARY_TOLERANCE = 1e-3
+from engines import PredictEngine, Weights, canary_agrees
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,8 @@ class Decision:
         version: The candidate.
         incumbent: The version it would replace.
         accepted: Whether it may serve.
-        reason: Why not: `damaged`, `canary`, `too_few_samples` or `accuracy`; None when accepted.
+        reason: Why not: `damaged`, `engine`, `canary`, `too_few_samples` or `accuracy`; None when
+            accepted.
         scores: What it was judged by.
         margin: How far below the better of incumbent and best version its accuracy may lie.
     """
@@ -109,12 +104,3 @@ def within_margin(scores: Scores, margin: float) -> bool:
     """Whether the candidate's accuracy lies at most `margin` below the others'."""
     lost = max(scores.incumbent_correct, scores.best_correct) - scores.candidate_correct
     return lost <= margin * scores.n + 1e-6  # a count is never meant to fail by float rounding
-
-
-def canary_agrees(weights: Weights, engine: PredictEngine) -> bool:
-    """Whether an engine computes what the learner computed for the canary batch."""
-    batch = weights.arrays["canary.input"].astype(np.float32)
-    expected = weights.arrays["canary.goodness"].astype(np.float32)
-    got = engine.predict(batch.reshape(len(batch), *weights.spec.input_shape)).goodness
-    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
-    return bool(np.abs(got - expected).max(initial=0.0) <= CANARY_TOLERANCE * scale)

@@ -12,7 +12,7 @@ from daemon.serving import Served, ServingSlot
 from daemon.store import SampleStore
 from daemon.telemetry import Telemetry
 from daemon.versions import VersionStore
-from engines import Opened, WeightsError
+from engines import EngineFailedError, EngineUnavailableError, Opened, WeightsError
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,9 @@ class Promotion:
                 raise WeightsError("they are of another network")
             engine = self._engine.open(weights)
         except (WeightsError, OSError) as error:
-            log.error("candidate is damaged", extra={"version": version, "why": str(error)})
-            margin = self._settings.margin
-            decision = Decision(version, incumbent, False, "damaged", scores, margin)
-            self._record(decision)
-            self._versions.refuse(version)
+            decision = self._not_opened(version, incumbent, scores, "damaged", error)
+        except (EngineUnavailableError, EngineFailedError) as error:
+            decision = self._not_opened(version, incumbent, scores, "engine", error)
         else:
             decision = judge(weights, incumbent, engine, scores, self._settings)
             # First the ledger, then the manifest, then the swap: what serves is always on record.
@@ -77,10 +75,20 @@ class Promotion:
                 self._versions.accept(weights, best=becomes_best(scores))
                 self._slot.swap(Served(weights, engine))
                 self._telemetry.model_version.set(version)
+                self._telemetry.served_by(self._engine.name)
             else:
                 engine.close()
                 self._versions.refuse(version)
         self._count(decision)
+        return decision
+
+    def _not_opened(
+        self, version: int, incumbent: int, scores: Scores, reason: str, error: Exception
+    ) -> Decision:
+        log.error("candidate does not open", extra={"version": version, "why": str(error)})
+        decision = Decision(version, incumbent, False, reason, scores, self._settings.margin)
+        self._record(decision)
+        self._versions.refuse(version)
         return decision
 
     def _record(self, decision: Decision) -> None:

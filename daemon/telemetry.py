@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from daemon import __version__
 from daemon.store import SampleStore
 
 SOURCE_LIMIT = 32
@@ -26,7 +27,7 @@ class Telemetry:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self._sources: set[str] = set()
-        self.build_info = Gauge(
+        self._build_info = Gauge(
             "ffedge_build_info", "Always 1.", ["version", "engine"], registry=registry
         )
         self._received = Counter(
@@ -126,6 +127,11 @@ class Telemetry:
         """Count one durable group."""
         self.commit_samples.observe(samples)
         self.commit_seconds.observe(seconds)
+
+    def served_by(self, engine: str) -> None:
+        """Name the engine that answers."""
+        self._build_info.clear()
+        self._build_info.labels(__version__, engine).set(1)
 
     def progressive(self, accuracy: float | None, recent: float | None) -> None:
         """Set the progressive accuracies; None: none yet."""

@@ -1,6 +1,8 @@
 """Numeric execution: Forward-Forward learning in INT8, and prediction from what was learned."""
 
 from engines.base import (
+    EngineFailedError,
+    EngineUnavailableError,
     Label,
     PredictEngine,
     Prediction,
@@ -9,13 +11,13 @@ from engines.base import (
     Weights,
     WeightsError,
 )
+from engines.canary import canary_agrees
 from engines.finding import Finding, Verdict
 from engines.latent import Latent
 from engines.look_ahead import LookAhead
 from engines.out_of_memory import is_out_of_memory, release_memory
 from engines.recipe import Optimizer, Recipe
 from engines.registry import (
-    EngineUnavailableError,
     Opened,
     limit_threads,
     open_predict_engine,
@@ -26,6 +28,7 @@ from engines.registry import (
 from engines.weights_file import weights_digest, weights_from_bytes, weights_to_bytes
 
 __all__ = [
+    "EngineFailedError",
     "EngineUnavailableError",
     "Finding",
     "Label",
@@ -41,6 +44,7 @@ __all__ = [
     "Verdict",
     "Weights",
     "WeightsError",
+    "canary_agrees",
     "is_out_of_memory",
     "limit_threads",
     "open_predict_engine",

@@ -27,6 +27,14 @@ class WeightsError(ValueError):
     """Weights do not fit their model, or hold values that no healthy network has."""
 
 
+class EngineUnavailableError(RuntimeError):
+    """An engine, or none at all, cannot serve here; the message says why."""
+
+
+class EngineFailedError(RuntimeError):
+    """An engine did not answer this time, for want of memory or by a fault of the device."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """One immutable version of a network, in the only form in which weights travel.
@@ -78,6 +86,8 @@ class Weights:
 
 
 CANARY_ROWS = 16
+# Standard deviations: what lies beyond, of any input, is cut off (engines/standardize.py).
+INPUT_CLIP = 4.0
 
 
 def expected_arrays(spec: ModelSpec) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
@@ -182,6 +192,7 @@ class PredictEngine(ABC):
 
         Raises:
             ValueError: The shape is not the model's, or a value is not finite.
+            EngineFailedError: The device failed.
         """
 
     @abstractmethod

@@ -40,7 +40,8 @@ import torch
 from torch import Tensor
 
 from engines.fusion import stored
-from models.pooling import pooled_shape
+from engines.judging import group_runs
+from models.pooling import pool_windows, pooled_shape
 
 
 class Head(ABC):
@@ -85,23 +86,14 @@ class GroupHead(Head):
         Raises:
             ValueError: `width` is less than C, so that some class would own nothing.
         """
-        return [size for count, size in self._runs(width) for _ in range(count)]
-
-    def _runs(self, width: int) -> list[tuple[int, int]]:
-        """Runs of equal groups, `(groups, size of each)`: sliced and reshaped, never gathered."""
-        if width < self.classes:
-            raise ValueError(f"{width} activities cannot be shared among {self.classes} classes")
-        # Not divmod: a compiler that keeps the width symbolic does not know it.
-        small, larger = width // self.classes, width % self.classes
-        runs = [(larger, small + 1), (self.classes - larger, small)]
-        return [(count, size) for count, size in runs if count]
+        return [size for count, size in group_runs(width, self.classes) for _ in range(count)]
 
     def goodness(self, activity: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """`g`, float32 `[batch, C]`; see `Head.goodness`."""
         square = activity.square()
         if square.ndim == 4:
             square = square.mean(dim=(1, 2))  # over pixels: [B, H, W, C] -> [B, C]
-        runs = self._runs(square.shape[1])
+        runs = group_runs(square.shape[1], self.classes)
         parts = torch.split(square, [count * size for count, size in runs], dim=1)
         groups = [
             torch.unflatten(part, 1, run).mean(dim=2) for part, run in zip(parts, runs, strict=True)
@@ -112,7 +104,7 @@ class GroupHead(Head):
         self, grad_goodness: Tensor, activity: Tensor, parameters: Mapping[str, Tensor]
     ) -> Tensor:
         """`dL/dy`; see `Head.grad_activity`. Zero where a ReLU is silent."""
-        runs = self._runs(activity.shape[-1])
+        runs = group_runs(activity.shape[-1], self.classes)
         pixels = math.prod(activity.shape[1:-1])
         shares = torch.split(grad_goodness, [count for count, _ in runs], dim=1)
         # A factor for each activity, stored: to ask in the loop that uses it which group an
@@ -219,16 +211,6 @@ class LinearHead(Head):
         return {"weight": weight, "bias": grad_goodness.sum(dim=0)}
 
 
-def _windows(size: int, places: int) -> list[tuple[int, int]]:
-    """`(start, length)` of each average: floor(i size / places) to ceil((i + 1) size / places).
-
-    Windows overlap by one where `places` does not divide `size`, as torch's adaptive pooling has
-    them.
-    """
-    bounds = [(i * size // places, -(-(i + 1) * size // places)) for i in range(places)]
-    return [(start, stop - start) for start, stop in bounds]
-
-
 def average_pool(x: Tensor, axis: int, places: int) -> Tensor:
     """Averages along one axis.
 
@@ -245,7 +227,7 @@ def average_pool(x: Tensor, axis: int, places: int) -> Tensor:
         return x
     if size % places == 0:  # one reduction, which fuses with what comes before
         return torch.unflatten(x, axis, (places, size // places)).mean(dim=axis + 1)
-    windows = _windows(size, places)
+    windows = pool_windows(size, places)
     return torch.stack([x.narrow(axis, *window).mean(dim=axis) for window in windows], dim=axis)
 
 
@@ -276,6 +258,6 @@ def average_pool_adjoint(grad: Tensor, axis: int, size: int) -> Tensor:
     shape = [*grad.shape]
     shape[axis] = size
     spread = grad.new_zeros(shape)
-    for place, (start, length) in enumerate(_windows(size, places)):
+    for place, (start, length) in enumerate(pool_windows(size, places)):
         spread.narrow(axis, start, length).add_(grad.narrow(axis, place, 1), alpha=1 / length)
     return spread

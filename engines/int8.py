@@ -27,9 +27,8 @@ from torch.library import Library, register_fake
 from torch.nn.functional import pad
 
 from engines.rounding import DRAW_BITS
-from models.spec import CONTRACTION_MAX
+from models.spec import CODE_MAX, CONTRACTION_MAX
 
-CODE_MAX = 127
 # Its reciprocal is still a float32.
 _SMALLEST_SCALE = 1e-37
 _MIN_ROWS = 17

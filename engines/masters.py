@@ -34,11 +34,12 @@ import torch
 from torch import Tensor
 
 from engines.fusion import Fusion, stored
-from engines.int8 import CODE_MAX, QTensor, Scratch, round_steps, scale_of
+from engines.int8 import QTensor, Scratch, round_steps, scale_of
 from engines.optim import BETA1, BETA2, EPSILON, MOMENTUM, FloatMasters
 from engines.precision import Accumulated, Precision
 from engines.recipe import Optimizer
 from engines.rounding import DRAW_BITS, Noise, NoiseKey, draws, noise
+from models.spec import CODE_MAX
 
 # A remainder counts parts of a code, 256 of them.
 _FINE_BITS = 8

@@ -50,7 +50,7 @@ class Objective(ABC):
         """What the judging units say together, float32 `[batch, C]`: the argmax is the answer.
 
         Args:
-            goodness: That of each judging unit, see `judging_units`; not empty.
+            goodness: That of each judging unit, see `engines.judging`; not empty.
         """
 
 
@@ -136,24 +136,3 @@ class ForwardForward(Objective):
             float32 `[batch, C]`.
         """
         return torch.stack([*goodness]).sum(dim=0)
-
-
-def judging_units(units: int, last: int | None = None) -> range:
-    """Which units' goodness makes the answer.
-
-    The first unit sees only raw input and is the weakest judge; it decides only when it is alone
-    (Hinton 2022, arXiv 2212.13345, section 3.3). Linear heads are classifiers themselves, and the
-    later ones know what the earlier ones do: for them, the last or the last few.
-
-    Args:
-        units: K.
-        last: How many units, counted from the end; None: all but the first.
-
-    Raises:
-        ValueError: `last` is not in 1..K.
-    """
-    if last is None:
-        return range(min(1, units - 1), units)
-    if not 1 <= last <= units:
-        raise ValueError(f"the last {last} units cannot judge: there are {units}")
-    return range(units - last, units)

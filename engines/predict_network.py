@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engines.batch import check_input
 from engines.device import to_device
 from engines.feature import Feature
 from engines.fusion import Fusion
@@ -45,12 +46,7 @@ def as_rows(x: NDArray[np.float32], spec: ModelSpec, device: torch.device | str)
     Raises:
         ValueError: The shape is not the model's, or a value is not finite.
     """
-    if x.shape[1:] != spec.input_shape:
-        raise ValueError(
-            f"input has shape {[*x.shape[1:]]} per sample, the model needs {[*spec.input_shape]}"
-        )
-    if not np.isfinite(x).all():
-        raise ValueError("input holds a value that is not finite")
+    check_input(x, spec)
     return to_device(np.array(x, dtype=np.float32).reshape(len(x), spec.features), device)
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from engines.base import PredictEngine, TrainEngine, Weights
+from engines.base import EngineUnavailableError, PredictEngine, TrainEngine, Weights
+from engines.canary import canary_agrees
 from engines.finding import Finding
 from engines.recipe import Recipe
 from models import ModelSpec
@@ -19,33 +22,32 @@ from models import ModelSpec
 if TYPE_CHECKING:
     from engines.device import Device
 
+log = logging.getLogger(__name__)
+
 AUTO = "auto"
-
-
-class EngineUnavailableError(RuntimeError):
-    """No engine of the name, or none at all, opens here; the message lists every refusal."""
+TORCH = "torch"
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-    """An engine and how it came to be chosen.
+class Options:
+    """What engines are opened with.
 
     Args:
-        name: Its name.
-        open: Makes an engine for one version of the weights.
-        reason: Why this one, with the refusals of those preferred to it.
+        threads: CPU threads that an engine may compute with; None: as many as the process may.
+        cache: Folder for what took long to build; None: nothing is kept.
+        device: What torch computes on, one of `engines.device.DEVICE_NAMES`.
     """
 
-    name: str
-    open: Callable[[Weights], PredictEngine]
-    reason: str
+    threads: int | None = None
+    cache: Path | None = None
+    device: str = "cpu"
 
 
 class Loaded(NamedTuple):
     """An engine that opens.
 
     Args:
-        open: As `Opened.open`.
+        open: Makes an engine for one version of the weights.
         where: What it computes on, and why.
     """
 
@@ -62,53 +64,121 @@ def _open_device(name: str, memory_ratio: float = 1.0) -> Device:
         raise EngineUnavailableError(str(error)) from error
 
 
-def _torch(device: str) -> Loaded:
+def _tensorrt(options: Options) -> Loaded:
+    from engines.tensorrt_predict import TensorRTEngines
+
+    return Loaded(TensorRTEngines(options.cache), "on the GPU")
+
+
+def _torch(options: Options) -> Loaded:
     from engines.torch_predict import TorchPredictEngine
 
-    opened = _open_device(device)
+    if options.threads is not None:
+        limit_threads(options.threads)
+    opened = _open_device(options.device)
     open_engine = functools.partial(TorchPredictEngine, device=opened)
     return Loaded(open_engine, f"on {opened.name} ({opened.reason})")
 
 
-# In order of preference; each is told the device that was asked for.
-_PREDICT_ENGINES: dict[str, Callable[[str], Loaded]] = {"torch": _torch}
+# In order of preference.
+_PREDICT_ENGINES: dict[str, Callable[[Options], Loaded]] = {"tensorrt": _tensorrt, TORCH: _torch}
 
 
-def open_predict_engine(name: str = AUTO, device: str = "cpu") -> Opened:
-    """The engine that predictions are answered by.
+class Opened:
+    """The engine that answers, until it refuses a version; from then on the next that opens.
 
     Args:
-        name: An engine's name, or `auto` for the first that opens.
-        device: One of `engines.device.DEVICE_NAMES`.
+        names: In order of preference.
+        options: What they are opened with.
+        why: They are asked in this order.
 
     Raises:
         EngineUnavailableError: None opened.
     """
-    if name != AUTO and name not in _PREDICT_ENGINES:
+
+    def __init__(self, names: list[str], options: Options, why: str) -> None:
+        self._waiting = names
+        self._options = options
+        self._why = why
+        self._refusals: list[str] = []
+        self._next()
+
+    @property
+    def name(self) -> str:
+        """Of the engine that answers."""
+        return self._name
+
+    @property
+    def reason(self) -> str:
+        """Why this one, with the refusals of those preferred to it."""
+        return "; ".join([self._why, self._loaded.where, *self._refusals])
+
+    def open(self, weights: Weights) -> PredictEngine:
+        """An engine for one version of the weights.
+
+        Raises:
+            WeightsError: The weights must not serve.
+            EngineUnavailableError: No engine can serve them; the one that answers stays.
+            EngineFailedError: The engine can serve, but not now.
+        """
+        while True:
+            try:
+                return self._loaded.open(weights)
+            except EngineUnavailableError as error:
+                before, told = self._name, [*self._refusals]
+                self._refusals.append(f"{before}: {error}")
+                try:
+                    self._next()
+                except EngineUnavailableError:
+                    self._refusals = told  # the engine stays, and may take the next version
+                    raise
+                log.error("engine changed", extra={"engine": self._name, "reason": self.reason})
+
+    def _next(self) -> None:
+        while self._waiting:
+            name = self._waiting.pop(0)
+            try:
+                self._loaded = _PREDICT_ENGINES[name](self._options)
+            except (ImportError, EngineUnavailableError) as error:
+                self._refusals.append(f"{name}: {error}")
+                continue
+            self._name = name
+            return
+        raise EngineUnavailableError("no engine opened: " + "; ".join(self._refusals))
+
+
+def open_predict_engine(
+    name: str = AUTO,
+    *,
+    threads: int | None = None,
+    cache: Path | None = None,
+    device: str = "cpu",
+) -> Opened:
+    """The engine that predictions are answered by.
+
+    Args:
+        name: An engine's name, or `auto` for the first that opens.
+        threads: CPU threads that it may compute with; None: as many as the process may.
+        cache: Folder for what took long to build; None: nothing is kept.
+        device: What torch computes on, one of `engines.device.DEVICE_NAMES`.
+
+    Raises:
+        EngineUnavailableError: None opened.
+    """
+    options = Options(threads, cache, device)
+    if name == AUTO:
+        return Opened([*_PREDICT_ENGINES], options, "first in order that opened")
+    if name not in _PREDICT_ENGINES:
         known = ", ".join([AUTO, *_PREDICT_ENGINES])
         raise EngineUnavailableError(f"engine {name!r} is unknown; known: {known}")
-    refusals: list[str] = []
-    for candidate, load in _PREDICT_ENGINES.items():
-        if name not in (AUTO, candidate):
-            continue
-        try:
-            loaded = load(device)
-        except (ImportError, EngineUnavailableError) as error:
-            refusals.append(f"{candidate}: {error}")
-            continue
-        why = "asked for by name" if name == candidate else "first in order that opened"
-        return Opened(candidate, loaded.open, "; ".join([why, loaded.where, *refusals]))
-    raise EngineUnavailableError("no engine opened: " + "; ".join(refusals))
+    return Opened([name], options, "asked for by name")
 
 
-def probe_predict_engines(
-    weights: Weights, agrees: Callable[[Weights, PredictEngine], bool]
-) -> list[Finding]:
+def probe_predict_engines(weights: Weights) -> list[Finding]:
     """Open every engine there is and have it answer, in order of preference.
 
     Args:
         weights: What to open them on.
-        agrees: Whether an engine computes what the weights' canary says.
 
     Returns:
         A finding an engine: it answers rightly, is not to be had here, or does not work.
@@ -117,8 +187,8 @@ def probe_predict_engines(
     for candidate, load in _PREDICT_ENGINES.items():
         name = f"engine {candidate}"
         try:
-            with load(AUTO).open(weights) as engine:
-                right = agrees(weights, engine)
+            with load(Options(device=AUTO)).open(weights) as engine:
+                right = canary_agrees(weights, engine)
         except (ImportError, EngineUnavailableError) as error:
             findings.append(Finding(name, "SKIP", str(error)))
         except Exception as error:  # noqa: BLE001 - whatever a library raises is the finding
@@ -174,7 +244,7 @@ def open_train_engine(
 
 
 def limit_threads(threads: int) -> None:
-    """How many CPU threads the engines of this process may compute with, together."""
+    """How many CPU threads torch may compute with in this process, all engines together."""
     import torch
 
     torch.set_num_threads(threads)

@@ -33,7 +33,6 @@ so the step's integer products double; on MNIST hard negatives gained 0.3 points
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from torch import Tensor
 
 from engines.feature import Feature
 from engines.heads import GroupHead, Head, LinearHead, SquareHead
+from engines.judging import judges_of, label_length
 from engines.labels import (
     hard_wrong_labels,
     labels_alone,
@@ -50,7 +50,7 @@ from engines.labels import (
     without_label,
     wrong_labels,
 )
-from engines.objective import ClassGoodness, ForwardForward, Objective, judging_units
+from engines.objective import ClassGoodness, ForwardForward, Objective
 from engines.precision import Precision
 from engines.recipe import Recipe
 from engines.rounding import NoiseKey
@@ -243,22 +243,17 @@ def open_rule(spec: ModelSpec, recipe: Recipe) -> Rule:
         return TwoPasses(
             heads=tuple(_square_head(unit, recipe.goodness) for unit in spec.units),
             objective=ForwardForward(recipe.threshold),
-            judges=judging_units(units),
+            judges=judges_of(spec),
             classes=classes,
-            label_value=recipe.label_value * math.sqrt(_samples_own(spec)),
+            label_value=label_length(spec, recipe.label_value),
             hard=recipe.negatives == "hard",
             normalize=dense,
         )
     if dense:
         groups = GroupHead(classes)
-        return OnePass((groups,) * units, ClassGoodness(classes), judging_units(units))
+        return OnePass((groups,) * units, ClassGoodness(classes), judges_of(spec))
     linear = tuple(LinearHead(classes, unit.output_shape) for unit in spec.units)
-    return OnePass(linear, ClassGoodness(classes, alpha=1.0), judging_units(units, last=1))
-
-
-def _samples_own(spec: ModelSpec) -> int:
-    """Inputs or channels that are no label's place."""
-    return spec.units[0].input_shape[-1] - spec.label_places
+    return OnePass(linear, ClassGoodness(classes, alpha=1.0), judges_of(spec))
 
 
 def _square_head(unit: UnitSpec, goodness: str) -> SquareHead:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-INPUT_CLIP = 4.0
+from engines.base import INPUT_CLIP
+
 # A deviation this small beside its mean is what rounding leaves of a constant feature.
 _CONSTANT = 1e-6
 # This share of the values on each side counts as its innermost one: a sensor's glitch of 1e10 in

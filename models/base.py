@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-LENGTH_EPSILON = 1e-6
+from models.layers import LENGTH_EPSILON
 
 
 def length_normalize(activity: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,8 @@ Activation = Literal["none", "relu", "relu6", "silu"]
 # Added to the variance under batch norm's root: torch's default, which torchvision keeps in all of
 # our networks.
 BATCH_NORM_EPSILON = 1e-5
+# Added to the mean square of a row that is divided by its root (models/base.py).
+LENGTH_EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,3 +29,13 @@ def pooled_shape(activity_shape: tuple[int, ...]) -> tuple[int, ...]:
     while h * w * channels > POOLED_FEATURES_MAX and h * w > 1:
         h, w = (-(-h // 2), w) if h >= w else (h, -(-w // 2))
     return h, w, channels
+
+
+def pool_windows(size: int, places: int) -> list[tuple[int, int]]:
+    """`(start, length)` of each average: floor(i size / places) to ceil((i + 1) size / places).
+
+    Windows overlap by one where `places` does not divide `size`, as torch's adaptive pooling has
+    them.
+    """
+    bounds = [(i * size // places, -(-(i + 1) * size // places)) for i in range(places)]
+    return [(start, stop - start) for start, stop in bounds]

@@ -24,8 +24,10 @@ CONV_UNITS: dict[str, Callable[[tuple[int, int, int], float], tuple[UnitSpec, ..
 MODEL_NAMES = ("mlp", *CONV_UNITS)
 CLASS_GOODNESS, FORWARD_FORWARD = OBJECTIVE_NAMES = ("class_goodness", "ff")
 WIDTH_MAX = 4.0
+# -128 is never used (engines/int8.py).
+CODE_MAX = 127
 # 127^2 K <= 2^31 - 1: the longest sum of int8 code products that an int32 holds.
-CONTRACTION_MAX = (2**31 - 1) // 127**2
+CONTRACTION_MAX = (2**31 - 1) // CODE_MAX**2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="times the daemon is killed under load; make torture uses 20",
     )
     parser.addoption(
+        "--onnx-inputs",
+        type=int,
+        default=160,
+        help="samples that each exported network is asked for; make torture uses 10000",
+    )
+    parser.addoption(
         "--every-chain",
         action="store_true",
         help="compile every fused chain and a whole engine: minutes; else two chains and no engine",

@@ -7,6 +7,7 @@ import numpy as np
 from engines import (
     LookAhead,
     Optimizer,
+    PredictEngine,
     Recipe,
     Weights,
     open_predict_engine,
@@ -14,6 +15,7 @@ from engines import (
 )
 from engines.device import open_device
 from models import ModelSpec
+from tests.fake_tensorrt import FakeDriver, Rig
 
 SPEC = ModelSpec("mlp", (6,), 4, (24, 20, 17))
 CLASSES = ("zero", "one", "two", "three")
@@ -36,8 +38,17 @@ TRAIN_ENGINES = {
     for device in DEVICES
     for name, recipe in RECIPES.items()
 }
+
+
+def _open_tensorrt(weights: Weights) -> PredictEngine:
+    return Rig("10.3", FakeDriver()).engines()(weights)
+
+
 # On the CPU only: these contracts are of bits, which a GPU's sums keep for the same batch alone.
-PREDICT_ENGINES = {"torch": lambda weights: open_predict_engine("torch").open(weights)}
+PREDICT_ENGINES = {
+    "torch": lambda weights: open_predict_engine("torch").open(weights),
+    "tensorrt": _open_tensorrt,
+}
 
 
 def samples(rows: int, seed: int = 0):

@@ -27,7 +27,10 @@ def test_the_packages_are_ours() -> None:
         assert Path(str(package.__file__)).parent.parent == ROOT
 
 
-@pytest.mark.parametrize("statement", ["import daemon.api", "import engines", "import models"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import daemon.api", "import engines", "import engines.tensorrt_predict", "import models"],
+)
 def test_torch_is_loaded_only_by_the_engine_that_needs_it(statement: str) -> None:
     assert "torch" not in loaded_by(statement)
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from daemon.gate import canary_agrees
 from engines import (
     LookAhead,
     Optimizer,
     Recipe,
+    canary_agrees,
     is_out_of_memory,
     open_predict_engine,
     open_train_engine,

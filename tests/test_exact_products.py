@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.datasets import DIGITS
 from benchmarks.exact_products import exact_int_mm
-from engines.int8 import CODE_MAX
+from models.spec import CODE_MAX
 from tests import reference
 from tests.test_benchmarks import command
 

@@ -9,9 +9,15 @@ import pytest
 
 from daemon import versions as versions_module
 from daemon.config import GateSettings
-from daemon.gate import Decision, Scores, becomes_best, canary_agrees, judge
+from daemon.gate import Decision, Scores, becomes_best, judge
 from daemon.promotion import LEDGER
-from engines import Prediction, Weights, open_predict_engine, weights_digest
+from engines import (
+    Prediction,
+    Weights,
+    canary_agrees,
+    open_predict_engine,
+    weights_digest,
+)
 from models import ModelSpec
 from tests.daemon_fixtures import (
     daemon_parts,

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from models import MODEL_NAMES, ModelSpec
-from models.base import LENGTH_EPSILON, length_normalize, scaled_normal
+from models.base import length_normalize, scaled_normal
+from models.layers import LENGTH_EPSILON
 from models.mlp import build_mlp
 from models.spec import OBJECTIVE_NAMES
 from tests import reference

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
 
 from engines.heads import GroupHead, SquareHead
-from engines.objective import ClassGoodness, ForwardForward, judging_units
+from engines.judging import judging_units
+from engines.objective import ClassGoodness, ForwardForward
 from tests import reference
 
 # Two float64 computations of the same sums of at most 100 terms.

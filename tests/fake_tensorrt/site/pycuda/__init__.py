@@ -1,0 +1,1 @@
+"""What `import pycuda` gives in a process that has this folder on its path."""
