@@ -133,7 +133,9 @@ every_chain = pytest.mark.parametrize("call", CALLS.values(), ids=lambda call: c
 
 
 def test_the_masters_were_recorded_with_gradients_and_in_every_kind():
-    steps = [args for chain, args, _ in CALLS.values() if chain.__name__ in ("_adam", "_sgd")]
+    steps = [
+        args for chain, args, _ in CALLS.values() if chain.__name__ in ("adam_step", "sgd_step")
+    ]
     assert sorted("remainder" in state for _, state, *_ in steps) == [False, True, True]
     assert all(gradient.values.any() for gradient, *_ in steps)
 
@@ -173,7 +175,7 @@ def test_every_chain_is_one_graph_that_knows_no_sizes_beforehand(call):
 @pytest.mark.compiled
 @every_chain
 def test_a_compiled_chain_computes_what_the_eager_one_does(call, request):
-    if call[0].__name__ not in ("_forward", "_adam") and not request.config.option.every_chain:
+    if call[0].__name__ not in ("forward", "adam_step") and not request.config.option.every_chain:
         pytest.skip("seconds a chain; with --every-chain")
     chain, args, wanted = call
     with torch.no_grad():

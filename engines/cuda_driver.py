@@ -1,0 +1,190 @@
+"""Our CUDA kernels on the device: compiled at first use, kept on disk, launched. pycuda lives here.
+
+A stock Jetson has no Triton, and so no torch.compile; what it has is nvcc. The sources of
+`engines/kernels/` are compiled there as one translation unit, since a cubin of one CUDA version is
+in general not loadable by the driver of another. The result is kept under the hash of all that it
+depends on: the sources, the options, nvcc's version, the architecture.
+
+Two rules of the neighbourhood. The context is the primary one, which torch uses too, and it is
+made current around every launch, since each thread has a current context of its own. The stream is
+the default one: it is torch's unless another is asked for, and pycuda can launch on no stream that
+it did not make.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any
+
+_FOLDER = Path(__file__).with_name("kernels")
+# No fused multiply-add: what decides a code must have the bits that torch's operators give. The
+# others are nvcc's defaults, written out because as much depends on them.
+OPTIONS = ("-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-std=c++17")
+_LARGEST_GRID_Y = 65535
+
+Axes = tuple[int, int, int]
+
+
+class KernelsUnavailableError(RuntimeError):
+    """Our kernels cannot be had here; the message says why, and what to do."""
+
+
+class KernelError(RuntimeError):
+    """A kernel could not be launched."""
+
+
+def kernel_source() -> str:
+    """All kernels, as one translation unit."""
+    files = [_FOLDER / "numeric.cuh", *sorted(_FOLDER.glob("*.cu"))]
+    return "\n".join(file.read_text() for file in files)
+
+
+@functools.cache
+def kernel_signatures() -> dict[str, str]:
+    """The arguments of each kernel by its name, as `struct` has them: P, i or f each."""
+    found = re.findall(r'extern "C" __global__ void (\w+)\(([^)]*)\)', kernel_source())
+    return {name: "".join(map(_letter, arguments.split(","))) for name, arguments in found}
+
+
+def _letter(argument: str) -> str:
+    if "*" in argument:
+        return "P"
+    return {"int": "i", "float": "f"}[argument.split()[0]]
+
+
+class CudaDriver:
+    """The kernels, loaded into the context that torch uses.
+
+    Args:
+        cache: Folder for compiled kernels; made if missing.
+        device: Number of the CUDA device.
+        nvcc: The compiler, by name or path.
+
+    Raises:
+        KernelsUnavailableError: pycuda, a driver, a device or nvcc is missing, or the kernels do
+            not compile.
+    """
+
+    def __init__(self, cache: Path, device: int = 0, nvcc: str = "nvcc") -> None:
+        try:
+            import pycuda.driver as cuda
+        except ImportError as error:
+            raise KernelsUnavailableError(
+                f"pycuda cannot be loaded: {error}; wanted pycuda, and the driver's libcuda.so.1"
+            ) from error
+        self._error: type[Exception] = cuda.Error
+        try:
+            cuda.init()
+            found = cuda.Device(device)
+            self._context = found.retain_primary_context()
+            self.architecture = "sm_{}{}".format(*found.compute_capability())
+        except cuda.Error as error:
+            raise KernelsUnavailableError(f"no CUDA device {device} to be had: {error}") from error
+        cubin = _compiled(cache, self.architecture, nvcc)
+        self._context.push()
+        try:
+            self._module = cuda.module_from_buffer(cubin)
+            self._functions = {
+                name: self._module.get_function(name) for name in kernel_signatures()
+            }
+        except cuda.Error as error:
+            raise KernelsUnavailableError(
+                f"the driver does not load what {nvcc} compiled for {self.architecture}: {error}; "
+                "wanted a toolkit that is no newer than the driver"
+            ) from error
+        finally:
+            self._pop = cuda.Context.pop
+            self._pop()
+
+    def launch(self, name: str, grid: Axes, block: Axes, *arguments: float | None) -> None:
+        """Start a kernel on the default stream; it is not waited for.
+
+        Args:
+            name: Of the kernel.
+            grid: Blocks along x, y and z.
+            block: Threads along x, y and z.
+            arguments: Addresses in device memory (None: null), integers of 32 bits and floats, as
+                the kernel's source lists them.
+
+        Raises:
+            KernelError: The driver refuses, or the arguments are not what the source lists.
+        """
+        try:
+            packed = struct.pack(kernel_signatures()[name], *(a or 0 for a in arguments))
+        except struct.error as error:
+            raise KernelError(f"kernel {name} cannot be given {arguments}: {error}") from error
+        if min(grid) < 1 or grid[1] > _LARGEST_GRID_Y:
+            raise KernelError(
+                f"kernel {name} cannot run as {grid} blocks; wanted 1 and more, and along y "
+                f"{_LARGEST_GRID_Y} at most: split the batch"
+            )
+        try:
+            self._context.push()
+            try:
+                self._functions[name]._launch_kernel(grid, block, packed, 0, None)
+            finally:
+                self._pop()
+        except self._error as error:
+            raise KernelError(f"kernel {name} could not be launched: {error}") from error
+
+
+def _compiled(cache: Path, architecture: str, nvcc: str) -> bytes:
+    """The cubin, from the cache where it is there."""
+    import pycuda.compiler as compiler
+    from pycuda.driver import CompileError
+
+    compiler_path = shutil.which(nvcc)
+    if compiler_path is None:
+        raise KernelsUnavailableError(
+            f"there is no {nvcc} to compile kernels with; JetPack has it in /usr/local/cuda/bin: "
+            "put that on PATH"
+        )
+    version = compiler.get_nvcc_version(compiler_path)
+    source = kernel_source()
+    told = "\0".join((source, version, architecture, *OPTIONS))
+    kept = cache / f"kernels-{hashlib.sha256(told.encode()).hexdigest()[:32]}.cubin"
+    if kept.exists():
+        return kept.read_bytes()
+    try:
+        cubin: bytes = compiler.compile(
+            source,
+            nvcc=compiler_path,
+            options=[*OPTIONS],
+            arch=architecture,
+            no_extern_c=True,
+            cache_dir=False,  # its files are not whole or absent: see _keep
+        )
+    except CompileError as error:
+        raise KernelsUnavailableError(
+            f"{compiler_path} does not compile our kernels for {architecture}: "
+            f"{_first_complaint(error)}"
+        ) from error
+    _keep(kept, cubin)
+    return cubin
+
+
+def _first_complaint(error: Any) -> str:  # noqa: ANN401 - pycuda has no types
+    lines = [*str(error.stderr or "").splitlines(), *str(error.stdout or "").splitlines(), ""]
+    return next((line for line in lines if "error" in line.lower()), lines[0]).strip()
+
+
+def _keep(target: Path, content: bytes) -> None:
+    """Whole or not at all, whatever ends this process or the power."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink()
+        raise

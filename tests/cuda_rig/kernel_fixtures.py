@@ -1,0 +1,29 @@
+"""A launcher whose kernels run: through the real pycuda and a fake driver, on this CPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from engines.cuda_driver import CudaDriver
+from engines.cuda_launch import Launcher
+from tests.cuda_rig.host_kernels import build_host_kernels
+from tests.cuda_rig.pycuda_build import pycuda_rig
+
+__all__ = ["cuda_driver", "launcher", "pycuda_rig"]
+
+
+@pytest.fixture(scope="session")
+def cuda_driver(pycuda_rig, tmp_path_factory) -> CudaDriver:
+    """The driver as a board has it, kernels compiled by the real nvcc."""
+    folder = tmp_path_factory.mktemp("kernels")
+    library = build_host_kernels(folder)
+    pycuda_rig.enter()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_CUDA_KERNELS", str(library))  # read when the kernels are looked up
+        return CudaDriver(folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def launcher(cuda_driver) -> Launcher:
+    """With the fake driver, memory of the CPU is the device's."""
+    return Launcher(cuda_driver, "cpu")
