@@ -14,7 +14,8 @@ extern "C" __global__ void small_product(const int8 *a, const int8 *weights, int
     for (int m = 0; m < MOST_ROWS; m++) found[m] = 0;
     if (output < outputs) {
         const int8 *mine = weights + (size_t)output * inner;
-        if (inner % 4 == 0) {
+        // Rows that lie on words are read as words.
+        if (((size_t)a | (size_t)weights | (size_t)inner) % 4 == 0) {
             for (int k = lane; k < inner / 4; k += LANES) {
                 int word = ((const int *)mine)[k];
 #pragma unroll
