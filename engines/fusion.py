@@ -109,7 +109,9 @@ def _opened(
 
 
 def _with_kernels(why: str, kernels: Mapping[Chain, Chain]) -> Fusion:
-    return Fusion(KERNELS, f"{why}; {len(kernels)} chains in CUDA kernels, others eager", kernels=kernels)
+    return Fusion(
+        KERNELS, f"{why}; {len(kernels)} chains in CUDA kernels, others eager", kernels=kernels
+    )
 
 
 def stored(x: Tensor) -> Tensor:
