@@ -87,14 +87,15 @@ class CudaDriver:
             self.architecture = "sm_{}{}".format(*found.compute_capability())
         except cuda.Error as error:
             raise KernelsUnavailableError(f"no CUDA device {device} to be had: {error}") from error
-        cubin = _compiled(cache, self.architecture, nvcc)
+        kept = _compiled(cache, self.architecture, nvcc)
         self._context.push()
         try:
-            self._module = cuda.module_from_buffer(cubin)
+            self._module = cuda.module_from_buffer(kept.read_bytes())
             self._functions = {
                 name: self._module.get_function(name) for name in kernel_signatures()
             }
         except cuda.Error as error:
+            kept.unlink()  # for the next start to compile anew
             raise KernelsUnavailableError(
                 f"the driver does not load what {nvcc} compiled for {self.architecture}: {error}; "
                 "wanted a toolkit that is no newer than the driver"
@@ -135,8 +136,8 @@ class CudaDriver:
             raise KernelError(f"kernel {name} could not be launched: {error}") from error
 
 
-def _compiled(cache: Path, architecture: str, nvcc: str) -> bytes:
-    """The cubin, from the cache where it is there."""
+def _compiled(cache: Path, architecture: str, nvcc: str) -> Path:
+    """The cubin's file, made unless it is there."""
     import pycuda.compiler as compiler
     from pycuda.driver import CompileError
 
@@ -146,15 +147,12 @@ def _compiled(cache: Path, architecture: str, nvcc: str) -> bytes:
             f"there is no {nvcc} to compile kernels with; JetPack has it in /usr/local/cuda/bin: "
             "put that on PATH"
         )
-    version = compiler.get_nvcc_version(compiler_path)
-    source = kernel_source()
-    told = "\0".join((source, version, architecture, *OPTIONS))
-    kept = cache / f"kernels-{hashlib.sha256(told.encode()).hexdigest()[:32]}.cubin"
+    kept = _cubin_path(cache, architecture, compiler.get_nvcc_version(compiler_path))
     if kept.exists():
-        return kept.read_bytes()
+        return kept
     try:
         cubin: bytes = compiler.compile(
-            source,
+            kernel_source(),
             nvcc=compiler_path,
             options=[*OPTIONS],
             arch=architecture,
@@ -167,7 +165,12 @@ def _compiled(cache: Path, architecture: str, nvcc: str) -> bytes:
             f"{_first_complaint(error)}"
         ) from error
     _keep(kept, cubin)
-    return cubin
+    return kept
+
+
+def _cubin_path(cache: Path, architecture: str, nvcc_version: str) -> Path:
+    told = "\0".join((kernel_source(), nvcc_version, architecture, *OPTIONS))
+    return cache / f"kernels-{hashlib.sha256(told.encode()).hexdigest()[:32]}.cubin"
 
 
 def _first_complaint(error: Any) -> str:  # noqa: ANN401 - pycuda has no types

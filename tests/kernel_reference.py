@@ -11,23 +11,26 @@ from tests import reference
 
 F = np.float32
 # Of engines/kernels/numeric.cuh.
-THREADS, PIXEL_LANES = 256, 8
+THREADS, GROUPS, PIXEL_LANES = 256, 16, 8
 CODE_MAX = 127
 
 
-def halved_sums(x):
-    """Sum of each row as a block takes it: a stride of THREADS a thread, then halves."""
+def block_sums(x):
+    """Sum of each row, `[R, 1]`, as a block takes it: by thread, then by group, each in order."""
+    threads = _added(x, THREADS)
+    groups = _added(threads, GROUPS)
+    return _added(groups, 1)
+
+
+def _added(x, places: int):
+    """`[R, places]`: of each row, what lies `places` apart, added up in order."""
     rows, columns = x.shape
-    padded = np.zeros((rows, -(-columns // THREADS) * THREADS), F)
+    padded = np.zeros((rows, -(-columns // places) * places), F)
     padded[:, :columns] = x
-    lanes = np.zeros((rows, THREADS), F)
-    for start in range(0, padded.shape[1], THREADS):
-        lanes = lanes + padded[:, start : start + THREADS]
-    half = THREADS // 2
-    while half:
-        lanes = lanes[:, :half] + lanes[:, half : 2 * half]
-        half //= 2
-    return lanes
+    total = padded[:, :places]
+    for start in range(places, padded.shape[1], places):
+        total = total + padded[:, start : start + places]
+    return total
 
 
 def parted_sums(x, rows_each: int):
@@ -73,7 +76,7 @@ def halves(shape, key: int):
 def dense_forward(sums, scale, weight_scale, bias, epsilon: float):
     """Codes, scale, length, of `[B, out]`; `weight_scale`: `[out]`."""
     y = np.maximum(sums.astype(F) * (scale * weight_scale) + bias, F(0))
-    length = np.sqrt(halved_sums(y * y) / F(sums.shape[1]) + F(epsilon))
+    length = np.sqrt(block_sums(y * y) / F(sums.shape[1]) + F(epsilon))
     reach = y.max(axis=1, keepdims=True) * (F(1) / length)
     output_scale = reference.absmax_scale(reach)
     codes = nearest(y * (F(1) / length) * (F(1) / output_scale))

@@ -96,8 +96,8 @@ NORM = {"norm_passes.normalize", "norm_passes.errors"}
 def test_every_call_of_a_training_step(chains, network, masters, optimizer, wanted):
     beside = Beside("kernels", "a test", kernels=chains)
     engine = opened(network, beside, masters, optimizer)
-    # Small products take the place of padded ones up to 16 rows.
-    for rows in (6, 20):
+    # Small products take the place of padded ones up to 16 rows; a convolution has many anyway.
+    for rows in (6, 20) if network == "mlp" else (6,):
         assert engine.train_step(*batch_of(TINY[network], rows), **STEP).finite
     assert beside.met == wanted
 

@@ -147,7 +147,7 @@ def test_the_rows_of_a_gradient(launcher, size, seed):
     reach, mean_square = kernels.gradient_rows(launcher, torch.from_numpy(values))
     wide = values.astype(F)
     same(reach, np.abs(wide).max(axis=1))
-    same(mean_square, oracle.halved_sums(wide * wide) / F(size[1]))
+    same(mean_square, oracle.block_sums(wide * wide) / F(size[1]))
 
 
 @few

@@ -13,6 +13,7 @@ import torch
 
 import engines.torch_train
 from engines import LookAhead, Optimizer, Recipe, fusion, open_train_engine
+from engines.cuda_driver import KernelsUnavailableError
 from engines.fusion import Fusion, FusionUnavailableError, open_fusion
 from engines.heads import LinearHead
 from models import ModelSpec
@@ -70,6 +71,47 @@ def test_a_refusal_is_the_first_line_of_what_the_compiler_raised(monkeypatch):
         assert open_fusion().reason == "torch.compile does not work here: RuntimeError: no compiler"
     finally:
         fusion._refusal.cache_clear()
+
+
+def in_kernels():
+    return {torch.relu: torch.abs}
+
+
+def no_kernels():
+    raise KernelsUnavailableError("there is no nvcc")
+
+
+def test_kernels_by_name_take_the_place_of_the_chains_that_have_them():
+    fusion = open_fusion("kernels", in_kernels)
+    said = "asked for by name; 1 chains in CUDA kernels, others eager"
+    assert (fusion.name, fusion.reason) == ("kernels", said)
+    assert fusion.fuse(torch.relu) is torch.abs
+    assert fusion.fuse(torch.neg) is torch.neg
+
+
+def test_kernels_by_name_are_never_replaced():
+    for opener, why in (
+        (no_kernels, "there is no nvcc"),
+        (None, "the engine does not run on a CUDA device"),
+    ):
+        with pytest.raises(FusionUnavailableError, match=f"^chains .* in kernels here: {why}$"):
+            open_fusion("kernels", opener)
+
+
+def test_auto_takes_kernels_where_nothing_compiles(monkeypatch):
+    monkeypatch.setattr(fusion, "_refusal", lambda: "no triton")
+    found = open_fusion("auto", in_kernels)
+    assert found.name == "kernels"
+    assert found.reason == (
+        "torch.compile does not work here: no triton; 1 chains in CUDA kernels, others eager"
+    )
+    found = open_fusion("auto", no_kernels)
+    assert found.name == "eager"
+    assert found.reason == (
+        "torch.compile does not work here: no triton; nor do our kernels: there is no nvcc"
+    )
+    monkeypatch.setattr(fusion, "_refusal", lambda: None)
+    assert open_fusion("auto", no_kernels).name == "compiled"  # asks for none
 
 
 def test_an_eager_chain_is_the_chain_itself():

@@ -41,16 +41,19 @@ static __device__ __forceinline__ unsigned noise_word(int row, int column, int k
 }
 
 // Over a block of THREADS; every thread calls it, and every thread gets the result. `shared` has
-// THREADS places. The order of a sum is that of the halving, whatever runs first.
+// THREADS places. GROUPS threads take what lies GROUPS apart, then each thread takes these few: two
+// waits, where halving would have eight. The order of a sum is always this one.
+#define GROUPS 16
+
 static __device__ float block_largest(float value, float *shared) {
     int t = threadIdx.x;
     shared[t] = value;
     __syncthreads();
-    for (int half = THREADS / 2; half; half /= 2) {
-        if (t < half) shared[t] = larger(shared[t], shared[t + half]);
-        __syncthreads();
-    }
+    if (t < GROUPS)
+        for (int i = t + GROUPS; i < THREADS; i += GROUPS) shared[t] = larger(shared[t], shared[i]);
+    __syncthreads();
     float result = shared[0];
+    for (int i = 1; i < GROUPS; i++) result = larger(result, shared[i]);
     __syncthreads();
     return result;
 }
@@ -59,11 +62,11 @@ static __device__ float block_sum(float value, float *shared) {
     int t = threadIdx.x;
     shared[t] = value;
     __syncthreads();
-    for (int half = THREADS / 2; half; half /= 2) {
-        if (t < half) shared[t] = shared[t] + shared[t + half];
-        __syncthreads();
-    }
+    if (t < GROUPS)
+        for (int i = t + GROUPS; i < THREADS; i += GROUPS) shared[t] = shared[t] + shared[i];
+    __syncthreads();
     float result = shared[0];
+    for (int i = 1; i < GROUPS; i++) result = result + shared[i];
     __syncthreads();
     return result;
 }
