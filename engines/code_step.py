@@ -50,6 +50,11 @@ def first_codes(initial: Tensor, *, remainder: bool) -> dict[str, Tensor]:
 def refreshed_columns(gradient: Accumulated, column_moment: Tensor) -> Tensor:
     """The column moments after a refresh."""
     square = gradient.dequantize().square().mean(dim=0, keepdim=True)
+    return column_moments(square, column_moment)
+
+
+def column_moments(square: Tensor, column_moment: Tensor) -> Tensor:
+    """New column moments of the gradient's mean squares and the old ones, `[1, K]` each."""
     return _COLUMN_KEEP * column_moment + (1.0 - _COLUMN_KEEP) * square
 
 

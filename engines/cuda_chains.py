@@ -44,6 +44,7 @@ def kernel_chains(on: Launcher) -> dict[Chain, Chain]:
         (dense.forward, _is_int8, _dense_forward),
         (dense.backward, _is_int8, _dense_backward),
         (masters.requantize, _is_int8, _requantize),
+        (code_step.refreshed_columns, _in_int32, _refreshed_columns),
         (code_step.adam_step, _in_int32, _adam_step),
         (code_step.sgd_step, _in_int32, _sgd_step),
         (norm_passes.normalize, _is_int8, _normalize),
@@ -109,6 +110,11 @@ def _dense_backward(
 def _requantize(on: Launcher, precision: Precision, master: Tensor) -> tuple[Tensor, Tensor]:
     scale = kernels.row_scales(on, master)
     return kernels.quantize(on, master, scale), scale
+
+
+def _refreshed_columns(on: Launcher, gradient: Accumulated, column_moment: Tensor) -> Tensor:
+    square = kernels.gradient_columns(on, gradient.values.contiguous(), gradient.scale)
+    return code_step.column_moments(square, column_moment)
 
 
 def _adam_step(

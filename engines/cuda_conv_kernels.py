@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engines.cuda_kernels import checked_noise
+from engines.cuda_kernels import noise_arguments
 from engines.cuda_launch import Launcher
 from engines.im2col import Windows, padded_to_multiple
 from engines.rounding import Noise
@@ -220,7 +220,7 @@ def norm_error_codes(
     if per_sample is not None:
         on.checked("steps per sample", per_sample, _FLOAT32, images, channels)
         by_sample = on.empty(_INT8, *shape)
-    words = checked_noise(on, noise, images * height * width, channels)
+    words = noise_arguments(on, noise, images * height * width, channels)
     count = error.codes.numel()
     out = by_channel, by_sample, count, height * width, channels
     on.elements("norm_error_codes", count, *arguments, per_channel, per_sample, *words, *out)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engines.cuda_driver import Axes
 from engines.cuda_launch import THREADS, Launcher
 from engines.int8 import QTensor, check_contraction
 from engines.rounding import Noise
@@ -138,11 +139,10 @@ def dense_errors(
     on.checked("weight scale", weight_scale, _FLOAT32, columns, 1)
     column_scale = bias = row_scale = by_column = by_row = None
     if update:
-        parts = -(-rows // _ROWS_EACH)
+        grid, block = _columns_grid(rows, columns)
+        parts = grid[1]
         reach, sums = on.empty(_FLOAT32, parts, columns), on.empty(_FLOAT32, parts, columns)
-        across = -(-columns // THREADS)
         sizes = rows, columns, _ROWS_EACH
-        grid, block = (across, parts, 1), (THREADS, 1, 1)
         on.blocks("error_columns", grid, block, error, kept, reach, sums, *sizes)
         column_scale, bias = on.empty(_FLOAT32, 1, columns), on.empty(_FLOAT32, columns)
         joined = reach, sums, column_scale, bias, parts, columns
@@ -153,19 +153,20 @@ def dense_errors(
         on.rows("error_rows", rows, error, kept, weight_scale, row_scale, columns)
         by_row = on.empty(_INT8, rows, columns)
     scales = weight_scale, column_scale, row_scale
-    words = checked_noise(on, noise, rows, columns)
+    words = noise_arguments(on, noise, rows, columns)
     count = error.numel()
     out = by_column, by_row, count, columns
     on.elements("error_codes", count, error, kept, *scales, *words, *out)
     return DenseErrors(_pair(by_column, column_scale), bias, _pair(by_row, row_scale))
 
 
-def checked_noise(on: Launcher, noise: Noise, rows: int, columns: int) -> Noise:
-    """The noise of an `[R, N]` matrix, which a kernel may read."""
+def noise_arguments(
+    on: Launcher, noise: Noise, rows: int, columns: int
+) -> tuple[Tensor, Tensor, int]:
+    """The noise of an `[R, N]` matrix as kernels take it."""
     on.checked("noise rows", noise.rows, _INT32, rows, 1)
     on.checked("noise columns", noise.columns, _INT32, 1, columns)
-    on.checked("noise key", noise.key, _INT32)
-    return noise
+    return noise.rows, noise.columns, int(noise.key)
 
 
 def _pair(codes: Tensor | None, scale: Tensor | None) -> QTensor | None:
@@ -178,6 +179,28 @@ def gradient_rows(on: Launcher, values: Tensor) -> tuple[Tensor, Tensor]:
     reach, mean_square = on.empty(_FLOAT32, rows, 1), on.empty(_FLOAT32, rows, 1)
     on.rows("gradient_rows", rows, values, reach, mean_square, columns)
     return reach, mean_square
+
+
+def gradient_columns(on: Launcher, values: Tensor, scale: Tensor) -> Tensor:
+    """Mean square of each column of `values * scale`: float32 `[1, K]`.
+
+    Args:
+        on: Starts kernels.
+        values: int32 `[O, K]`.
+        scale: float32 `[O, 1]`.
+    """
+    rows, columns = on.checked("gradient", values, _INT32, -1, -1).shape
+    on.checked("scale", scale, _FLOAT32, rows, 1)
+    grid, block = _columns_grid(rows, columns)
+    sums = on.empty(_FLOAT32, grid[1], columns)
+    sizes = rows, columns, _ROWS_EACH
+    on.blocks("gradient_columns", grid, block, values, scale, sums, *sizes)
+    return sums.sum(dim=0, keepdim=True) / rows
+
+
+def _columns_grid(rows: int, columns: int) -> tuple[Axes, Axes]:
+    """A thread for each column of each part of `_ROWS_EACH` rows."""
+    return (-(-columns // THREADS), -(-rows // _ROWS_EACH), 1), (THREADS, 1, 1)
 
 
 class Moved(NamedTuple):
@@ -236,7 +259,7 @@ def move_rows(
         on.empty(_FLOAT32, rows, 1),
         on.empty(_FLOAT32, rows, 1),
     )
-    words = checked_noise(on, noise, rows, columns)
+    words = noise_arguments(on, noise, rows, columns)
     given = values, codes, remainder, momentum, *row_factors, column_factor
     on.rows("move_rows", rows, *given, *words, *moved, columns)
     return moved

@@ -78,6 +78,7 @@ def opened(name: str, fusion: Fusion, masters: str, optimizer: str):
         return open_train_engine(TINY[name], seed=1, recipe=recipe)
 
 
+ADAM = {"code_step.adam_step", "code_step.refreshed_columns"}
 NORM = {"norm_passes.normalize", "norm_passes.errors"}
 
 
@@ -85,12 +86,12 @@ NORM = {"norm_passes.normalize", "norm_passes.errors"}
     ("network", "masters", "optimizer", "wanted"),
     [
         ("mlp", "float32", "adam", {"dense.forward", "dense.backward", "masters.requantize"}),
-        ("mlp", "int16", "adam", {"dense.forward", "dense.backward", "code_step.adam_step"}),
+        ("mlp", "int16", "adam", ADAM | {"dense.forward", "dense.backward"}),
         ("mlp", "int8", "sgd", {"dense.forward", "dense.backward", "code_step.sgd_step"}),
         ("resnet8", "int16", "sgd", NORM | {"code_step.sgd_step"}),
-        ("mobilenet_v2", "int8", "adam", NORM | {"code_step.adam_step", "depthwise.forward"}),
+        ("mobilenet_v2", "int8", "adam", ADAM | NORM | {"depthwise.forward"}),
         ("efficientnet_b0", "int16", "adam",
-         NORM | {"code_step.adam_step", "depthwise.forward"}),
+         ADAM | NORM | {"depthwise.forward"}),
     ],
 )  # fmt: skip
 def test_every_call_of_a_training_step(chains, network, masters, optimizer, wanted):
@@ -158,6 +159,13 @@ def test_a_step_of_adam_has_the_same_bits(chains, remainder):
     arguments = gradient, state, factors, noise(rows, columns, NoiseKey(1, 2, 3))
     step = code_step.adam_step
     assert_same(chains[step](*arguments), step(*arguments), "adam")
+
+
+def test_refreshed_columns_have_the_same_bits(chains):
+    gradient = Accumulated(integers(1, 100, 70, 300), torch.full((70, 1), 0.5))
+    arguments = gradient, torch.rand(1, 300)
+    refresh = code_step.refreshed_columns
+    assert_same(chains[refresh](*arguments), refresh(*arguments), "refresh")
 
 
 @pytest.mark.parametrize("activation", ["none", "relu", "relu6"])

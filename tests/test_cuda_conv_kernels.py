@@ -137,7 +137,7 @@ def test_the_error_behind_a_norm(launcher, shape, activation, integer, shared, w
     count, channels = shape[0], shape[3]
     values = rng.integers(-(10**6), 10**6, shape, dtype=np.int32) if integer else spread(rng, shape)
     q = codes(rng, shape)
-    six = np.array(50.5, F) if activation == "relu6" else None
+    six = np.array(50, F) if activation == "relu6" else None
     slope = rng.standard_normal((1 if shared else count, channels)).astype(F)
     offset, tilt = rng.standard_normal((2, channels)).astype(F)
     error = kernels.NormError(*tensors(values, q), activation, *tensors(six))

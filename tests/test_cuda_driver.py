@@ -173,6 +173,7 @@ def test_a_kernel_has_the_arguments_that_its_source_lists():
     signatures = kernel_signatures()
     assert signatures["dense_rows"] == "PPPPPPif"
     assert signatures["small_product"] == "PPPiii"
+    # An integer between pointers takes the place of one.
     assert struct.calcsize(signatures["move_rows"]) == 17 * 8 + 4
 
 

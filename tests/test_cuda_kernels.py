@@ -151,6 +151,18 @@ def test_the_rows_of_a_gradient(launcher, size, seed):
 
 
 @few
+@given(size=sizes, seed=seeds)
+def test_the_columns_of_a_gradient(launcher, size, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-(10**6), 10**6, size, dtype=np.int32)
+    scale = rng.random((size[0], 1)).astype(F)
+    found = kernels.gradient_columns(launcher, *tensors(values, scale))
+    g = values.astype(F) * scale
+    sums = oracle.parted_sums(g * g, kernels._ROWS_EACH)
+    same(found, sums / F(size[0]))
+
+
+@few
 @given(size=sizes, seed=seeds, remainder=st.booleans(), columns=st.booleans())
 def test_weights_move(launcher, size, seed, remainder, columns):
     rng = np.random.default_rng(seed)

@@ -53,13 +53,13 @@ extern "C" __global__ void error_rows(const float *error, const int8 *kept,
 extern "C" __global__ void error_codes(const float *error, const int8 *kept,
                                        const float *weight_scales, const float *column_scales,
                                        const float *row_scales, const int *noise_rows,
-                                       const int *noise_columns, const int *key, int8 *by_column,
+                                       const int *noise_columns, int key, int8 *by_column,
                                        int8 *by_row, int count, int columns) {
     unsigned i = blockIdx.x * THREADS + threadIdx.x;
     if (i >= (unsigned)count) return;
     unsigned r = i / (unsigned)columns, c = i - r * (unsigned)columns;
     float e = behind_relu(error[i], kept[i]);
-    unsigned word = noise_word(noise_rows[r], noise_columns[c], key[0]);
+    unsigned word = noise_word(noise_rows[r], noise_columns[c], key);
     if (by_column) {
         float steps = e * (1.0f / column_scales[c]);
         by_column[i] = (int8)stochastic(steps, word & 0xFFFFu, CODE_MAX, 16);

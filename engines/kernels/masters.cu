@@ -20,6 +20,20 @@ extern "C" __global__ void gradient_rows(const int *values, float *reach, float 
     }
 }
 
+// Sum of squares of each column, over `rows_each` rows a part. Grid: columns, parts.
+extern "C" __global__ void gradient_columns(const int *values, const float *row_scales,
+                                            float *sums, int rows, int columns, int rows_each) {
+    int c = blockIdx.x * THREADS + threadIdx.x;
+    if (c >= columns) return;
+    int first = blockIdx.y * rows_each, end = first + rows_each < rows ? first + rows_each : rows;
+    float sum = 0.0f;
+    for (int r = first; r < end; r++) {
+        float g = (float)values[(size_t)r * columns + c] * row_scales[r];
+        sum = sum + g * g;
+    }
+    sums[(size_t)blockIdx.y * columns + c] = sum;
+}
+
 // New momentum and new weights, and how large a row's are: in steps of the new codes, and in codes
 // of the momentum. `remainder` and `new_remainder` are null for weights that have none, whose codes
 // are then the steps themselves; `column_factors` is null for SGD. A block per row.
@@ -28,7 +42,7 @@ extern "C" __global__ void move_rows(const int *values, const int8 *codes, const
                                      const float *taken_factors, const float *held_factors,
                                      const float *change_factors, const float *column_factors,
                                      const int *noise_rows, const int *noise_columns,
-                                     const int *key, int8 *new_codes, int8 *new_remainder,
+                                     int key, int8 *new_codes, int8 *new_remainder,
                                      int8 *new_momentum, float *largest_steps,
                                      float *largest_momentum, int columns) {
     __shared__ float shared[THREADS];
@@ -44,7 +58,7 @@ extern "C" __global__ void move_rows(const int *values, const int8 *codes, const
         if (column_factors) change = change * column_factors[c];
         int held = remainder ? codes[i] * 256 + remainder[i] : codes[i];
         float steps = (float)held * stays - change;
-        unsigned word = noise_word(noise_rows[r], noise_columns[c], key[0]);
+        unsigned word = noise_word(noise_rows[r], noise_columns[c], key);
         if (remainder) {
             int moved = stochastic(steps, word & 0xFFFFu, CODE_MAX * 256, 8);
             new_codes[i] = (int8)((moved + 128) >> 8);

@@ -122,7 +122,7 @@ extern "C" __global__ void norm_error_codes(const void *values, int integer, con
                                             int slopes_by_sample, const float *offsets,
                                             const float *tilts, const float *per_channel,
                                             const float *per_sample, const int *noise_rows,
-                                            const int *noise_columns, const int *key,
+                                            const int *noise_columns, int key,
                                             int8 *by_channel, int8 *by_sample, int count,
                                             int pixels, int channels) {
     unsigned i = blockIdx.x * THREADS + threadIdx.x;
@@ -133,7 +133,7 @@ extern "C" __global__ void norm_error_codes(const void *values, int integer, con
     float dz = error_at(values, integer, i, q, activation, six);
     float slope = slopes[slopes_by_sample ? of_sample : c];
     float du = error_before_norm(dz, q, slope, offsets[c], tilts[c]);
-    unsigned word = noise_word(noise_rows[row], noise_columns[c], key[0]);
+    unsigned word = noise_word(noise_rows[row], noise_columns[c], key);
     if (by_channel)
         by_channel[i] = (int8)stochastic(du * per_channel[c], word & 0xFFFFu, CODE_MAX, 16);
     if (by_sample)
