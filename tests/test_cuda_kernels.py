@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -95,11 +95,20 @@ def test_what_is_not_a_number_is_the_largest(launcher):
         assert kernels.row_scales(launcher, x).isnan().flatten().tolist() == [False, True]
 
 
+def test_a_million_codes(launcher):
+    """A rounding too many, or one too few, moves a code to the nearest once in 10^5."""
+    x = np.random.default_rng(1).standard_normal(10**6).astype(F)
+    scale = kernels.absmax_scale(launcher, torch.from_numpy(x))
+    wanted = reference.quantize(x, reference.absmax_scale(x))
+    same(kernels.quantize(launcher, torch.from_numpy(x), scale), wanted)
+
+
 # --- a dense unit ---------------------------------------------------------------------------------
 
 
 @few
 @given(size=sizes, seed=seeds)
+@example(size=(2, 10**6), seed=0)
 def test_dense_forward(launcher, size, seed):
     rng = np.random.default_rng(seed)
     sums = rng.integers(-(2**24) * 3, 2**24 * 3, size, dtype=np.int32)
