@@ -13,6 +13,7 @@ writes them in float32; here they are read once or twice as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 import engines.cuda_conv_kernels as conv_kernels
 import engines.cuda_kernels as kernels
 from engines import code_step, dense, depthwise, masters, norm_passes
+from engines.cuda_driver import CudaDriver
 from engines.cuda_launch import Launcher
 from engines.feature import Feature
 from engines.int8 import QTensor
@@ -29,6 +31,19 @@ from engines.rounding import Noise
 from models.base import LENGTH_EPSILON
 
 Chain = Callable[..., Any]
+
+
+def open_chains(cache: Path, device: int = 0) -> dict[Chain, Chain]:
+    """Chains in kernels on a CUDA device: what `engines.fusion.open_fusion` asks for.
+
+    Args:
+        cache: Folder for compiled kernels; made if missing.
+        device: Number of the device, torch's current one.
+
+    Raises:
+        KernelsUnavailableError: They cannot be had; the message says why.
+    """
+    return kernel_chains(Launcher(CudaDriver(cache, device)))
 
 
 def kernel_chains(on: Launcher) -> dict[Chain, Chain]:

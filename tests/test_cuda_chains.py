@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import torch
 
+import engines.fusion
 import engines.torch_train
-from engines import Optimizer, Recipe, code_step, dense, norm_passes, open_train_engine
-from engines.cuda_chains import kernel_chains
+from engines import (
+    Optimizer,
+    Recipe,
+    code_step,
+    dense,
+    masters,
+    norm_passes,
+    open_train_engine,
+)
+from engines.cuda_chains import kernel_chains, open_chains
 from engines.feature import Feature
-from engines.fusion import Fusion
+from engines.fusion import Fusion, open_fusion
 from engines.int8 import QTensor
 from engines.precision import PRECISIONS, Accumulated
 from engines.rounding import NoiseKey, noise
@@ -71,10 +81,10 @@ def assert_same(found, wanted, place: str) -> None:
         assert found == wanted, place
 
 
-def opened(name: str, fusion: Fusion, masters: str, optimizer: str):
+def opened(name: str, fusion: Fusion, kind: str, optimizer: str):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines.torch_train, "open_fusion", lambda _: fusion)
-        recipe = Recipe(masters=masters, optimizer=Optimizer(optimizer))
+        recipe = Recipe(masters=kind, optimizer=Optimizer(optimizer))
         return open_train_engine(TINY[name], seed=1, recipe=recipe)
 
 
@@ -83,7 +93,7 @@ NORM = {"norm_passes.normalize", "norm_passes.errors"}
 
 
 @pytest.mark.parametrize(
-    ("network", "masters", "optimizer", "wanted"),
+    ("network", "kind", "optimizer", "wanted"),
     [
         ("mlp", "float32", "adam", {"dense.forward", "dense.backward", "masters.requantize"}),
         ("mlp", "int16", "adam", ADAM | {"dense.forward", "dense.backward"}),
@@ -94,9 +104,9 @@ NORM = {"norm_passes.normalize", "norm_passes.errors"}
          ADAM | NORM | {"depthwise.forward"}),
     ],
 )  # fmt: skip
-def test_every_call_of_a_training_step(chains, network, masters, optimizer, wanted):
+def test_every_call_of_a_training_step(chains, network, kind, optimizer, wanted):
     beside = Beside("kernels", "a test", kernels=chains)
-    engine = opened(network, beside, masters, optimizer)
+    engine = opened(network, beside, kind, optimizer)
     # Small products take the place of padded ones up to 16 rows; a convolution has many anyway.
     for rows in (6, 20) if network == "mlp" else (6,):
         assert engine.train_step(*batch_of(TINY[network], rows), **STEP).finite
@@ -189,6 +199,26 @@ def test_a_batch_norm_has_the_same_bits(chains, activation):
         )  # fmt: skip
         found, wanted_errors = chains[norm_passes.errors](*behind), norm_passes.errors(*behind)
         assert_same(found, wanted_errors, "errors")
+
+
+# --- choosing them --------------------------------------------------------------------------------
+
+
+def test_opened_on_a_board_they_want_its_tensors(cuda_driver, tmp_path):
+    fusion = open_fusion("kernels", functools.partial(open_chains, tmp_path))
+    assert fusion.reason == "asked for by name; 9 chains in CUDA kernels, others eager"
+    with pytest.raises(ValueError, match=r"^x is on cpu; wanted cuda$"):
+        fusion.fuse(masters.requantize)(INT8, torch.ones(2, 3))
+
+
+def test_without_a_device_a_run_by_default_is_eager_and_says_why(
+    cuda_driver, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FAKE_CUDA_NODEV", "1")
+    monkeypatch.setattr(engines.fusion, "_refusal", lambda: "no triton")
+    fusion = open_fusion("auto", functools.partial(open_chains, tmp_path))
+    assert fusion.name == "eager"
+    assert "no triton; nor do our kernels: no CUDA device 0 to be had: cuInit" in fusion.reason
 
 
 # --- what kernels do not know ---------------------------------------------------------------------
