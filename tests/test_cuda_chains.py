@@ -83,7 +83,7 @@ def assert_same(found, wanted, place: str) -> None:
 
 def opened(name: str, fusion: Fusion, kind: str, optimizer: str):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines.torch_train, "open_fusion", lambda _: fusion)
+        patch.setattr(engines.torch_train, "open_fusion", lambda *_: fusion)
         recipe = Recipe(masters=kind, optimizer=Optimizer(optimizer))
         return open_train_engine(TINY[name], seed=1, recipe=recipe)
 
@@ -205,7 +205,7 @@ def test_a_batch_norm_has_the_same_bits(chains, activation):
 
 
 def test_opened_on_a_board_they_want_its_tensors(cuda_driver, tmp_path):
-    fusion = open_fusion("kernels", functools.partial(open_chains, tmp_path))
+    fusion = open_fusion("kernels", open_kernels=functools.partial(open_chains, tmp_path))
     assert fusion.reason == "asked for by name; 9 chains in CUDA kernels, others eager"
     with pytest.raises(ValueError, match=r"^x is on cpu; wanted cuda$"):
         fusion.fuse(masters.requantize)(INT8, torch.ones(2, 3))
@@ -215,8 +215,8 @@ def test_without_a_device_a_run_by_default_is_eager_and_says_why(
     cuda_driver, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("FAKE_CUDA_NODEV", "1")
-    monkeypatch.setattr(engines.fusion, "_refusal", lambda: "no triton")
-    fusion = open_fusion("auto", functools.partial(open_chains, tmp_path))
+    monkeypatch.setattr(engines.fusion, "_refusal", lambda *device: "no triton")
+    fusion = open_fusion("auto", open_kernels=functools.partial(open_chains, tmp_path))
     assert fusion.name == "eager"
     assert "no triton; nor do our kernels: no CUDA device 0 to be had: cuInit" in fusion.reason
 

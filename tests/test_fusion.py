@@ -82,7 +82,7 @@ def no_kernels():
 
 
 def test_kernels_by_name_take_the_place_of_the_chains_that_have_them():
-    fusion = open_fusion("kernels", in_kernels)
+    fusion = open_fusion("kernels", open_kernels=in_kernels)
     said = "asked for by name; 1 chains in CUDA kernels, others eager"
     assert (fusion.name, fusion.reason) == ("kernels", said)
     assert fusion.fuse(torch.relu) is torch.abs
@@ -95,23 +95,23 @@ def test_kernels_by_name_are_never_replaced():
         (None, "the engine does not run on a CUDA device"),
     ):
         with pytest.raises(FusionUnavailableError, match=f"^chains .* in kernels here: {why}$"):
-            open_fusion("kernels", opener)
+            open_fusion("kernels", open_kernels=opener)
 
 
 def test_auto_takes_kernels_where_nothing_compiles(monkeypatch):
-    monkeypatch.setattr(fusion, "_refusal", lambda: "no triton")
-    found = open_fusion("auto", in_kernels)
+    monkeypatch.setattr(fusion, "_refusal", lambda *device: "no triton")
+    found = open_fusion("auto", open_kernels=in_kernels)
     assert found.name == "kernels"
     assert found.reason == (
         "torch.compile does not work here: no triton; 1 chains in CUDA kernels, others eager"
     )
-    found = open_fusion("auto", no_kernels)
+    found = open_fusion("auto", open_kernels=no_kernels)
     assert found.name == "eager"
     assert found.reason == (
         "torch.compile does not work here: no triton; nor do our kernels: there is no nvcc"
     )
-    monkeypatch.setattr(fusion, "_refusal", lambda: None)
-    assert open_fusion("auto", no_kernels).name == "compiled"  # asks for none
+    monkeypatch.setattr(fusion, "_refusal", lambda *device: None)
+    assert open_fusion("auto", open_kernels=no_kernels).name == "compiled"  # asks for none
 
 
 def test_an_eager_chain_is_the_chain_itself():
