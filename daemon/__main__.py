@@ -95,6 +95,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
             recipe=learning.recipe(),
             device=learning.device,
             gpu_memory_ratio=learning.gpu_memory_ratio,
+            cache=directory / "compiled",
         )
         log.info("training engine chosen", extra={"engine": engine.description})
         return engine

@@ -101,7 +101,7 @@ class LearnerSettings(_Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     look_ahead_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
     masters: Literal["float32", "int16", "int8"] = "float32"
-    fusion: Literal["auto", "compiled", "eager"] = "eager"
+    fusion: Literal["auto", "compiled", "kernels", "eager"] = "eager"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpu_memory_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0

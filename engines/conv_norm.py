@@ -20,11 +20,6 @@ Backward, from the kept codes alone: `x_hat = (z - beta) / gamma = m q + k` (Bul
 du is rounded per output channel for the weight gradient, and, times the weights' scales, per sample
 for the input gradient. The window of the input gradient mixes pixels, so no finer scale is allowed.
 Three passes over error and codes: the two sums; how far du reaches; rounding.
-
-All that is one number a channel (f, t, A, B, C, reciprocals of scales) is `stored` before a pass
-uses it: inside the loop over pixels it would be computed again for every pixel. And sums and
-largest values are taken over the pixels of each sample first. A sample lies in the cache while its
-channels are gone through, sixteen at a time, whereas the whole batch does not.
 """
 
 from __future__ import annotations
@@ -35,20 +30,18 @@ import torch
 from torch import Tensor
 
 from engines.conv_products import ConvProducts
-from engines.feature import Feature, through_activation
-from engines.fusion import Fusion, stored
-from engines.int8 import QTensor
+from engines.feature import Feature
+from engines.fusion import Fusion
 from engines.masters import Masters
+from engines.norm_passes import errors, normalize
 from engines.precision import Accumulated, Precision
-from engines.rounding import Noise, draws, noise
+from engines.rounding import noise
 from engines.serving_scale import ServingScale
 from engines.unit import Gradients, Step
 from models.layers import BATCH_NORM_EPSILON, ConvLayer
 
 # Of torch's BatchNorm2d: how fast the running statistics follow the batches.
 _STATISTICS_MOMENTUM = 0.1
-# A channel whose gamma is smaller says nothing about x_hat any more.
-_SMALLEST_GAMMA = 1e-3
 
 
 class ConvNormTrainLayer:
@@ -89,8 +82,8 @@ class ConvNormTrainLayer:
         self._name = name
         self._products = products
         self._precision = precision
-        self._normalize = fusion.fuse(_normalize)
-        self._errors = fusion.fuse(_errors)
+        self._normalize = fusion.fuse(normalize)
+        self._errors = fusion.fuse(errors)
         self._mean = torch.zeros_like(gamma)
         self._var = torch.ones_like(gamma)
         self._output_scale = ServingScale(gamma.device)
@@ -190,84 +183,3 @@ class ConvNormTrainLayer:
             "bias": self._beta - self._mean * factor,
             "output_scale": self._output_scale.exported,
         }
-
-
-def _normalize(
-    precision: Precision, sums: Accumulated, gamma: Tensor, beta: Tensor, activation: str
-) -> tuple[Feature, Tensor, Tensor, Tensor]:
-    """z; per channel 1 / sqrt(var + eps), and the mean and (biased) variance of u."""
-    c = sums.values.to(torch.float32)
-    mean = c.mean(dim=(1, 2)).mean(dim=0)
-    square = c.square().mean(dim=(1, 2)).mean(dim=0)
-    # Of the integers: their least and largest are found in half the time that floats take.
-    low, high = (
-        found.to(torch.float32)
-        for found in (
-            sums.values.amin(dim=(1, 2)).amin(dim=0),
-            sums.values.amax(dim=(1, 2)).amax(dim=0),
-        )
-    )
-    var = (square - mean.square()).clamp_min(0.0) * sums.scale.square()
-    inverse = (var + BATCH_NORM_EPSILON).rsqrt()
-    factor = gamma * inverse * sums.scale  # f
-    shift = beta - factor * mean  # t
-    absmax = torch.maximum((factor * low + shift).abs(), (factor * high + shift).abs()).amax()
-    scale = precision.scale(absmax)
-    per_code = scale.reciprocal()
-    codes = precision.round(c * stored(factor * per_code) + stored(shift * per_code))
-    return Feature(codes, scale, activation), inverse, mean * sums.scale, var
-
-
-def _errors(
-    precision: Precision,
-    later: Accumulated,
-    output: Feature,
-    norm: tuple[Tensor, Tensor, Tensor],
-    weight_scale: Tensor,
-    randomness: Noise,
-    update: bool,
-    propagate: bool,
-) -> tuple[QTensor | None, QTensor | None, Tensor, Tensor]:
-    """du, rounded once for each product that takes it; dgamma and dbeta.
-
-    Args:
-        precision: Rounds.
-        later: At the activity.
-        output: z, kept.
-        norm: gamma, beta and 1 / sqrt(var + eps).
-        weight_scale: `[O]`.
-        randomness: A word for every element.
-        update: Round per channel.
-        propagate: Round per sample.
-    """
-    gamma, beta, inverse = norm
-    q, share = output.codes, later.scale.reshape(-1, 1)  # [B or 1, 1]
-    # In units of `share`, which is one number a sample.
-    dz = through_activation(later.values.to(torch.float32), q, output.scale, output.activation)
-    if output.activation == "silu":
-        dz = stored(dz)
-    per_gamma = _reciprocal(gamma)
-    m, k = output.scale * per_gamma, -beta * per_gamma
-    dbeta = (dz.sum(dim=(1, 2)) * share).sum(dim=0)
-    dgamma = m * ((dz * q).sum(dim=(1, 2)) * share).sum(dim=0) + k * dbeta
-    per_element = -1.0 / (q.numel() // q.shape[-1])
-    slope = gamma * inverse  # A
-    offset = slope * (dbeta + k * dgamma) * per_element  # B
-    tilt = slope * m * dgamma * per_element  # C
-    du = stored(slope * share)[:, None, None] * dz + stored(offset) + stored(tilt) * q
-    reach = du.abs().amax(dim=(1, 2))  # [B, O]
-    u1, u2 = draws(randomness.words().view(q.shape))
-    by_channel = by_sample = None
-    if update:
-        scale = precision.scale(reach.amax(dim=0))
-        by_channel = QTensor(precision.round(du * stored(scale.reciprocal()), u1), scale)
-    if propagate:
-        scale = precision.scale((reach * weight_scale).amax(dim=1)[:, None, None, None])
-        steps = du * stored(weight_scale / scale)
-        by_sample = QTensor(precision.round(steps, u2), scale)
-    return by_channel, by_sample, dgamma, dbeta
-
-
-def _reciprocal(gamma: Tensor) -> Tensor:
-    kept = gamma.abs() >= _SMALLEST_GAMMA
-    return torch.where(kept, 1.0 / torch.where(kept, gamma, 1.0), 0.0)

@@ -83,8 +83,8 @@ class DenseTrainUnit(TrainUnit):
         self._name = name
         self._precision = precision
         self._input_scale = ServingScale(bias.device)
-        self._forward_chain = fusion.fuse(_forward)
-        self._backward_chain = fusion.fuse(_backward)
+        self._forward_chain = fusion.fuse(forward)
+        self._backward_chain = fusion.fuse(backward)
         self._input: Feature | None = None
         self._kept: DenseKept | None = None
 
@@ -161,9 +161,10 @@ def dense_activity(product: Accumulated, weight_scale: Tensor, bias: Tensor) -> 
     return (product.values * stored(product.scale * weight_scale.t()) + bias).relu()
 
 
-def _forward(
+def forward(
     precision: Precision, a: Feature, weight: QTensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of the direction, their scale, and the length, of the input's codes."""
     # [B, in] @ [in, out] -> [B, out], int32
     product = Accumulated(precision.linear(a.codes, weight.codes), a.scale)
     y = dense_activity(product, weight.scale, bias)
@@ -174,7 +175,7 @@ def _forward(
     return precision.round(y * per_length * stored(scale.reciprocal())), scale, length
 
 
-def _backward(
+def backward(
     precision: Precision,
     error: Tensor,
     a: Feature,

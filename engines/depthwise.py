@@ -51,7 +51,7 @@ class DepthwiseConv:
 
     def __init__(self, layer: ConvLayer, fusion: Fusion) -> None:
         self._layer = layer
-        self._forward = fusion.fuse(_forward)
+        self._forward = fusion.fuse(forward)
         self._grad_weight = fusion.fuse(_grad_weight)
         self._grad_input = fusion.fuse(_grad_input)
 
@@ -137,7 +137,8 @@ class DepthwiseConv:
         return _windows(around, layer.kernel, layer.stride)
 
 
-def _forward(seen: Tensor, taps: Tensor, kernel: int) -> Tensor:
+def forward(seen: Tensor, taps: Tensor, kernel: int) -> Tensor:
+    """Sums over the taps of what each window sees."""
     sums = taps.new_zeros(())
     for i, j in itertools.product(range(kernel), repeat=2):
         sums = sums + seen[..., i, j] * taps[i, j]

@@ -1,13 +1,15 @@
-"""Whether elementwise chains run fused: `torch.compile` where it works, eager otherwise.
+"""How elementwise chains run: fused by `torch.compile`, in CUDA kernels of our own, or eager.
 
 An INT8 step is a few integer products and chains around them: scale, norm, ReLU, goodness,
 requantize, the optimizer. Run op by op each link of a chain reads and writes the whole tensor and
 the chains cost more than the products; fused they cost a pass or two. Every chain here is a pure
-function of tensors, written once and run either way.
+function of tensors, written once and run either way. On a CUDA device where nothing compiles (a
+stock Jetson has no Triton) some chains have kernels of our own (engines/cuda_chains.py).
 
-The mode is chosen when an engine opens, never later, and reported with its reason: the two modes
-order their float sums differently, so the same bits are promised within a mode only. `auto` tries
-to compile a small function; a machine without a C++ compiler says so and runs eager.
+The mode is chosen when an engine opens, never later, and reported with its reason: the modes order
+their float sums differently, so the same bits are promised within a mode only. `auto` tries to
+compile a small function; a machine without a C++ compiler says so and runs kernels where it has
+them, else eager.
 """
 
 from __future__ import annotations
@@ -21,16 +23,19 @@ import torch
 import torch.fx.experimental._config as shape_config
 from torch import Tensor
 
+from engines.cuda_driver import KernelsUnavailableError
 from engines.recipe import FUSION_NAMES
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-AUTO, COMPILED, EAGER = FUSION_NAMES
+AUTO, COMPILED, KERNELS, EAGER = FUSION_NAMES
+Chain = Callable[..., Any]
+OpenKernels = Callable[[], Mapping[Chain, Chain]]
 
 
 class FusionUnavailableError(RuntimeError):
-    """Compiled chains were asked for by name and cannot be had here."""
+    """A mode was asked for by name and cannot be had here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,37 +43,79 @@ class Fusion:
     """A mode and how it came to be chosen.
 
     Args:
-        name: `compiled` or `eager`.
+        name: `compiled`, `kernels` or `eager`.
         reason: Why.
+        kernels: What runs in place of a chain, by chain; all others run eager.
     """
 
     name: str
     reason: str
+    kernels: Mapping[Chain, Chain] = dataclasses.field(
+        default_factory=dict, kw_only=True, hash=False, repr=False
+    )
 
     def fuse(self, chain: Callable[P, R]) -> Callable[P, R]:
-        """`chain`, fused in compiled mode: a pure function of tensors and constants."""
-        return _Fused(chain) if self.name == COMPILED else chain
+        """What runs `chain`, a pure function of tensors and constants, in this mode."""
+        if self.name == COMPILED:
+            return _Fused(chain)
+        return self.kernels.get(chain, chain)
 
 
-def open_fusion(name: str = AUTO, device: str = "cpu") -> Fusion:
+def open_fusion(
+    name: str = AUTO,
+    device: str = "cpu",
+    open_kernels: OpenKernels | None = None,
+) -> Fusion:
     """The mode for an engine.
 
     Args:
         name: One of `FUSION_NAMES`.
         device: Where the chains run.
+        open_kernels: Gives chains in kernels for the engine's device; None: it has none, being no
+            CUDA device.
 
     Raises:
-        FusionUnavailableError: `compiled` was asked for and does not work; the message says why.
+        FusionUnavailableError: `compiled` or `kernels` was asked for and cannot be had; the message
+            says why.
     """
     if name == EAGER:
         return Fusion(EAGER, "asked for by name")
+    if name == KERNELS:
+        kernels = _opened(open_kernels)
+        if isinstance(kernels, str):
+            raise FusionUnavailableError(f"chains cannot run in kernels here: {kernels}")
+        return _with_kernels("asked for by name", kernels)
     refusal = _refusal(device)
     if refusal is None:
         why = "asked for by name" if name == COMPILED else "torch.compile works here"
         return Fusion(COMPILED, why)
     if name == COMPILED:
         raise FusionUnavailableError(f"torch.compile does not work here: {refusal}")
-    return Fusion(EAGER, f"torch.compile does not work here: {refusal}")
+    why = f"torch.compile does not work here: {refusal}"
+    if open_kernels is None:
+        return Fusion(EAGER, why)
+    kernels = _opened(open_kernels)
+    if isinstance(kernels, str):
+        return Fusion(EAGER, f"{why}; nor do our kernels: {kernels}")
+    return _with_kernels(why, kernels)
+
+
+def _opened(
+    open_kernels: OpenKernels | None,
+) -> Mapping[Chain, Chain] | str:
+    """Chains in kernels, or why there are none."""
+    if open_kernels is None:
+        return "the engine does not run on a CUDA device"
+    try:
+        return open_kernels()
+    except KernelsUnavailableError as error:
+        return str(error)
+
+
+def _with_kernels(why: str, kernels: Mapping[Chain, Chain]) -> Fusion:
+    return Fusion(
+        KERNELS, f"{why}; {len(kernels)} chains in CUDA kernels, others eager", kernels=kernels
+    )
 
 
 def stored(x: Tensor) -> Tensor:

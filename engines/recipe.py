@@ -12,7 +12,7 @@ MASTER_NAMES = ("float32", "int16", "int8")
 GOODNESS_NAMES = ("auto", "sum", "mean")
 NEGATIVES_NAMES = ("uniform", "hard")
 PRECISION_NAMES = ("int8", "fp32")
-FUSION_NAMES = ("auto", "compiled", "eager")
+FUSION_NAMES = ("auto", "compiled", "kernels", "eager")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Recipe:
         look_ahead: Which later losses count.
         masters: Where weight matrices live: `float32`, `int16` or `int8` (engines/masters.py).
         optimizer: Moves them.
-        fusion: `auto`, `compiled` or `eager` (engines/fusion.py).
+        fusion: `auto`, `compiled`, `kernels` or `eager` (engines/fusion.py).
         threshold: theta of Eq. 1-2; this and all that follows is for networks whose objective is
             `ff` (engines/rule.py), others take no notice of it.
         goodness: `sum` of squares as the paper has it, `mean`, or `auto`: the sum for dense units,

@@ -223,6 +223,7 @@ def open_train_engine(
     recipe: Recipe | None = None,
     device: str = "cpu",
     gpu_memory_ratio: float = 1.0,
+    cache: Path | None = None,
 ) -> TrainEngine:
     """The engine that learns: torch, the only one that does.
 
@@ -232,6 +233,7 @@ def open_train_engine(
         recipe: How it learns; None: the default recipe.
         device: One of `engines.device.DEVICE_NAMES`.
         gpu_memory_ratio: Share of the GPU's memory that this process may take, in (0, 1].
+        cache: Folder for compiled CUDA kernels; None: none are compiled.
 
     Raises:
         EngineUnavailableError: The device was asked for by name and does not compute.
@@ -240,7 +242,14 @@ def open_train_engine(
     from engines.torch_train import TorchTrainEngine
 
     opened = _open_device(device, gpu_memory_ratio)
-    return TorchTrainEngine(spec, seed=seed, recipe=recipe or Recipe(), device=opened)
+    open_kernels = None
+    if opened.name == "cuda" and cache is not None:
+        from engines.cuda_chains import open_chains
+
+        open_kernels = functools.partial(open_chains, cache)
+    return TorchTrainEngine(
+        spec, seed=seed, recipe=recipe or Recipe(), device=opened, open_kernels=open_kernels
+    )
 
 
 def limit_threads(threads: int) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 
 from engines.base import EngineUnavailableError
-from engines.cuda_memory import Gpu, GpuError
+from engines.gpu import Gpu, GpuError
 from engines.onnx_model import OnnxModel, fingerprint
 from engines.plan_cache import Entry, PlanCache
 from engines.tensorrt_library import Library

@@ -12,7 +12,7 @@ import logging
 from types import ModuleType
 from typing import Any, SupportsInt
 
-from engines.cuda_memory import Gpu, GpuError
+from engines.gpu import Gpu, GpuError
 
 log = logging.getLogger(__name__)
 

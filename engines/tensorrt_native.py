@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.base import EngineFailedError, EngineUnavailableError
-from engines.cuda_memory import Gpu, GpuError
+from engines.gpu import Gpu, GpuError
 from engines.onnx_model import OnnxModel, fingerprint
 from engines.tensorrt_build import INPUT, ROWS_MAX, Plan
 from engines.tensorrt_library import Library

@@ -34,7 +34,7 @@ from engines.base import (
 )
 from engines.batch import check_input
 from engines.canary import CANARY_TOLERANCE, canary_error
-from engines.cuda_memory import open_gpu
+from engines.gpu import open_gpu
 from engines.latent import Latent, latent_scale_name, latent_shape
 from engines.onnx_model import OnnxModel, answering_model, prefix_model
 from engines.plan_cache import PlanCache

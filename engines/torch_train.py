@@ -34,7 +34,7 @@ from engines.base import (
 )
 from engines.device import HOST, Device, to_device, to_host
 from engines.feature import Feature
-from engines.fusion import open_fusion
+from engines.fusion import OpenKernels, open_fusion
 from engines.int8 import slow_products
 from engines.latent import Latent
 from engines.local_unit import LocalUnit
@@ -66,16 +66,23 @@ class TorchTrainEngine(TrainEngine):
         seed: Draws the first weights and keys the rounding noise.
         recipe: How it learns.
         device: Where.
+        open_kernels: See `engines.fusion.open_fusion`.
     """
 
     def __init__(
-        self, spec: ModelSpec, *, seed: int, recipe: Recipe, device: Device = HOST
+        self,
+        spec: ModelSpec,
+        *,
+        seed: int,
+        recipe: Recipe,
+        device: Device = HOST,
+        open_kernels: OpenKernels | None = None,
     ) -> None:
         self._spec = spec
         self._seed = seed
         self._recipe = recipe
         self._device = device
-        self.fusion = open_fusion(recipe.fusion, device.name)
+        self.fusion = open_fusion(recipe.fusion, device.name, open_kernels)
         self._precision = PRECISIONS[recipe.precision]
         self._rule = open_rule(spec, recipe)
         network = lower(

@@ -13,9 +13,11 @@ import torch
 
 import engines.torch_train
 from engines import LookAhead, Optimizer, Recipe, fusion, open_train_engine
+from engines.cuda_driver import KernelsUnavailableError
 from engines.fusion import Fusion, FusionUnavailableError, open_fusion
 from engines.heads import LinearHead
 from models import ModelSpec
+from tests.agreement import assert_agrees
 from tests.contracts import bits
 from tests.networks import TINY, batch_of
 
@@ -69,6 +71,47 @@ def test_a_refusal_is_the_first_line_of_what_the_compiler_raised(monkeypatch):
         assert open_fusion().reason == "torch.compile does not work here: RuntimeError: no compiler"
     finally:
         fusion._refusal.cache_clear()
+
+
+def in_kernels():
+    return {torch.relu: torch.abs}
+
+
+def no_kernels():
+    raise KernelsUnavailableError("there is no nvcc")
+
+
+def test_kernels_by_name_take_the_place_of_the_chains_that_have_them():
+    fusion = open_fusion("kernels", open_kernels=in_kernels)
+    said = "asked for by name; 1 chains in CUDA kernels, others eager"
+    assert (fusion.name, fusion.reason) == ("kernels", said)
+    assert fusion.fuse(torch.relu) is torch.abs
+    assert fusion.fuse(torch.neg) is torch.neg
+
+
+def test_kernels_by_name_are_never_replaced():
+    for opener, why in (
+        (no_kernels, "there is no nvcc"),
+        (None, "the engine does not run on a CUDA device"),
+    ):
+        with pytest.raises(FusionUnavailableError, match=f"^chains .* in kernels here: {why}$"):
+            open_fusion("kernels", open_kernels=opener)
+
+
+def test_auto_takes_kernels_where_nothing_compiles(monkeypatch):
+    monkeypatch.setattr(fusion, "_refusal", lambda *device: "no triton")
+    found = open_fusion("auto", open_kernels=in_kernels)
+    assert found.name == "kernels"
+    assert found.reason == (
+        "torch.compile does not work here: no triton; 1 chains in CUDA kernels, others eager"
+    )
+    found = open_fusion("auto", open_kernels=no_kernels)
+    assert found.name == "eager"
+    assert found.reason == (
+        "torch.compile does not work here: no triton; nor do our kernels: there is no nvcc"
+    )
+    monkeypatch.setattr(fusion, "_refusal", lambda *device: None)
+    assert open_fusion("auto", open_kernels=no_kernels).name == "compiled"  # asks for none
 
 
 def test_an_eager_chain_is_the_chain_itself():
@@ -133,30 +176,11 @@ every_chain = pytest.mark.parametrize("call", CALLS.values(), ids=lambda call: c
 
 
 def test_the_masters_were_recorded_with_gradients_and_in_every_kind():
-    steps = [args for chain, args, _ in CALLS.values() if chain.__name__ in ("_adam", "_sgd")]
+    steps = [
+        args for chain, args, _ in CALLS.values() if chain.__name__ in ("adam_step", "sgd_step")
+    ]
     assert sorted("remainder" in state for _, state, *_ in steps) == [False, True, True]
     assert all(gradient.values.any() for gradient, *_ in steps)
-
-
-def assert_agrees(found, wanted, place: str) -> None:
-    """Codes to one step where float sums differ in their last bit, floats to their size."""
-    if isinstance(wanted, torch.Tensor):
-        assert found.dtype == wanted.dtype, place
-        assert found.shape == wanted.shape, place
-        difference = (found.double() - wanted.double()).abs()
-        if wanted.dtype == torch.int8:
-            wrapped = torch.minimum(difference, 256 - difference)  # a remainder's ends meet
-            assert wrapped.max() <= 1, place
-            assert (wrapped > 0).double().mean() <= 0.01, place
-        else:
-            assert (difference <= 2e-5 * wanted.double().abs().max() + 1e-30).all(), place
-    elif isinstance(wanted, (tuple, dict)):
-        names = [*wanted] if isinstance(wanted, dict) else range(len(wanted))
-        assert len(found) == len(names), place
-        for name in names:
-            assert_agrees(found[name], wanted[name], f"{place}[{name}]")
-    else:
-        assert found == wanted, place
 
 
 @every_chain
@@ -173,7 +197,7 @@ def test_every_chain_is_one_graph_that_knows_no_sizes_beforehand(call):
 @pytest.mark.compiled
 @every_chain
 def test_a_compiled_chain_computes_what_the_eager_one_does(call, request):
-    if call[0].__name__ not in ("_forward", "_adam") and not request.config.option.every_chain:
+    if call[0].__name__ not in ("forward", "adam_step") and not request.config.option.every_chain:
         pytest.skip("seconds a chain; with --every-chain")
     chain, args, wanted = call
     with torch.no_grad():

@@ -23,7 +23,7 @@ from engines.recipe import (
     [
         ("precision", "int8, fp32"),
         ("masters", "float32, int16, int8"),
-        ("fusion", "auto, compiled, eager"),
+        ("fusion", "auto, compiled, kernels, eager"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(field, known):

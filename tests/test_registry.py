@@ -65,7 +65,8 @@ def test_tensorrt_is_preferred_and_says_why_it_is_not_here(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda", None)
     opened = open_predict_engine()
     assert opened.name == "torch"
-    assert opened.reason.startswith("first in order that opened; tensorrt: pycuda unavailable: ")
+    where = "first in order that opened; on cpu (asked for by name)"
+    assert opened.reason.startswith(f"{where}; tensorrt: pycuda unavailable: ")
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -60,7 +60,8 @@ def test_without_a_gpu_the_registry_reports_tensorrt_and_torch_serves(bindings, 
     assert name == "torch"
     number = dump(version)["__version__"]
     assert reason == (
-        f"first in order that opened; tensorrt: TensorRT unavailable: {number}, no GPU: "
+        "first in order that opened; on cpu (asked for by name); "
+        f"tensorrt: TensorRT unavailable: {number}, no GPU: "
         "pybind11::init(): factory function returned nullptr"
     )
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+DRIVER_NAME = "libcuda.so.1"
 SOURCE = Path(__file__).with_name("fake_cuda.c")
 
 
@@ -20,7 +21,7 @@ def build_link_library(folder: Path) -> None:
     _compile("int cuInit(unsigned flags) { return 100; }\n", folder / "libcuda.so")
 
 
-def build_run_library(site: Path, folder: Path) -> Path:
+def build_run_library(site: Path, folder: Path) -> None:
     """`libcuda.so.1` in `folder`, for the pycuda installed in `site`."""
     (extension,) = (site / "pycuda").glob("_driver*.so")
     listing = [shutil.which("nm") or "nm", "-D", "--undefined-only", str(extension)]
@@ -29,12 +30,10 @@ def build_run_library(site: Path, folder: Path) -> Path:
     source = SOURCE.read_text()
     implemented = set(re.findall(r"^CUresult (\w+)\(", source, re.MULTILINE))
     stubs = (f"int {name}(void) {{ return 100; }}\n" for name in sorted(needed - implemented))
-    library = folder / "libcuda.so.1"
-    _compile(source + "".join(stubs), library)
-    return library
+    _compile(source + "".join(stubs), folder / DRIVER_NAME)
 
 
 def _compile(source: str, target: Path) -> None:
     compiler = os.environ.get("CC", "cc")
-    flags = ["-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-x", "c", "-"]
+    flags = ["-O1", "-shared", "-fPIC", f"-Wl,-soname,{DRIVER_NAME}", "-x", "c", "-"]
     subprocess.run([compiler, *flags, "-o", target, "-ldl"], input=source, text=True, check=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import re
 import shutil
@@ -19,7 +20,12 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.cuda_rig.fake_driver import build_link_library, build_run_library
+from tests.cuda_rig.fake_driver import (
+    DRIVER_NAME,
+    SOURCE,
+    build_link_library,
+    build_run_library,
+)
 
 VERSION = "2026.1"
 BUILD_TIMEOUT_SECONDS = 900
@@ -74,9 +80,22 @@ def pycuda_rig() -> PycudaRig:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as work:
             built = _build(Path(work), toolkit)
-            with contextlib.suppress(FileExistsError, OSError):  # another run was first
+            with contextlib.suppress(OSError):  # another run was first
                 built.rename(kept)
-    return PycudaRig(kept / "site", build_run_library(kept / "site", kept))
+    return PycudaRig(kept / "site", _driver(kept))
+
+
+def _driver(kept: Path) -> Path:
+    """The fake driver as its source now has it; a loaded one is never written over."""
+    folder = kept / f"driver-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]}"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=kept) as work:
+            built = Path(work) / "driver"
+            built.mkdir()
+            build_run_library(kept / "site", built)
+            with contextlib.suppress(OSError):
+                built.rename(folder)
+    return folder / DRIVER_NAME
 
 
 def _toolkit() -> Path:

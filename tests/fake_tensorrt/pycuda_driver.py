@@ -1,6 +1,6 @@
-"""As much of `pycuda.driver` as engines/cuda_memory.py uses, on host memory.
+"""As much of `pycuda.driver` as engines/gpu.py uses, on host memory.
 
-For machines where the real one cannot be built (tests/cuda_rig). tests/test_cuda_memory.py runs the
+For machines where the real one cannot be built (tests/cuda_rig). tests/test_gpu.py runs the
 same tests on both, and compares the names.
 """
 

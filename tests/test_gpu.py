@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from engines.cuda_memory import GpuError, open_gpu
+from engines.gpu import GpuError, open_gpu
 from tests.cuda_rig.pycuda_build import BUILD_TIMEOUT_SECONDS, pycuda_rig
 from tests.fake_tensorrt import FakeDriver
 
@@ -121,7 +121,7 @@ def test_without_a_device_it_is_an_import_error(monkeypatch):
     driver = FakeDriver()
     driver.device = False
     driver.enter(monkeypatch)
-    with pytest.raises(ImportError, match="no GPU: cuInit failed: no CUDA-capable device"):
+    with pytest.raises(ImportError, match="no GPU 0: cuInit failed: no CUDA-capable device"):
         open_gpu()
 
 

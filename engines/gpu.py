@@ -1,4 +1,4 @@
-"""The GPU's memory, its stream and its context: the one file that drives pycuda.
+"""The GPU's context, memory, streams and kernels: the one file that drives pycuda.
 
 The context is the device's primary one, which torch and the CUDA runtime under TensorRT use too; a
 second one would share nothing with them. It is made current for the length of a call and in the
@@ -10,7 +10,7 @@ everything is given back inside `Gpu.current` as well, by `close`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +20,13 @@ from numpy.typing import NDArray
 
 class GpuError(RuntimeError):
     """The GPU could not do what it was asked for: memory, a launch, or the device itself."""
+
+
+class CompileError(RuntimeError):
+    """nvcc does not compile a source; the message is its first complaint."""
+
+
+Axes = tuple[int, int, int]
 
 
 class Gpu:
@@ -60,6 +67,10 @@ class Gpu:
     def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Buffer:
         """Memory for one array, on both sides."""
         return Buffer(self._driver, shape, dtype)
+
+    def kernels(self, cubin: bytes, names: Collection[str]) -> Kernels:
+        """Compiled kernels, loaded."""
+        return Kernels(self._driver, cubin, names)
 
 
 class Stream:
@@ -136,8 +147,78 @@ class Buffer:
             self._host = None
 
 
-def open_gpu() -> Gpu:
-    """The first GPU.
+class Kernels:
+    """Kernels that the device has loaded.
+
+    Args:
+        driver: The module `pycuda.driver`.
+        cubin: Compiled for the device's architecture.
+        names: Of the kernels in it.
+    """
+
+    def __init__(self, driver: ModuleType, cubin: bytes, names: Collection[str]) -> None:
+        self._module = driver.module_from_buffer(cubin)
+        self._functions = {name: self._module.get_function(name) for name in names}
+
+    def launch(self, name: str, grid: Axes, block: Axes, packed: bytes) -> None:
+        """Start a kernel on the default stream; it is not waited for.
+
+        Args:
+            name: Of the kernel.
+            grid: Blocks along x, y and z.
+            block: Threads along x, y and z.
+            packed: Its arguments as they lie in memory.
+        """
+        self._functions[name]._launch_kernel(grid, block, packed, 0, None)
+
+
+def nvcc_version(nvcc: str) -> str:
+    """What the compiler says of itself."""
+    from pycuda.compiler import get_nvcc_version
+
+    version: str = get_nvcc_version(nvcc)
+    return version
+
+
+def compile_kernels(source: str, nvcc: str, options: Sequence[str], architecture: str) -> bytes:
+    """A cubin.
+
+    Args:
+        source: CUDA C++.
+        nvcc: The compiler's path.
+        options: Its options.
+        architecture: Of the device, as `sm_87`.
+
+    Raises:
+        CompileError: It does not compile.
+    """
+    import pycuda.compiler as compiler
+    from pycuda.driver import CompileError as Complaint
+
+    try:
+        cubin: bytes = compiler.compile(
+            source,
+            nvcc=nvcc,
+            options=[*options],
+            arch=architecture,
+            no_extern_c=True,
+            cache_dir=False,  # its files are not whole or absent
+        )
+    except Complaint as error:
+        raise CompileError(_first_complaint(error)) from error
+    return cubin
+
+
+def _first_complaint(error: Any) -> str:  # noqa: ANN401 - pycuda has no types
+    lines = [*str(error.stderr or "").splitlines(), *str(error.stdout or "").splitlines(), ""]
+    return next((line for line in lines if "error" in line.lower()), lines[0]).strip()
+
+
+def open_gpu(index: int = 0) -> Gpu:
+    """A GPU.
+
+    Args:
+        index: Which one.
 
     Raises:
         ImportError: pycuda is not installed, finds no driver, or the driver no device.
@@ -148,6 +229,6 @@ def open_gpu() -> Gpu:
         raise ImportError(f"pycuda unavailable: {error}") from error
     try:
         driver.init()
-        return Gpu(driver, 0)
+        return Gpu(driver, index)
     except driver.Error as error:
-        raise ImportError(f"no GPU: {error}") from error
+        raise ImportError(f"no GPU {index}: {error}") from error
