@@ -92,7 +92,7 @@ ILL = {
 MORE_ILL = {
     "is killed": "os.kill(os.getpid(), 9)",
     "closes its output": "os.close(1); time.sleep(600)",
-    "writes bytes": "sys.stdout.buffer.write(os.urandom(99) + b'\n' * 9); sys.stdout.flush()",
+    "writes bytes": "sys.stdout.buffer.write(os.urandom(99) + b'\\n' * 9); sys.stdout.flush()",
     "writes a line without end": "sys.stdout.write('x' * (1 << 20)); time.sleep(600)",
     "is from the future": "well(monotonic_seconds=time.monotonic() + 3600)",
     "is of the past": "well(monotonic_seconds=1.0)",
@@ -107,18 +107,19 @@ MORE_ILL = {
 )
 def test_while_readers_are_ill_power_is_unknown_and_then_it_is_back(tmp_path, illness):
     """The first is well for a while, those after it ill, until what ails them is gone."""
-    ails = tmp_path / "ails"
+    ails, fallen_ill = tmp_path / "ails", tmp_path / "fallen_ill"
     ails.touch()
     script = f"""
 if starts == 1: well(0.3)
 elif os.path.exists({str(ails)!r}):
+    open({str(fallen_ill)!r}, "w").close()
     {(ILL | MORE_ILL)[illness]}
 else: well()
 """
     with running(tmp_path, script) as monitor:
         wait_for(lambda: monitor.up, "a reading")
+        wait_for(fallen_ill.exists, "an ill reader")
         wait_for(lambda: not monitor.up, "power to be unknown")
-        assert monitor.reading is None
         ails.unlink()
         wait_for(lambda: monitor.up, "a reader that is well")
         assert monitor.reading.watts == 7.0

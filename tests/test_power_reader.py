@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from daemon.config import PowerSettings
 from daemon.power import reader_command
+from daemon.power_reader import PROVIDERS
 from tests.jtop_rig import fake_sysfs
 from tests.power_fixtures import ReaderProcess
 from tests.running import wait_for
@@ -75,6 +77,11 @@ def test_without_a_source_power_is_absent_and_the_rest_is_there(tmp_path):
     assert (found.provider, found.watts, found.rails) == ("none", None, {})
     assert set(found.refused) == {"jtop", "ina3221", "rapl"}
     assert found.celsius["tj"] == 47.3
+
+
+def test_every_source_of_the_reader_can_be_configured():
+    choices = get_args(PowerSettings.model_fields["provider"].annotation)
+    assert choices == ("auto", *PROVIDERS, "none")
 
 
 def test_none_asks_no_source(board):
