@@ -108,7 +108,7 @@ def test_a_million_codes(launcher):
 
 @few
 @given(size=sizes, seed=seeds)
-@example(size=(2, 10**6), seed=0)
+@example(size=(2, 10**6), seed=2)  # its products in another order give two other codes
 def test_dense_forward(launcher, size, seed):
     rng = np.random.default_rng(seed)
     sums = rng.integers(-(2**24) * 3, 2**24 * 3, size, dtype=np.int32)
