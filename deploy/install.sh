@@ -85,6 +85,9 @@ case $jetpack in
   *) fail "--jetpack is 6, 7 or none, not $jetpack" ;;
 esac
 
+# What TensorRT engines are built from.
+[ "$jetpack" = none ] || extras=onnx${extras:+,$extras}
+
 identity() { awk -F: -v name="$2" '$1 == name { print $3 }' "$root/etc/$1"; }
 # Groups that own the GPU's nodes and jtop's socket; the unit names them, so they must exist.
 for group in video render jtop ffedge; do
@@ -109,9 +112,9 @@ else
   mkdir "$package"
   (cd "$checkout" && cp -r daemon engines models pyproject.toml README.md LICENSE "$package")
 fi
-# What is decided above takes the place of its line in constraints.txt.
+# What is decided above takes the place of its line in constraints.txt; ml_dtypes' is for a newer numpy.
 constraints=$work/constraints.txt
-sed -e "${torch:+/^torch[=<>;]/d}" -e "${numpy:+/^numpy[=<>;]/d}" "$checkout/constraints.txt" \
+sed -e "${torch:+/^torch[=<>;]/d}" -e "${numpy:+/^\(numpy\|ml_dtypes\)[=<>;]/d}" "$checkout/constraints.txt" \
   >"$constraints"
 [ -z "$numpy" ] || echo "$numpy" >>"$constraints"
 

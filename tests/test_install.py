@@ -272,13 +272,16 @@ for word; do case $word in */constraints.txt) cp "$word" {root};; esac; done
     told = calls.read_text()
     pins = (root / "constraints.txt").read_text().splitlines()
     stock = (ROOT / "constraints.txt").read_text().splitlines()
+    assert (f"{wheel}[onnx]" in told) is (numpy is not None)  # what TensorRT engines are built from
     if numpy is None:
         assert pins == stock
         assert "torch" not in told
         return
     assert [pin for pin in pins if pin.startswith("numpy")] == [numpy]
     assert not [pin for pin in pins if pin.startswith("torch=")]
-    assert {pin for pin in stock if not pin.startswith(("numpy=", "torch="))} < {*pins}
+    replaced = ("ml_dtypes=", "numpy=", "torch=")
+    assert {pin for pin in stock if not pin.startswith(replaced)} < {*pins}
+    assert not [pin for pin in pins if pin.startswith("ml_dtypes=")]  # of numpy 2
     torch = "install --no-deps --index-url https://pypi.jetson-ai-lab.io/jp6/cu126 torch==2.8.0"
     assert told.index(torch) < told.index("install --constraint")
     assert "sm_87" in told.partition("install --force-reinstall --no-deps")[2]

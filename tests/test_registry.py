@@ -105,7 +105,7 @@ def test_an_engine_that_refuses_a_version_gives_way_for_good(monkeypatch, caplog
             assert isinstance(engine, TorchPredictEngine)
     assert opened.name == "plain"
     assert opened.reason == (
-        "first in order that opened; fast: no engine for this network; "
+        "first in order that opened; on cpu; fast: no engine for this network; "
         "absent: libnvinfer is not here"
     )
     assert [record.message for record in caplog.records] == ["engine changed"]
@@ -117,7 +117,7 @@ def test_where_no_other_engine_opens_the_one_that_refused_stays(monkeypatch):
     for _ in range(2):
         with pytest.raises(EngineUnavailableError, match="no engine for this network"):
             opened.open(exported())
-    assert (opened.name, opened.reason) == ("fast", "first in order that opened")
+    assert (opened.name, opened.reason) == ("fast", "first in order that opened; nowhere")
 
 
 def test_a_failure_of_the_moment_does_not_change_the_engine(monkeypatch):
