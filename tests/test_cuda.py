@@ -194,7 +194,7 @@ def test_a_version_of_either_device_passes_the_canary_of_the_other(name):
     for engine in pair(name, RECIPES["float32"])[:2]:
         weights = engine.export(classes=tuple("abcde"), version=1, parent=None, last_seq=0)
         for device in ("cpu", "cuda"):
-            with open_predict_engine("torch", device).open(weights) as serving:
+            with open_predict_engine("torch", device=device).open(weights) as serving:
                 assert canary_agrees(weights, serving)
 
 

@@ -218,7 +218,7 @@ def test_without_a_device_a_run_by_default_is_eager_and_says_why(
     monkeypatch.setattr(engines.fusion, "_refusal", lambda *device: "no triton")
     fusion = open_fusion("auto", open_kernels=functools.partial(open_chains, tmp_path))
     assert fusion.name == "eager"
-    assert "no triton; nor do our kernels: no CUDA device 0 to be had: cuInit" in fusion.reason
+    assert "no triton; nor do our kernels: no GPU 0: cuInit" in fusion.reason
 
 
 # --- what kernels do not know ---------------------------------------------------------------------

@@ -144,7 +144,7 @@ def test_the_share_of_memory_is_set_on_a_gpu_only(gpu):
 def test_engines_say_where_they_compute_and_why(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     why = f"on cpu (torch {torch.__version__} is built without CUDA)"
-    assert why in open_predict_engine("torch", "auto").reason
+    assert why in open_predict_engine("torch", device="auto").reason
     assert open_train_engine(SPEC, seed=0, device="auto").description.startswith(f"torch {why}, ")
     assert "on cpu (asked for by name)" in open_train_engine(SPEC, seed=0).description
 
@@ -153,7 +153,7 @@ def test_an_engine_on_a_gpu_says_so(gpu):
     opened = open_device(memory_ratio=0.5)
     engine = TorchTrainEngine(SPEC, seed=0, recipe=Recipe(), device=Device("cpu", opened.reason))
     assert "(Orin, an INT8 product on it is right; at most 50% of its memory)" in engine.description
-    assert "on cuda (Orin, asked for by name)" in open_predict_engine("torch", "cuda").reason
+    assert "on cuda (Orin, asked for by name)" in open_predict_engine("torch", device="cuda").reason
 
 
 def test_a_gpu_asked_for_by_name_is_never_replaced(monkeypatch):
@@ -161,4 +161,4 @@ def test_a_gpu_asked_for_by_name_is_never_replaced(monkeypatch):
     with pytest.raises(EngineUnavailableError, match="device 'cuda' cannot be had"):
         open_train_engine(SPEC, seed=0, device="cuda")
     with pytest.raises(EngineUnavailableError, match="torch: device 'cuda' cannot be had"):
-        open_predict_engine("torch", "cuda")
+        open_predict_engine("torch", device="cuda")

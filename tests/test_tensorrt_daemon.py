@@ -21,6 +21,7 @@ from daemon.gate import Scores
 from daemon.promotion import Promotion
 from daemon.telemetry import Telemetry
 from engines import EngineFailedError, EngineUnavailableError, open_predict_engine, weights_digest
+from engines.registry import Loaded
 from tests.daemon_fixtures import daemon_parts, network, put
 from tests.running import RunningDaemon, wait_for
 
@@ -105,7 +106,7 @@ def test_asked_for_by_name_and_not_there_the_daemon_does_not_start(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("ffedge: server.engine: no engine opened: tensorrt: ")
+    assert last.startswith("ffedge: server.engine or server.device: no engine opened: tensorrt: ")
 
 
 # --- what the service makes of an engine that cannot ----------------------------------------------
@@ -176,7 +177,8 @@ def test_a_first_version_that_no_engine_serves_is_a_configuration_error(tmp_path
         f"[store]\ndirectory = {json.dumps(str(tmp_path / 'var'))}\n"
     )
     engine = open_predict_engine("torch")
-    monkeypatch.setattr(engine, "_open", Cannot(EngineUnavailableError("no")).open)
+    cannot = Loaded(Cannot(EngineUnavailableError("no")).open, "nowhere")
+    monkeypatch.setattr(engine, "_loaded", cannot)
     monkeypatch.setattr("engines.open_predict_engine", lambda *a, **k: engine)
     with pytest.raises(ConfigError, match=r"server\.engine: no engine opened"):
         build_service(load_settings(config), [sys.executable, "-c", "input()"])

@@ -248,7 +248,7 @@ def test_where_tensorrt_opens_it_is_preferred(rig):
         opened = open_predict_engine()
         with opened.open(version(1)) as engine:
             assert answers_for(engine, version(1))
-    assert (opened.name, opened.reason) == ("tensorrt", "first in order that opened")
+    assert (opened.name, opened.reason) == ("tensorrt", "first in order that opened; on the GPU")
     assert rig.trt.built == 1
 
 
@@ -284,7 +284,8 @@ def test_without_onnx_torch_serves_and_names_it():
         "from engines import open_predict_engine as o; print(o().name, o().reason)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("torch first in order that opened; tensorrt: import of onnx")
+    where = "torch first in order that opened; on cpu (asked for by name)"
+    assert done.stdout.startswith(f"{where}; tensorrt: import of onnx")
 
 
 def test_a_wrong_canary_hands_over_to_torch_for_good(rig, caplog):
@@ -311,7 +312,7 @@ def test_asked_for_by_name_tensorrt_refuses_a_version_and_stays(rig):
         rig.trt.refits = rig.trt.builds = True
         assert answers_for(opened.open(version(3)), version(3))
     assert answers_for(serving, version(1))
-    assert (opened.name, opened.reason) == ("tensorrt", "asked for by name")
+    assert (opened.name, opened.reason) == ("tensorrt", "asked for by name; on the GPU")
 
 
 def test_the_registry_reports_what_tensorrt_logged(rig, caplog):

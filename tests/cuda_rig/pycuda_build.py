@@ -128,6 +128,8 @@ def _build(work: Path, toolkit: Path) -> Path:
         f"CUDADRV_LIB_DIR = [{str(work)!r}]\n"
         "CUDADRV_LIBNAME = ['cuda']\n"
         "USE_SHIPPED_BOOST = True\n"
+        # Of code that hands calls on: compiled in half the time.
+        "CXXFLAGS = ['-O0', '-g0']\n"
     )
     _run(work, *pip, "wheel", "--no-deps", "--wheel-dir", "wheels", str(source))
     (wheel,) = (work / "wheels").glob("pycuda-*.whl")
