@@ -295,9 +295,10 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     from daemon.api import create_app
     from daemon.notified_server import Health, NotifiedServer
     from daemon.notify import Notifier
+    from engines.python_child import python_command
 
     notifier = Notifier.take(os.environ, os.getpid())
-    command = [sys.executable, "-m", "daemon", "learner", "--config", str(config)]
+    command = python_command("daemon", "learner", "--config", str(config))
     lock_directory(settings.store.directory, "server", wait=False)
     with notifier.starting("opening the store and the version that serves"):
         service = build_service(settings, command)

@@ -30,6 +30,7 @@ from sklearn.datasets import load_digits
 from daemon.config import ENVIRONMENT_PREFIX
 from daemon.demo_screen import Screen, open_screen
 from daemon.errors import FfedgeError
+from engines.python_child import python_command
 
 SENSORS = 4
 CLIENTS = 2
@@ -146,8 +147,7 @@ def run_demo(*, keep: bool, as_json: bool) -> int:
 
 def _environment() -> dict[str, str]:
     """Ours without its FFEDGE_* settings: they are meant for a daemon that matters."""
-    kept = {k: v for k, v in os.environ.items() if not k.upper().startswith(ENVIRONMENT_PREFIX)}
-    return kept | {"PYTHONSAFEPATH": "1"}
+    return {k: v for k, v in os.environ.items() if not k.upper().startswith(ENVIRONMENT_PREFIX)}
 
 
 class Daemon:
@@ -164,7 +164,7 @@ class Daemon:
         self._keep = False
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "daemon", "serve", "--config", str(config)],
+                python_command("daemon", "serve", "--config", str(config)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

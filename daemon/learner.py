@@ -46,6 +46,8 @@ from models import ModelSpec
 log = logging.getLogger(__name__)
 
 OnStep = Callable[[], None]
+# Predicted between two signs of life: slow networks answer a handful a second.
+_PART_SAMPLES = 64
 
 
 def _nobody() -> None:
@@ -130,7 +132,7 @@ class Learner:
         checkpoint on, so that the block learned may be an earlier one.
 
         Args:
-            on_step: Called after each step.
+            on_step: Called after each step, and after each part of what is predicted.
 
         Raises:
             LearningError: A loss is not a number.
@@ -147,7 +149,7 @@ class Learner:
         if self.score.total == 0:
             self._engine.standardize_from(x)
         with self._open_predict(self._export(0, None)) as predictor:
-            self.score.add(predictor.predict(x).class_index == labels)
+            self.score.add(_found(predictor, x, on_step) == labels)
         self._remember(new)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
         losses = self._train(steps, new, on_step)
@@ -189,8 +191,16 @@ class Learner:
             classes=classes, version=version, parent=parent, last_seq=self.last_seq
         )
 
-    def compare(self, candidate: Weights, incumbent: Weights, best: Weights) -> Scores:
+    def compare(
+        self, candidate: Weights, incumbent: Weights, best: Weights, on_part: OnStep = _nobody
+    ) -> Scores:
         """The versions' right answers on the same hold-out samples.
+
+        Args:
+            candidate: Proposed.
+            incumbent: Serves.
+            best: Of all so far.
+            on_part: Called after each part of what is predicted.
 
         Raises:
             MemoryShortageError: Memory ran out; nothing has changed.
@@ -202,7 +212,8 @@ class Learner:
         correct = []
         for weights in (incumbent, best, candidate):
             with _shortage_named(), self._open_predict(weights) as predictor:
-                correct.append(self._right(weights, predictor.predict(x).class_index, labels))
+                found = _found(predictor, x, on_part)
+                correct.append(self._right(weights, found, labels))
         return Scores(len(samples), *correct)
 
     def _right(self, weights: Weights, found: NDArray[np.int64], labels: NDArray[np.int64]) -> int:
@@ -305,6 +316,15 @@ class Learner:
             losses = report.losses
             on_step()
         return losses
+
+
+def _found(predictor: PredictEngine, x: NDArray[np.float32], on_part: OnStep) -> NDArray[np.int64]:
+    """The class of each sample; an answer does not depend on the part that it is in."""
+    found = []
+    for start in range(0, len(x), _PART_SAMPLES):
+        found.append(predictor.predict(x[start : start + _PART_SAMPLES]).class_index)
+        on_part()
+    return np.concatenate(found)
 
 
 @contextlib.contextmanager

@@ -147,7 +147,7 @@ class LearnerProcess:
             candidate = self._learner.export(
                 version=self._next_version, parent=self._incumbent.version
             )
-            scores = self._learner.compare(candidate, self._incumbent, self._best)
+            scores = self._learner.compare(candidate, self._incumbent, self._best, self._say_alive)
         except MemoryShortageError as error:
             send(self._reports, JobFailed(str(error)))
             self._rests_until = time.monotonic() + _REST_SECONDS

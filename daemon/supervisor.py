@@ -6,7 +6,6 @@ One thread reads its reports. The server goes on answering whatever happens here
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import threading
 import time
@@ -167,12 +166,10 @@ class Supervisor:
     def _run_once(self) -> int | None:
         """Start a learner and hear it until it ends; its exit code, None if it never ran."""
         try:
-            # PYTHONSAFEPATH: a folder named `daemon` where we were started must not be imported.
             process = subprocess.Popen(  # noqa: S603 - our own command line
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=os.environ | {"PYTHONSAFEPATH": "1"},
             )
         except OSError as error:
             log.error("learner cannot be started", extra={"why": str(error)})

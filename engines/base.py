@@ -192,7 +192,7 @@ class PredictEngine(ABC):
 
         Raises:
             ValueError: The shape is not the model's, or a value is not finite.
-            EngineFailedError: The device failed.
+            EngineFailedError: No answer this time: memory ran out, or the device failed.
         """
 
     @abstractmethod

@@ -32,7 +32,9 @@ _TEGRA = ("NVML_SUCCESS == r INTERNAL ASSERT FAILED", "CUDACachingAllocator")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says, in whatever words, that memory ran out."""
+    """Whether an error, or what it came of, says in whatever words that memory ran out."""
+    if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+        return True
     if any(kind.__name__ in _NAMES for kind in type(error).__mro__):
         return True
     said = str(error)

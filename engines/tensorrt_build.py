@@ -107,7 +107,8 @@ class PlanBuilder:
         config.add_optimization_profile(profile)
         kept = self._cache.load(self._key("timing"))
         timings = config.create_timing_cache(b"" if kept is None else kept.content)
-        if not config.set_timing_cache(timings, ignore_mismatch=False):
+        # None: of another TensorRT, or damaged.
+        if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
         plan = builder.build_serialized_network(network, config)
         if plan is None:

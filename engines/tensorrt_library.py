@@ -7,6 +7,7 @@ Written for 10.3, 10.16 and 11.4 alike: no name that one of them lacks, and enum
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import logging
 from types import ModuleType
@@ -45,8 +46,9 @@ class Library:
     def told(self) -> str:
         """What TensorRT has complained of since this was last asked, for an error's message."""
         messages = []
-        while self.errors:
-            messages.append(self.errors.popleft())
+        with contextlib.suppress(IndexError):  # another thread may ask at the same time
+            while True:
+                messages.append(self.errors.popleft())
         return "; ".join(messages) or "TensorRT gave no reason"
 
 

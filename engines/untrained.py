@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from engines.base import Weights
+from engines.python_child import python_command
 from engines.registry import open_train_engine
 from engines.weights_file import weights_from_bytes, weights_to_bytes
 from models import ModelSpec
@@ -35,7 +36,7 @@ def untrained_weights_by_child(spec: ModelSpec, *, seed: int, version: int) -> W
         OSError: The child could not be started, or failed; what it had to say is in the log.
     """
     asked = {"spec": spec.to_json(), "seed": seed, "version": version}
-    command = [sys.executable, "-m", "engines.untrained", json.dumps(asked)]
+    command = python_command("engines.untrained", json.dumps(asked))
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603 - our own
     if done.returncode:
         raise OSError(f"the process that makes the first weights ended with {done.returncode}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,8 +125,10 @@ def test_candidate_and_incumbent_are_compared_on_the_same_samples(
     assert scores.n == store.counts.holdout
     assert scores.incumbent_correct == 0
     assert scores.candidate_correct > 0.9 * scores.n
-    swapped = learner.compare(untrained, trained, trained)
+    signs: list[None] = []
+    swapped = learner.compare(untrained, trained, trained, lambda: signs.append(None))
     assert swapped == Scores(scores.n, scores.candidate_correct, scores.candidate_correct, 0)
+    assert len(signs) == 3 * math.ceil(scores.n / 64) > 3  # of life, between parts
 
 
 def test_resumes_with_the_same_bits_as_if_never_stopped(store: SampleStore, tmp_path: Path) -> None:

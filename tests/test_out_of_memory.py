@@ -16,8 +16,15 @@ from daemon import learner_process
 from daemon.learner import MemoryShortageError
 from daemon.messages import JobFailed, JobStarted, Judged, Proposed, Train
 from daemon.store import SampleStore
-from engines import is_out_of_memory, release_memory
-from tests.test_learner import SETTINGS, exported, fill, make_learner
+from engines import (
+    EngineFailedError,
+    is_out_of_memory,
+    open_predict_engine,
+    open_train_engine,
+    release_memory,
+)
+from engines.predict_network import PredictNetwork
+from tests.test_learner import SETTINGS, SPEC, exported, fill, make_learner
 from tests.test_learner_process import running
 
 TEGRA = (
@@ -41,6 +48,38 @@ def pycuda_error(name: str, said: str) -> Exception:
     """pycuda's errors have names that Python's own have, and another module's."""
     base = type("Error", (Exception,), {"__module__": "pycuda._driver"})
     return type(name, (base,), {"__module__": "pycuda._driver"})(said)
+
+
+def test_what_a_shortage_has_led_to_is_one_too() -> None:
+    error = EngineFailedError("no answer")
+    assert not is_out_of_memory(error)
+    error.__cause__ = MemoryError()
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), EngineFailedError),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), EngineFailedError),
+        (RuntimeError("the sizes of tensors must match"), RuntimeError),  # our own fault
+    ],
+    ids=str,
+)
+def test_serving_by_torch_tells_a_fault_as_every_engine_does(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception, told: type[Exception]
+) -> None:
+    fresh = open_train_engine(SPEC, seed=0)
+    weights = fresh.export(classes=("a", "b"), version=1, parent=None, last_seq=0)
+    with open_predict_engine("torch").open(weights) as engine:
+
+        def fail(*_: object) -> None:
+            raise fault
+
+        monkeypatch.setattr(PredictNetwork, "goodness", fail)
+        with pytest.raises(told) as raised:
+            engine.predict(np.zeros((1, *SPEC.input_shape), np.float32))
+    assert type(raised.value) is told
 
 
 @pytest.mark.parametrize(

@@ -286,17 +286,21 @@ def test_a_plan_is_built_once_for_all_processes(rig, tmp_path):
 
 
 def test_builds_use_the_timings_of_earlier_ones(rig, tmp_path):
-    wide = dataclasses.replace(SPEC, hidden=(24, 20, 18))
-    other = learned(open_train_engine(wide, seed=1)).export(
-        classes=CLASSES, version=9, parent=None, last_seq=0
-    )
+    def another(width):
+        wide = dataclasses.replace(SPEC, hidden=(24, 20, width))
+        return learned(open_train_engine(wide, seed=1)).export(
+            classes=CLASSES, version=9, parent=None, last_seq=0
+        )
+
     engines = rig.engines(tmp_path)
     engines(version(1)).close()
-    engines(other).close()
+    engines(another(18)).close()
     assert rig.trt.timings == [b"", b"timed;"]
     rig.trt.timings_match = False  # of another driver, say: TensorRT does not take them
-    rig.engines(tmp_path / "other")(version(1)).close()
-    assert rig.trt.timings[-1] == b""
+    engines(another(19)).close()
+    rig.trt.timings_open = False  # nor does it read them
+    engines(another(20)).close()
+    assert rig.trt.timings == [b"", b"timed;", b"", b""]
 
 
 def test_a_damaged_plan_is_built_again(rig, tmp_path):

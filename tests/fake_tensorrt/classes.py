@@ -138,6 +138,8 @@ class IBuilderConfig:
         return len(self._profiles) - 1
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
+        if serialized_timing_cache and not self._fake.timings_open:
+            return None
         return _made(self, "ITimingCache", bytes(serialized_timing_cache))
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:

@@ -48,6 +48,7 @@ class FakeTensorRT:
         self.flags: set[str] = set()
         self.timings: list[bytes] = []
         self.timings_match = True
+        self.timings_open = True
         self.live = 0
         self.live_max = 0
         self.violations: set[str] = set()
