@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 ConfigOption = Annotated[Path, typer.Option(help="Configuration file (TOML).")]
 _GRACE_SECONDS = 10
+# Requests in a row that the engine fails before the service manager is to start us again.
+_MOST_FAILURES = 10
 
 
 def main() -> None:
@@ -310,6 +312,10 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
         learner = "up" if service.supervisor.up else "down"
         return f"serves version {version} of {service.spec.name} at {address}; learner {learner}"
 
+    def well(seconds: float) -> bool:
+        # Some faults of a GPU stay until the process ends.
+        return service.slot.failures < _MOST_FAILURES and service.supervisor.well(seconds)
+
     server = NotifiedServer(
         uvicorn.Config(
             create_app(service, on_start=lambda: log.info("listening", extra={"address": address})),
@@ -319,7 +325,7 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
             timeout_graceful_shutdown=_GRACE_SECONDS,
         ),
         notifier,
-        Health(service.supervisor.well, status),
+        Health(well, status),
     )
     # uvicorn raises the signal again once it has stopped; by then it has been obeyed.
     signal.signal(signal.SIGTERM, server.handle_exit)

@@ -150,8 +150,10 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
             try:
                 answers = await loop.run_in_executor(predicting, served.answer, x)
             except EngineFailedError as error:
+                service.slot.failures += 1
                 log.error("engine did not answer", extra={"why": str(error)})
                 raise EngineError("the engine did not answer: try again") from error
+            service.slot.failures = 0
             content: dict[str, Any] = {
                 "model": service.spec.name,
                 "model_version": str(served.weights.version),

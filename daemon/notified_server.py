@@ -2,7 +2,8 @@
 
 `READY=1` goes out once requests are accepted: the first version serves by then. The watchdog is fed
 from the event loop itself, never from a thread, and only while the learner is well too: a loop that
-is blocked, or a learner that has gone silent, lets the manager restart the daemon.
+is blocked, a learner that has gone silent, or an engine that fails request after request lets the
+manager restart the daemon.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Health:
     """What the daemon says of itself.
 
     Args:
-        well: Whether the learner was heard within so many seconds, or has a reason not to be.
+        well: Whether the learner was heard within so many seconds, or has a reason not to be, and the
+            engine answers.
         status: One line.
     """
 

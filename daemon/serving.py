@@ -62,6 +62,7 @@ class ServingSlot:
 
     def __init__(self, first: Served) -> None:
         self._served = first
+        self.failures = 0  # requests in a row that the engine has failed
 
     @property
     def current(self) -> Served:

@@ -167,7 +167,9 @@ def test_an_engine_that_fails_is_a_503_and_the_next_request_is_answered(tmp_path
         assert failed.status_code == 503
         assert failed.headers["Retry-After"] == "1"
         assert failed.json() == {"error": "the engine did not answer: try again", "code": "engine"}
+        assert service.slot.failures == 1  # too many in a row, and the watchdog goes unfed
         assert client.post("/predict", json={"x": [1, 2]}).status_code == 200
+        assert service.slot.failures == 0
 
 
 def test_a_first_version_that_no_engine_serves_is_a_configuration_error(tmp_path, monkeypatch):
