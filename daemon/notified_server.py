@@ -26,8 +26,8 @@ class Health:
     """What the daemon says of itself.
 
     Args:
-        well: Whether the learner was heard within so many seconds, or has a reason not to be, and the
-            engine answers.
+        well: Whether the engine answers, and the learner was heard within so many seconds or has a
+            reason not to be.
         status: One line.
     """
 
