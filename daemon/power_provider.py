@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-PROTOCOL = 1  # of the lines from the reader to the server; grows when their meaning changes
+PROTOCOL = 2  # of the lines from the reader to the server; grows when their meaning changes
 
 # Bounds of what a line may say; beyond them a sensor lies, or is off.
 LEAST_CELSIUS, MOST_CELSIUS = -100, 300

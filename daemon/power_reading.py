@@ -42,6 +42,7 @@ class PowerReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         interval_seconds: Between two readings, as the source has it.
         watts: What the board takes in (RAPL: the processor packages).
         rails: Parts of it, in watts, by name.
+        mean: Whether power is the mean since the reading before, and not that of the moment.
         celsius: Temperatures by zone.
         ram_used_bytes: RAM that is not available.
         ram_total_bytes: All RAM.
@@ -59,6 +60,7 @@ class PowerReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refused: Annotated[dict[Name, str], _NAMES]
     watts: Watts | None = None
     rails: Annotated[dict[Name, Watts], _NAMES] = {}
+    mean: bool = False
     celsius: Annotated[dict[Name, Celsius], _NAMES] = {}
     ram_used_bytes: Bytes | None = None
     ram_total_bytes: Bytes | None = None
