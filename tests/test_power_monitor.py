@@ -21,11 +21,8 @@ from tests.running import wait_for as wait_for_long
 
 wait_for = functools.partial(wait_for_long, seconds=20)
 
-PRELUDE = (
-    f"""
-PROTOCOL = {PROTOCOL}
-"""
-    + """
+PRELUDE = f"PROTOCOL = {PROTOCOL}"
+PRELUDE += """
 import json, os, sys, time
 starts = len(open(sys.argv[1]).readlines())
 def line(**fields):
@@ -39,7 +36,6 @@ def well(seconds=600, **fields):
     while time.monotonic() < end:
         write(line(**fields)); time.sleep(0.05)
 """
-)
 
 
 @pytest.fixture(autouse=True)
@@ -243,10 +239,11 @@ def test_learning_is_given_what_the_board_takes_meanwhile(tmp_path):
 
 def test_a_mean_is_counted_for_the_time_before_it(tmp_path):
     """10 W that end with the first of two readings: none of them is between the two."""
-    script = (
-        "write(line(mean=True, watts=10.0)); time.sleep(0.1); write(line(mean=True, watts=0.0))"
-    )
-    with running(tmp_path, script + "; time.sleep(600)") as monitor:
+    script = """
+write(line(mean=True, watts=10.0)); time.sleep(0.1)
+write(line(mean=True, watts=0.0)); time.sleep(600)
+"""
+    with running(tmp_path, script) as monitor:
         wait_for(lambda: monitor.energy().board is not None, "two readings")
         assert monitor.energy().board == 0.0
 
