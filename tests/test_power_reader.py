@@ -106,6 +106,7 @@ def test_a_source_that_is_named_is_the_only_one_that_is_tried(board, provider):
     with ReaderProcess(sysfs=board, provider=provider) as reader:
         found = reader.next(has_power, "a reading")
     assert (found.provider, found.refused) == (provider, {})
+    assert found.mean == (provider == "rapl"), "a counter's difference is a mean"
 
 
 def test_without_a_source_power_is_absent_and_the_rest_is_there(tmp_path):
