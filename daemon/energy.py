@@ -1,7 +1,8 @@
 """Energy from readings of power: arithmetic alone, no clock, no threads.
 
-Power between two readings is taken as the straight line between them (the trapezoid rule). A gap
-that is too long is not bridged, but counted as time that nothing is known about. Learning gets
+Power between two readings of a moment is taken as the straight line between them (the trapezoid
+rule). A reading that is a mean holds for all the time since the one before it. A gap that is too
+long is not bridged, but counted as time that nothing is known about. Learning gets
 what the whole board took while the learner was at work, not what it took on top of idling.
 """
 
@@ -46,13 +47,16 @@ class Trace:
         self.gap_seconds = 0.0
         self._last: tuple[float, float] | None = None
 
-    def add(self, at: float, watts: float, longest_gap_seconds: float) -> Segment | None:
+    def add(
+        self, at: float, watts: float, longest_gap_seconds: float, *, mean: bool = False
+    ) -> Segment | None:
         """Take a reading.
 
         Args:
             at: When, in seconds; later than the one before.
             watts: What it was.
             longest_gap_seconds: Bridged at most.
+            mean: Whether it is the mean since the reading before, and not of the moment.
 
         Returns:
             What lies between this reading and the one before, None if nothing is known of that.
@@ -66,7 +70,7 @@ class Trace:
         if at - start > longest_gap_seconds:
             self.gap_seconds += at - start
             return None
-        segment = Segment(start, at, start_watts, watts)
+        segment = Segment(start, at, watts if mean else start_watts, watts)
         self.joules += segment.joules(start, at)
         self.covered_seconds += at - start
         return segment
@@ -144,13 +148,20 @@ class EnergyMeter:
         self._versions = 0
 
     def add(
-        self, at: float, watts: float, rails: Mapping[str, float], longest_gap_seconds: float
+        self,
+        at: float,
+        watts: float,
+        rails: Mapping[str, float],
+        longest_gap_seconds: float,
+        *,
+        mean: bool = False,
     ) -> None:
         """Take a reading; see `Trace.add`."""
         for name, rail_watts in rails.items():
             if name in self._rails or len(self._rails) < _MOST_RAILS:
-                self._rails.setdefault(name, Trace()).add(at, rail_watts, longest_gap_seconds)
-        segment = self._board.add(at, watts, longest_gap_seconds)
+                trace = self._rails.setdefault(name, Trace())
+                trace.add(at, rail_watts, longest_gap_seconds, mean=mean)
+        segment = self._board.add(at, watts, longest_gap_seconds, mean=mean)
         if segment is not None:
             for start, end in self.learning.between(segment.start, segment.end):
                 self._learning_joules += segment.joules(start, end)

@@ -135,7 +135,7 @@ def _fields(jetson: Any) -> Fields:  # noqa: ANN401 - jtop has no types
         "celsius": {
             name: float(sensor["temp"])
             for name, sensor in jetson.temperature.items()
-            if sensor.get("online", True) and sensor["temp"] > -256  # "offline"
+            if sensor.get("online", True)
         },
     }
     total = power.get("tot", {})

@@ -240,7 +240,11 @@ class PowerMonitor:
             gap_seconds = self._fresh_seconds(reading)
             with self._lock:
                 self._meter.add(
-                    reading.monotonic_seconds, reading.watts, reading.rails, gap_seconds
+                    reading.monotonic_seconds,
+                    reading.watts,
+                    reading.rails,
+                    gap_seconds,
+                    mean=reading.mean,
                 )
             self.log.add(reading)
 

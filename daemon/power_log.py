@@ -50,14 +50,20 @@ def create_tables(db: Database) -> None:
 
 
 # A mean is made again while its time lasts, from all that is there; a restart changes nothing.
+# Where the clock stepped back, what a mean was made of may be gone: one of more readings stays.
 # Rows are dropped by order of writing and not by their time, since a board without a clock
 # battery may begin in 1970.
 _SUMMARY = """
     REPLACE INTO {to} (at, readings, watts, watts_max, celsius_max, ram_used_bytes)
-    SELECT at / {seconds} * {seconds} AS begins, sum(readings),
+    SELECT at / {seconds} * {seconds} AS begins, sum(readings) AS counted,
         sum(watts * readings) / sum(readings), max(watts_max), max(celsius_max),
         CAST(avg(ram_used_bytes) AS INTEGER)
-    FROM {source} WHERE at >= ? GROUP BY begins
+    FROM {source}
+    WHERE begins IN (
+        SELECT at / {seconds} * {seconds} FROM readings ORDER BY rowid DESC LIMIT :new
+    )
+    GROUP BY begins
+    HAVING counted >= ifnull((SELECT readings FROM {to} WHERE at = begins), 0)
 """
 _DROP = """
     DELETE FROM {table}
@@ -146,11 +152,9 @@ class PowerLog:
             rows, self._waiting = self._waiting, []
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany("INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?)", rows)
-        if rows:
-            first = min(int(str(row[0])) for row in rows)
-            for source, to, seconds in (("readings", "minutes", 60), ("minutes", "hours", 3600)):
-                query = _SUMMARY.format(source=source, to=to, seconds=seconds)
-                connection.execute(query, (first // seconds * seconds,))
+        for source, to, seconds in (("readings", "minutes", 60), ("minutes", "hours", 3600)):
+            query = _SUMMARY.format(source=source, to=to, seconds=seconds)
+            connection.execute(query, {"new": len(rows)})
         for table, kept in KEPT.items():
             connection.execute(_DROP.format(table=table, kept=kept))
         connection.execute("COMMIT")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from daemon.power_provider import PROTOCOL, Fields, Provider, ProviderError
+from daemon.power_provider import PROTOCOL, Fields, Provider, ProviderError, without_odd
 
 PROVIDERS = ("jtop", "ina3221", "rapl")
 _FIRST_BACKOFF_SECONDS = 0.5
@@ -121,7 +121,7 @@ class PowerReader:
             "provider": "none" if provider is None else provider.name,
             "interval_seconds": max(own, self._interval_seconds),
             "refused": self._refused,
-            **self._fill(fields),
+            **without_odd(self._fill(fields)),
         }
 
 

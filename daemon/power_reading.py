@@ -11,16 +11,24 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from daemon.power_provider import PROTOCOL
+from daemon.power_provider import (
+    LEAST_CELSIUS,
+    LONGEST_NAME,
+    MOST_CELSIUS,
+    MOST_NAMES,
+    MOST_WATTS,
+    NAME_CHARACTERS,
+    PROTOCOL,
+)
 
 # A name becomes the label of a metric.
-Name = Annotated[str, Meta(pattern=r"^[\w.:/() -]{1,64}$")]
-Watts = Annotated[float, Meta(ge=0, le=2000)]
-Celsius = Annotated[float, Meta(ge=-100, le=300)]
+Name = Annotated[str, Meta(pattern=rf"^[{NAME_CHARACTERS}]{{1,{LONGEST_NAME}}}$")]
+Watts = Annotated[float, Meta(ge=0, le=MOST_WATTS)]
+Celsius = Annotated[float, Meta(ge=LEAST_CELSIUS, le=MOST_CELSIUS)]
 Bytes = Annotated[int, Meta(ge=0, le=2**50)]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, le=2**40)]
-_NAMES = Meta(max_length=32)
+_NAMES = Meta(max_length=MOST_NAMES)
 _CLOCK_SECONDS = 0.05  # the two processes read one clock
 
 
@@ -34,6 +42,7 @@ class PowerReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         interval_seconds: Between two readings, as the source has it.
         watts: What the board takes in (RAPL: the processor packages).
         rails: Parts of it, in watts, by name.
+        mean: Whether power is the mean since the reading before, and not that of the moment.
         celsius: Temperatures by zone.
         ram_used_bytes: RAM that is not available.
         ram_total_bytes: All RAM.
@@ -51,6 +60,7 @@ class PowerReading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refused: Annotated[dict[Name, str], _NAMES]
     watts: Watts | None = None
     rails: Annotated[dict[Name, Watts], _NAMES] = {}
+    mean: bool = False
     celsius: Annotated[dict[Name, Celsius], _NAMES] = {}
     ram_used_bytes: Bytes | None = None
     ram_total_bytes: Bytes | None = None

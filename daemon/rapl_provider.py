@@ -66,7 +66,7 @@ class RaplProvider:
                 continue
             rails[domain.name] = watts
             total += watts if domain.package else 0.0
-        return {"watts": total, "rails": rails}
+        return {"watts": total, "rails": rails, "mean": True}
 
     def close(self) -> None:
         """See `Provider.close`."""

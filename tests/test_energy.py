@@ -105,6 +105,41 @@ def test_learning_that_is_all_the_time_gets_all_of_it():
     assert energy.learning == pytest.approx(energy.board, rel=1e-9)
 
 
+def means(times: list[float], joules: Callable[[float], float]) -> list[tuple[float, float]]:
+    """What an energy counter makes of it: each reading's time, and the mean since the one before.
+
+    The first has nothing before it that is looked at.
+    """
+    pairs = itertools.pairwise(times)
+    return [(times[0], 0.0), *((b, (joules(b) - joules(a)) / (b - a)) for a, b in pairs)]
+
+
+def _one_second_of_four(t: float) -> float:
+    return 5 * t + 10 * (t // 4 + min(t % 4, 1))
+
+
+def test_learning_gets_its_own_of_readings_that_are_means():
+    """5 W idle; one second of each four is learning's, at 15 W: the straight line halves it."""
+    meter = EnergyMeter()
+    for at, watts in means([float(second) for second in range(401)], _one_second_of_four):
+        meter.add(at, watts, {"package-0": watts}, GAP, mean=True)
+        if at % 4 == 0:
+            meter.learning.begin(at)
+        elif at % 4 == 1:
+            meter.learning.end(at)
+    energy = meter.energy()
+    assert energy.learning == pytest.approx(1500, rel=0.01)
+    assert energy.board == energy.rails["package-0"] == pytest.approx(3000)
+
+
+def test_after_a_long_gap_a_mean_is_of_an_unknown_part_of_it():
+    trace = Trace()
+    trace.add(0.0, 5.0, GAP, mean=True)
+    assert trace.add(100.0, 7.0, GAP, mean=True) is None
+    assert trace.add(101.0, 9.0, GAP, mean=True) == Segment(100.0, 101.0, 9.0, 9.0)
+    assert (trace.joules, trace.gap_seconds) == (9.0, 100.0)
+
+
 def test_a_long_gap_is_not_bridged_but_counted():
     meter = EnergyMeter()
     times = [t for t in SAMPLINGS["on the beat"] if not 200 < t < 290]
@@ -185,6 +220,19 @@ def test_covered_time_and_gaps_make_up_all_time(readings):
     values = [value for _, value in readings]
     low, high = (f(values) * trace.covered_seconds for f in (min, max))
     assert low - 1e-6 <= trace.joules <= high + 1e-6
+
+
+@given(st.lists(st.tuples(st.floats(0.01, GAP), watts), min_size=1, max_size=60))
+def test_means_add_up_to_what_the_counter_counted(intervals):
+    """However uneven the intervals: no trapezoid's error, at the ends or between."""
+    trace, at = Trace(), 0.0
+    trace.add(at, 0.0, 2 * GAP, mean=True)
+    counted = 0.0
+    for seconds, mean_watts in intervals:
+        at += seconds
+        counted += seconds * mean_watts
+        trace.add(at, mean_watts, 2 * GAP, mean=True)
+    assert trace.joules == pytest.approx(counted, abs=1e-6)
 
 
 @given(watts, watts, st.lists(st.floats(0, 1), min_size=1, max_size=5))

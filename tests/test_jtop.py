@@ -200,6 +200,21 @@ def then_the_right_service_is_found(board) -> None:
     assert refusal(board) == ""
 
 
+def test_an_odd_sensor_costs_no_power(monitored):
+    """One that is off, and one whose name is no label of a metric."""
+    zones = monitored.service.tree / fake_sysfs.THERMAL
+    for number, (kind, milli_celsius) in enumerate([("cv0-thermal", -274_000), ("TMEM&1", 40_000)]):
+        zone = zones / f"thermal_zone{number + 4}"
+        zone.mkdir()
+        (zone / "type").write_text(f"{kind}\n")
+        (zone / "temp").write_text(f"{milli_celsius}\n")
+    monitored.service.start()
+    wait_for(lambda: monitored.monitor.up, "power to be known")
+    celsius = monitored.monitor.reading.celsius
+    assert set(celsius) == {"cpu", "gpu", "soc0", "tj", "TMEM_1"}
+    assert celsius["TMEM_1"] == 40.0
+
+
 def test_a_service_of_another_version_is_refused_and_says_so(request, monitored):
     other = jetson_stats_python(request.config.cache, "4.3.2")
     wait_for(lambda: refusal(monitored).startswith("no jtop service at"), "no service")

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from daemon.power_log import DATABASE_NAME
+from daemon.power_provider import PROTOCOL
 from daemon.status import StatusError, read_status
 from tests.daemon_fixtures import alive
 from tests.jtop_rig import fake_sysfs
@@ -29,7 +30,7 @@ FAKE_READER = """\
 import json, pathlib, time
 mood = pathlib.Path({mood!r})
 while True:
-    fields = {{"protocol": 1, "monotonic_seconds": time.monotonic(), "provider": "jtop",
+    fields = {{"protocol": {protocol}, "monotonic_seconds": time.monotonic(), "provider": "jtop",
               "interval_seconds": 0.2, "refused": {{}}, "watts": 7.0, "rails": {{"VDD_SOC": 2.0}}}}
     text = mood.read_text()
     if text == "hang":
@@ -59,7 +60,7 @@ def mood(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory, mood) -> Iterator[RunningDaemon]:
     reader = mood.with_name("reader")
-    reader.write_text(FAKE_READER.format(python=sys.executable, mood=str(mood)))
+    reader.write_text(FAKE_READER.format(python=sys.executable, protocol=PROTOCOL, mood=str(mood)))
     reader.chmod(0o700)
     more = f"[power]\ninterval_seconds = 0.2\nreader_python = {json.dumps(str(reader))}\n"
     with RunningDaemon(tmp_path_factory.mktemp("daemon"), FEATURES, more) as daemon:

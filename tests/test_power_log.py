@@ -98,6 +98,39 @@ def test_a_mean_goes_on_after_a_restart(tmp_path, clock):
     assert rows(tmp_path, "hours", columns) == [(START, 4, 4.0)]
 
 
+SUMMARY = "at, readings, watts"
+
+
+def test_a_clock_that_steps_back_leaves_the_means_of_later_times_alone(
+    tmp_path, clock, monkeypatch
+):
+    """Their readings are gone when a row dated 1970 comes, as after a flat battery."""
+    monkeypatch.setattr(module, "KEPT", {"readings": 30, "minutes": 50, "hours": 5})
+    keep(tmp_path, clock, [float(second) for second in range(60)], [10.0] * 30 + [2.0] * 30)
+    assert rows(tmp_path, "minutes", SUMMARY) == [(START, 60, 6.0)]
+    keep(tmp_path, clock, [-START + 7.0], [4.0])
+    for table in ("minutes", "hours"):
+        assert rows(tmp_path, table, SUMMARY) == [(START, 60, 6.0), (0, 1, 4.0)]
+
+
+def test_hours_whose_minutes_are_gone_stay(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(module, "KEPT", {"readings": 100, "minutes": 30, "hours": 5})
+    keep(tmp_path, clock, [60.0 * minute for minute in range(60)], [10.0] * 30 + [2.0] * 30)
+    keep(tmp_path, clock, [-3600.0], [4.0])
+    assert rows(tmp_path, "hours", SUMMARY) == [(START, 60, 6.0), (START - 3600, 1, 4.0)]
+
+
+def test_a_clock_that_steps_back_into_a_full_minute_does_not_replace_it(
+    tmp_path, clock, monkeypatch
+):
+    monkeypatch.setattr(module, "KEPT", {"readings": 30, "minutes": 50, "hours": 5})
+    keep(tmp_path, clock, [float(second) for second in range(60)], [10.0] * 30 + [2.0] * 30)
+    keep(tmp_path, clock, [60.0 + second for second in range(60)], [6.0] * 60)
+    keep(tmp_path, clock, [10.0, 11.0], [99.0] * 2)
+    assert rows(tmp_path, "minutes", SUMMARY) == [(START, 60, 6.0), (START + 60, 60, 6.0)]
+    assert rows(tmp_path, "hours", SUMMARY) == [(START, 120, 6.0)]
+
+
 def test_the_newest_rows_stay_and_no_table_exceeds_its_bound(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(module, "KEPT", {"readings": 100, "minutes": 20, "hours": 5})
     for hour in range(10):

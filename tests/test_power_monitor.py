@@ -15,16 +15,18 @@ import pytest
 from daemon import power as module
 from daemon.power import PowerMonitor
 from daemon.power_log import PowerLog
+from daemon.power_provider import PROTOCOL
 from tests.daemon_fixtures import alive
 from tests.running import wait_for as wait_for_long
 
 wait_for = functools.partial(wait_for_long, seconds=20)
 
-PRELUDE = """
+PRELUDE = f"PROTOCOL = {PROTOCOL}"
+PRELUDE += """
 import json, os, sys, time
 starts = len(open(sys.argv[1]).readlines())
 def line(**fields):
-    plain = {"protocol": 1, "monotonic_seconds": time.monotonic(), "provider": "jtop",
+    plain = {"protocol": PROTOCOL, "monotonic_seconds": time.monotonic(), "provider": "jtop",
              "interval_seconds": 0.1, "refused": {}, "watts": 7.0, "rails": {"VDD_SOC": 2.0}}
     return json.dumps(plain | fields)
 def write(text):
@@ -86,7 +88,7 @@ ILL = {
     "hangs": "time.sleep(600)",
     "is stopped": "import signal; os.kill(os.getpid(), signal.SIGSTOP)",
     "talks nonsense": "[write('Traceback: no reading') for _ in range(99)]; time.sleep(600)",
-    "is of another version": "well(protocol=2)",
+    "is of another version": "well(protocol=PROTOCOL + 1)",
     "takes less than nothing": "well(watts=-1.0)",
 }
 MORE_ILL = {
@@ -131,7 +133,7 @@ else: well()
     ("fields", "reason"),
     [
         ("watts=-1.0", "value"),
-        ("protocol=2", "version"),
+        ("protocol=PROTOCOL + 1", "version"),
         ("monotonic_seconds=1e9", "time"),
         ("watts=float('inf')", "json"),
     ],
@@ -233,6 +235,17 @@ def test_learning_is_given_what_the_board_takes_meanwhile(tmp_path):
         assert 2 < energy.learning <= took
         assert energy.per_sample == pytest.approx(energy.learning / 100, rel=0.02)
         assert energy.per_version == pytest.approx(energy.learning, rel=0.02)
+
+
+def test_a_mean_is_counted_for_the_time_before_it(tmp_path):
+    """10 W that end with the first of two readings: none of them is between the two."""
+    script = """
+write(line(mean=True, watts=10.0)); time.sleep(0.1)
+write(line(mean=True, watts=0.0)); time.sleep(600)
+"""
+    with running(tmp_path, script) as monitor:
+        wait_for(lambda: monitor.energy().board is not None, "two readings")
+        assert monitor.energy().board == 0.0
 
 
 def test_which_source_is_used_is_told_once_a_change(tmp_path, caplog):

@@ -193,6 +193,7 @@ def test_rapl_gives_the_mean_power_of_packages_and_their_parts(tmp_path):
     assert rails["package-0"] == pytest.approx(2 * rails["package-1"], rel=0.05)
     assert rails["package-0/core"] == pytest.approx(rails["package-0"] / 4, rel=0.05)
     assert rails["package-1/dram"] == 0.0
+    assert fields["mean"] is True
 
 
 def test_a_counter_that_begins_again_at_nothing_goes_on(tmp_path):

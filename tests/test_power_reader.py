@@ -44,6 +44,44 @@ def test_it_needs_the_standard_library_alone(board):
     assert found.ram_total_bytes > found.ram_used_bytes > 0
 
 
+def odd_zone(board: Path, kind: str, milli_celsius: int, number: int) -> None:
+    folder = board / fake_sysfs.THERMAL / f"thermal_zone{number}"
+    folder.mkdir()
+    (folder / "type").write_text(f"{kind}\n")
+    (folder / "temp").write_text(f"{milli_celsius}\n")
+
+
+@pytest.mark.parametrize("milli_celsius", [-256_000, -274_000, 2_000_000])
+def test_a_temperature_that_cannot_be_is_absent_and_costs_no_power(board, milli_celsius):
+    odd_zone(board, "cv0-thermal", milli_celsius, 4)
+    with ReaderProcess(sysfs=board) as reader:
+        found = reader.next(any_reading, "a line")
+    assert found.watts == 7.0
+    assert set(found.celsius) == {"cpu", "gpu", "soc0", "tj"}
+
+
+def test_an_odd_name_is_made_plain_and_costs_no_power(tmp_path):
+    rails = fake_sysfs.RAILS | {4: ("VDD&5V", 5000, 100), 5: ("x" * 70, 5000, 200)}
+    board = fake_sysfs.build(tmp_path, rails=rails)
+    odd_zone(board, "TMEM&1", 40_000, 4)
+    with ReaderProcess(sysfs=board) as reader:
+        found = reader.next(any_reading, "a line")
+    assert found.watts == 7.0
+    assert found.celsius["TMEM_1"] == 40.0
+    assert (found.rails["VDD_5V"], found.rails["x" * 64]) == (0.5, 1.0)
+
+
+def test_of_many_sensors_the_first_are_told_and_they_cost_no_power(tmp_path):
+    rails = fake_sysfs.RAILS | {n: (f"VDD_{n}", 5000, 100) for n in range(4, 44)}
+    board = fake_sysfs.build(tmp_path, rails=rails)
+    for number in range(4, 44):
+        odd_zone(board, f"soc{number}-thermal", 40_000, number)
+    with ReaderProcess(sysfs=board) as reader:
+        found = reader.next(any_reading, "a line")
+    assert found.watts == 7.0
+    assert (len(found.celsius), len(found.rails)) == (32, 32)
+
+
 def test_each_line_is_a_reading_of_its_time_at_the_wanted_pace(board):
     with ReaderProcess(sysfs=board, interval_seconds=0.2) as reader:
         wait_for(lambda: len(reader.lines) >= 8, "eight lines")
@@ -68,6 +106,7 @@ def test_a_source_that_is_named_is_the_only_one_that_is_tried(board, provider):
     with ReaderProcess(sysfs=board, provider=provider) as reader:
         found = reader.next(has_power, "a reading")
     assert (found.provider, found.refused) == (provider, {})
+    assert found.mean == (provider == "rapl"), "a counter's difference is a mean"
 
 
 def test_without_a_source_power_is_absent_and_the_rest_is_there(tmp_path):

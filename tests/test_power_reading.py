@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.power_provider import PROTOCOL
+from daemon.power_provider import PROTOCOL, without_odd
 from daemon.power_reading import REASONS, PowerReading, ReadingRefusedError, decode_reading
 
 WHOLE = {
@@ -20,6 +20,7 @@ WHOLE = {
     "refused": {"jtop": "no service"},
     "watts": 7.0,
     "rails": {"VDD_SOC": 2.1, "VDD_CPU_GPU_CV": 2.4},
+    "mean": False,
     "celsius": {"cpu": 47.218, "tj": -3.5},
     "ram_used_bytes": 3_000_000_000,
     "ram_total_bytes": 7_800_000_000,
@@ -85,6 +86,7 @@ def test_a_number_that_is_not_finite_is_refused(number):
         ("gpu_ratio", 35),
         ("nvpmodel", 'x"} 1\n'),
         ("throttled", 1),
+        ("mean", 1),
         ("provider", None),
         ("interval_seconds", 0),
         ("interval_seconds", 1e9),
@@ -147,3 +149,22 @@ def test_any_field_may_lie(changes):
     assert reading.watts is None or 0 <= reading.watts <= 2000
     assert 100.0 < reading.monotonic_seconds <= 101.05
     assert reading.gpu_ratio is None or 0 <= reading.gpu_ratio <= 1
+
+
+values = st.dictionaries(st.text(max_size=70), st.floats() | st.integers(), max_size=40)
+
+
+@given(values, values, st.none() | st.floats(), st.none() | st.text(max_size=70))
+def test_no_sensor_beside_the_power_can_make_a_line_be_refused(rails, celsius, ratio, mode):
+    odd = {"rails": rails, "celsius": celsius, "gpu_ratio": ratio, "nvpmodel": mode}
+    said = {key: value for key, value in odd.items() if value is not None}
+    reading = decoded(LEAST | {"watts": 7.0} | without_odd(said))
+    assert reading.watts == 7.0
+
+
+def test_what_is_within_bounds_stays_as_it_is():
+    assert without_odd(WHOLE) == WHOLE
+
+
+def test_of_names_that_become_the_same_the_first_stays():
+    assert without_odd({"rails": {"A&": 1.0, "A%": 2.0}})["rails"] == {"A_": 1.0}
