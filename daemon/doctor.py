@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import __version__
+from daemon.config import Settings
 from daemon.doctor_board import Board, check_board
 from daemon.doctor_host import check_host
 from daemon.doctor_service import check_service, read_settings
@@ -36,7 +37,7 @@ def examine(config: Path, board: Board) -> Iterator[Finding]:
         ("board", lambda: check_board(board)),
         ("host", lambda: check_host(directory)),
         ("torch", lambda: probe_machine(board=board.is_jetson)),
-        ("engines", _probe_engines),
+        ("engines", lambda: _probe_engines(settings, board)),
         ("service", lambda: check_service(settings, os.environ, board)),
     ]
     yield finding
@@ -47,11 +48,12 @@ def examine(config: Path, board: Board) -> Iterator[Finding]:
             yield Finding(name, "FAIL", f"the check broke: {type(error).__name__}: {error}")
 
 
-def _probe_engines() -> list[Finding]:
+def _probe_engines(settings: Settings | None, board: Board) -> list[Finding]:
     network = open_train_engine(_PROBE_SPEC, seed=0)
     classes = tuple(range(_PROBE_SPEC.max_classes))
     weights = network.export(classes=classes, version=1, parent=None, last_seq=0)
-    return probe_predict_engines(weights)
+    wanted = settings.server.engine if settings else "auto"
+    return probe_predict_engines(weights, wanted=wanted, board=board.is_jetson)
 
 
 def summarize(findings: list[Finding]) -> dict[str, Any]:

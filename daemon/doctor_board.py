@@ -10,21 +10,49 @@ import errno
 import grp
 import os
 import re
-import shutil
 import socket
 import stat
-import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from daemon.power_provider import Fields, Provider, ProviderError
+from daemon.rapl_provider import RaplProvider
+from daemon.sysfs_provider import HostFiles, Ina3221Provider
 from engines import Finding, Verdict
 
 _GIB = 1 << 30
 _TIMEOUT_SECONDS = 3.0
+_RAPL_SECONDS = 0.1  # its power is a mean over so long
 # A multiprocessing manager, which jtop's service is, greets whoever connects with this.
 _GREETING = b"#CHALLENGE#"
-GROUPS = ("video", "render", "jtop")
+# What the service opens of a board that only its groups may.
+_GROUP_OWNED = ("dev/nvmap", "dev/dri/renderD128", "run/jtop.sock")
+# The GPU's nodes as on JetPack 6, and how they are opened: what the unit's DeviceAllow lets in.
+DEVICES = (
+    ("nvmap", "rw"),
+    ("nvhost-ctrl-gpu", "rw"),
+    ("nvhost-gpu", "rw"),
+    ("nvhost-as-gpu", "rw"),
+    ("nvhost-tsg-gpu", "rw"),
+    ("nvhost-prof-gpu", "rw"),
+    ("nvhost-dbg-gpu", "rw"),
+    ("nvhost-sched-gpu", "rw"),
+    ("nvhost-nvsched-gpu", "rw"),
+    ("nvhost-power-gpu", "rw"),
+    ("nvgpu/igpu0/as", "rw"),
+    ("nvgpu/igpu0/channel", "rw"),
+    ("nvgpu/igpu0/ctrl", "rw"),
+    ("nvgpu/igpu0/power", "rw"),
+    ("nvgpu/igpu0/sched", "rw"),
+    ("nvgpu/igpu0/nvsched", "r"),
+    ("nvgpu/igpu0/tsg", "rw"),
+    ("host1x-fence", "rw"),
+    ("dri/renderD128", "rw"),
+)
+# Of each group one; a board may lack any other.
+_NEEDED_DEVICES = (("nvmap",), ("nvgpu/igpu0/ctrl", "nvhost-ctrl-gpu"))
 
 
 @dataclass(frozen=True)
@@ -71,6 +99,7 @@ class Board:
 
 def check_board(board: Board) -> list[Finding]:
     """All of them; most are skipped where it is no Jetson."""
+    told = HostFiles(board.root / "sys", board.root / "proc").fill({})
     return [
         _model(board),
         _release(board),
@@ -78,8 +107,8 @@ def check_board(board: Board) -> list[Finding]:
         _nodes(board),
         _jtop(board),
         _sensors(board),
-        _power_mode(board),
-        _memory(board),
+        _power_mode(board, told),
+        _memory(told),
     ]
 
 
@@ -106,40 +135,48 @@ def _release(board: Board) -> Finding:
 def _groups(board: Board) -> Finding:
     if not board.is_jetson:
         return Finding("groups", "SKIP", "not a Jetson")
-    mine = {_group_name(number) for number in [*os.getgroups(), os.getegid()]}
-    missing = [name for name in GROUPS if name not in mine]
     if os.geteuid() == 0:
         return Finding("groups", "SKIP", "root needs none: run it as the service's user")
+    # By number: a container has the host's, without names.
+    mine = {*os.getgroups(), os.getegid()}
+    owned = {
+        path: path.stat().st_gid for name in _GROUP_OWNED if (path := board.root / name).exists()
+    }
+    missing = [f"{_group_name(gid)} of {path}" for path, gid in owned.items() if gid not in mine]
     if missing:
-        remedy = "usermod --append --groups, or run it as the service's user"
+        remedy = "usermod --append --groups, docker run --group-add, or be the service's user"
         return Finding("groups", "FAIL", f"this user is not in {', '.join(missing)} ({remedy})")
-    return Finding("groups", "PASS", f"in {', '.join(GROUPS)}")
+    found = ", ".join(sorted({_group_name(gid) for gid in owned.values()}))
+    return Finding("groups", "PASS", f"in {found or 'none: no node is there'}")
 
 
-def _group_name(number: int) -> str:
+def _group_name(gid: int) -> str:
     try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:  # a container has numbers from outside
-        return str(number)
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def _nodes(board: Board) -> Finding:
     if not board.is_jetson:
         return Finding("device nodes", "SKIP", "not a Jetson")
-    gpu = board.root / "dev/nvgpu/igpu0"
-    nodes = [board.root / "dev/nvmap", *sorted(gpu.glob("*"))]
-    refused = []
-    for node in nodes:
-        # nvsched is for reading only, also in the unit.
-        flags = os.O_RDONLY if node.name == "nvsched" else os.O_RDWR
+    dev = board.root / "dev"
+    there = [(dev / name, access) for name, access in DEVICES if (dev / name).exists()]
+    refused = [
+        " or ".join(f"{dev / name} ENOENT" for name in names)
+        for names in _NEEDED_DEVICES
+        if not any((dev / name).exists() for name in names)
+    ]
+    for node, access in there:
         try:
+            flags = os.O_RDWR if access == "rw" else os.O_RDONLY
             os.close(os.open(node, flags | os.O_CLOEXEC))
         except OSError as error:
             refused.append(f"{node} {errno.errorcode.get(error.errno or 0, 'error')}")
     if refused:
         remedy = "EACCES: the groups; EPERM: the unit's DeviceAllow; ENOENT: no GPU driver"
         return Finding("device nodes", "FAIL", f"cannot open {', '.join(refused)} ({remedy})")
-    return Finding("device nodes", "PASS", f"{len(nodes)} open for reading and writing")
+    return Finding("device nodes", "PASS", f"{len(there)} open as the service opens them")
 
 
 def _jtop(board: Board) -> Finding:
@@ -164,7 +201,7 @@ def _jtop(board: Board) -> Finding:
         return Finding(name, "FAIL", f"{path}: {why} (systemctl restart jtop; group jtop)")
     if _GREETING not in greeting:
         return Finding(name, "FAIL", f"what listens at {path} is not jtop's service")
-    here = _version("jetson-stats")
+    here = installed_version("jetson-stats")
     if here is None:
         return Finding(name, "WARN", "the service answers, but jetson-stats is not installed here")
     return Finding(
@@ -172,7 +209,8 @@ def _jtop(board: Board) -> Finding:
     )
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Version of a distribution in this Python; None: it has none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -180,52 +218,34 @@ def _version(package: str) -> str | None:
 
 
 def _sensors(board: Board) -> Finding:
-    rails = []
-    for label in sorted(board.root.glob("sys/bus/i2c/devices/*/hwmon/hwmon*/in[0-9]_label")):
-        volts, amperes = (
-            label.with_name(label.name.replace("_label", "_input")),
-            label.with_name(label.name.replace("in", "curr", 1).replace("_label", "_input")),
-        )
+    """Those that the power reader falls back on, opened as it opens them."""
+    name, refusals = "power sensors", []
+    providers: tuple[Callable[[float, Path], Provider], ...] = (Ina3221Provider, RaplProvider)
+    for open_provider in providers:
         try:
-            milliwatts = int(volts.read_text()) * int(amperes.read_text()) / 1000
-        except (OSError, ValueError):  # a sum of shunt voltages is no rail
+            provider = open_provider(_RAPL_SECONDS, board.root / "sys")
+            reading = provider.read()
+        except (ProviderError, OSError) as error:
+            refusals.append(str(error))
             continue
-        rails.append(f"{label.read_text().strip()} {milliwatts / 1000:.1f} W")
-    if rails:
-        return Finding("power sensors", "PASS", f"INA3221: {', '.join(rails)}")
-    counters = sorted(board.root.glob("sys/class/powercap/*/energy_uj"))
-    if any(os.access(counter, os.R_OK) for counter in counters):
-        return Finding("power sensors", "PASS", "RAPL: readable")
-    if counters:
-        remedy = f"chmod a+r {counters[0]}; power metrics are absent"
-        return Finding("power sensors", "WARN", f"RAPL: only root may read it ({remedy})")
-    found = "neither INA3221 nor RAPL: power metrics are absent"
-    return Finding("power sensors", board.wanted, found)
+        rails = "".join(f", {rail} {watts:.1f} W" for rail, watts in reading["rails"].items())
+        return Finding(name, "PASS", f"{provider.name}: {reading['watts']:.1f} W{rails}")
+    return Finding(name, board.wanted, f"{'; '.join(refusals)}: power metrics are absent")
 
 
-def _power_mode(board: Board) -> Finding:
-    name, program = "power mode", shutil.which("nvpmodel", path=board.path)
-    if program is None:
-        return Finding(name, board.wanted, "no nvpmodel here; in a container ask the host")
-    try:
-        done = subprocess.run(  # noqa: S603 - a program of the board's
-            [program, "-q"], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding(name, "WARN", f"nvpmodel -q: {error}")
-    found = re.search(r"NV Power Mode: *(\S+)", done.stdout)
-    if found is None:
-        return Finding(name, "WARN", f"nvpmodel -q names none, exit status {done.returncode}")
-    return Finding(name, "PASS", found[1])
+def _power_mode(board: Board, told: Fields) -> Finding:
+    mode = told.get("nvpmodel")
+    if mode is None:
+        found = "no nvpmodel that names one here; in a container ask the host"
+        return Finding("power mode", board.wanted, found)
+    return Finding("power mode", "PASS", mode)
 
 
-def _memory(board: Board) -> Finding:
-    try:
-        text = (board.root / "proc/meminfo").read_text()
-    except OSError as error:
-        return Finding("memory", "SKIP", f"/proc/meminfo: {error.strerror}")
-    kilobytes = {key: int(value) for key, value in re.findall(r"(\w+): +(\d+) kB", text)}
-    total, free = (kilobytes.get(key, 0) * 1024 for key in ("MemTotal", "MemAvailable"))
+def _memory(told: Fields) -> Finding:
+    if "ram_total_bytes" not in told:
+        return Finding("memory", "SKIP", "/proc/meminfo does not tell")
+    total = told["ram_total_bytes"]
+    free = total - told["ram_used_bytes"]
     found = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB available"
     if free < _GIB:
         return Finding(

@@ -13,9 +13,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from importlib import metadata
 from pathlib import Path
 
+from daemon.doctor_board import installed_version
 from daemon.errors import StoreError
 from daemon.store import DATABASE_NAME, open_writer
 from engines import Finding
@@ -48,7 +48,7 @@ def check_host(directory: Path | None) -> list[Finding]:
     findings = [
         _python(),
         _packages(),
-        numpy_pair(_version),
+        numpy_pair(installed_version),
         _sqlite_version(sqlite3.sqlite_version),
     ]
     if directory is None:
@@ -61,13 +61,6 @@ def check_host(directory: Path | None) -> list[Finding]:
     return [*findings, clock(time.time(), _clock_state())]
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
@@ -76,7 +69,7 @@ def _python() -> Finding:
 
 
 def _packages() -> Finding:
-    versions = [(name, _version(name)) for name in _PACKAGES]
+    versions = [(name, installed_version(name)) for name in _PACKAGES]
     return Finding("packages", "PASS", ", ".join(f"{name} {v or '-'}" for name, v in versions))
 
 

@@ -26,7 +26,7 @@ fail() {
 }
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-wheel='' jetpack='' torch='' torch_index='' extras='' python=/usr/bin/python3 root='' start=yes
+wheel='' jetpack='' torch='' torch_index='' extras='' python=/usr/bin/python3 named='' root='' start=yes
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) usage; exit 0 ;;
@@ -41,7 +41,7 @@ while [ $# -gt 0 ]; do
     --torch) torch=$2 ;;
     --torch-index) torch_index=$2 ;;
     --extras) extras=$2 ;;
-    --python) python=$2 ;;
+    --python) python=$2 named=yes ;;
     --root) root=${2%/} ;;
   esac
   shift 2
@@ -56,10 +56,18 @@ program=$(command -v "$python") || fail "no $python: name a Python 3.10 to 3.13 
 case $root$(realpath "$program") in
   /root/* | /home/*) fail "$program lies in a home, which the service cannot see: name another by --python" ;;
 esac
-"$program" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
+# As root no Python looks for modules in the current folder: -I.
+"$program" -I -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
   fail "$program is not Python 3.10 to 3.13: name one by --python"
 environment=$root/opt/ffedge configuration=$root/etc/ffedge state=$root/var/lib/ffedge
-unit=$root/etc/systemd/system/ffedge.service
+unit=$root/etc/systemd/system/ffedge.service cuda=$root/usr/local/cuda
+
+version() { "$1" -I -c 'import platform; print(platform.python_version())'; }
+if [ -n "$named" ] && [ -x "$environment/bin/python" ]; then
+  there=$(version "$environment/bin/python") asked=$(version "$program")
+  [ "$there" = "$asked" ] ||
+    fail "$environment is of Python $there and $program is $asked: rm -r $environment, or leave --python out"
+fi
 
 if [ -z "$jetpack" ]; then
   case $(cat "$root/etc/nv_tegra_release" 2>/dev/null || true) in
@@ -119,8 +127,8 @@ sed -e "${torch:+/^torch[=<>;]/d}" -e "${numpy:+/^\(numpy\|ml_dtypes\)[=<>;]/d}"
 [ -z "$numpy" ] || echo "$numpy" >>"$constraints"
 
 # TensorRT's Python package comes from apt, never from PyPI: the environment must see the system's.
-[ -x "$environment/bin/python" ] || "$program" -m venv --system-site-packages "$environment"
-pip=("$environment/bin/python" -m pip --disable-pip-version-check --quiet)
+[ -x "$environment/bin/python" ] || "$program" -I -m venv --system-site-packages "$environment"
+pip=("$environment/bin/python" -I -m pip --disable-pip-version-check --quiet)
 if [ -n "$torch" ] && [ "$torch" != system ]; then
   # Alone: what torch needs in turn comes with the package, from the usual index.
   "${pip[@]}" install --no-deps ${torch_index:+--index-url "$torch_index"} "$torch"
@@ -129,7 +137,14 @@ fi
 # Once more, alone: pip takes a wheel of the same version for installed.
 "${pip[@]}" install --force-reinstall --no-deps "$package"
 if [ "$jetpack" != none ]; then
-  "$environment/bin/python" -c "
+  # TensorRT's memory and our own kernels go through it. There is no wheel: nvcc's CUDA is compiled against.
+  if [ -x "$cuda/bin/nvcc" ]; then
+    PATH=$cuda/bin:$PATH LIBRARY_PATH=$cuda/lib64/stubs \
+      "${pip[@]}" install --constraint "$constraints" pycuda==2026.1
+  else
+    say "no $cuda/bin/nvcc, so no pycuda: torch will serve, TensorRT and the CUDA kernels will not"
+  fi
+  "$environment/bin/python" -I -c "
 import torch
 codes = torch.cuda.get_arch_list()
 assert 'sm_87' in codes, f'torch {torch.__version__} has code for {codes}, not for sm_87: name another by --torch'
@@ -140,7 +155,7 @@ if [ -n "$root" ]; then
   { grep -rlIZ --exclude-dir=lib --exclude-dir=lib64 -F "$environment" "$environment" || true; } |
     xargs -0 --no-run-if-empty sed -i "s|$environment|/opt/ffedge|g"
 fi
-say "installed $("$environment/bin/python" -c 'import importlib.metadata as m; print("ffedge", m.version("ffedge"))')"
+say "installed $("$environment/bin/python" -I -c 'import importlib.metadata as m; print("ffedge", m.version("ffedge"))')"
 
 install -d -m 0750 -o 0 -g "$group" "$configuration"
 install -d -m 0750 -o "$user" -g "$group" "$state"

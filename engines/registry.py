@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engines.base import EngineUnavailableError, PredictEngine, TrainEngine, Weights
 from engines.canary import canary_agrees
-from engines.finding import Finding
+from engines.finding import Finding, Verdict
 from engines.recipe import Recipe
 from models import ModelSpec
 
@@ -174,11 +174,13 @@ def open_predict_engine(
     return Opened([name], options, "asked for by name")
 
 
-def probe_predict_engines(weights: Weights) -> list[Finding]:
+def probe_predict_engines(weights: Weights, *, wanted: str, board: bool) -> list[Finding]:
     """Open every engine there is and have it answer, in order of preference.
 
     Args:
         weights: What to open them on.
+        wanted: The engine that is to serve, or `auto`: that one must open.
+        board: Whether this is a Jetson, where every engine is to be had.
 
     Returns:
         A finding an engine: it answers rightly, is not to be had here, or does not work.
@@ -190,7 +192,8 @@ def probe_predict_engines(weights: Weights) -> list[Finding]:
             with load(Options(device=AUTO)).open(weights) as engine:
                 right = canary_agrees(weights, engine)
         except (ImportError, EngineUnavailableError) as error:
-            findings.append(Finding(name, "SKIP", str(error)))
+            lack: Verdict = "FAIL" if candidate == wanted else "WARN" if board else "SKIP"
+            findings.append(Finding(name, lack, str(error)))
         except Exception as error:  # noqa: BLE001 - whatever a library raises is the finding
             findings.append(Finding(name, "FAIL", f"{type(error).__name__}: {error}"))
         else:
@@ -236,9 +239,9 @@ def open_train_engine(
         cache: Folder for compiled CUDA kernels; None: none are compiled.
 
     Raises:
-        EngineUnavailableError: The device was asked for by name and does not compute.
-        FusionUnavailableError: The recipe asks for compiled chains, which cannot be had here.
+        EngineUnavailableError: The device or the fusion was asked for by name and is not to be had.
     """
+    from engines.fusion import FusionUnavailableError
     from engines.torch_train import TorchTrainEngine
 
     opened = _open_device(device, gpu_memory_ratio)
@@ -247,9 +250,12 @@ def open_train_engine(
         from engines.cuda_chains import open_chains
 
         open_kernels = functools.partial(open_chains, cache)
-    return TorchTrainEngine(
-        spec, seed=seed, recipe=recipe or Recipe(), device=opened, open_kernels=open_kernels
-    )
+    try:
+        return TorchTrainEngine(
+            spec, seed=seed, recipe=recipe or Recipe(), device=opened, open_kernels=open_kernels
+        )
+    except FusionUnavailableError as error:
+        raise EngineUnavailableError(str(error)) from error
 
 
 def limit_threads(threads: int) -> None:

@@ -208,6 +208,28 @@ def test_a_check_that_breaks_is_a_failure_and_the_next_one_runs(
     assert not doctor.summarize(findings)["ok"]
 
 
+@pytest.mark.parametrize(
+    ("server", "jetson", "verdict"),
+    [
+        ('[server]\nengine = "tensorrt"\n', True, "FAIL"),
+        ("", True, "WARN"),
+        ("", False, "SKIP"),
+        ("[gate]\nmargn = 1\n", True, "WARN"),  # no valid settings
+    ],
+    ids=["asked for", "board", "no board", "no settings"],
+)
+def test_an_engine_that_is_refused_weighs_what_the_settings_and_the_machine_make_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, jetson: bool, verdict: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setattr(doctor, "probe_machine", lambda *, board: [])
+    if jetson:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc" / "nv_tegra_release").touch()
+    findings = list(doctor.examine(configured(tmp_path, server), Board(tmp_path, "")))
+    assert named(findings, "engine tensorrt").verdict == verdict
+
+
 @pytest.mark.timeout(300)  # it asks a compiler
 def test_the_command_beside_a_running_daemon(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path) as daemon:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.doctor_board import Board, check_board
+from daemon.doctor_board import DEVICES, Board, check_board
 from engines import Finding
 from tests.running import wait_for
 
@@ -32,7 +33,7 @@ def write(path: Path, text: str) -> Path:
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> Board:
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
     """An Orin Nano with JetPack 6.2, as far as its files go; without jtop."""
     root = tmp_path / "root"
     write(root / "proc/device-tree/model", MODEL)
@@ -40,6 +41,7 @@ def board(tmp_path: Path) -> Board:
     for node in ("nvmap", "nvgpu/igpu0/ctrl", "nvgpu/igpu0/as", "nvgpu/igpu0/nvsched"):
         write(root / "dev" / node, "")
     hwmon = root / "sys/bus/i2c/devices/1-0040/hwmon/hwmon1"
+    write(hwmon.parents[1] / "name", "ina3221\n")
     for number, (label, millivolts, milliamperes) in RAILS.items():
         write(hwmon / f"in{number}_label", f"{label}\n")
         write(hwmon / f"in{number}_input", f"{millivolts}\n")
@@ -48,6 +50,7 @@ def board(tmp_path: Path) -> Board:
     write(root / "proc/meminfo", "MemTotal: 7802768 kB\nMemFree: 1 kB\nMemAvailable: 5242880 kB\n")
     (root / "run").mkdir()
     write(root / "bin/nvpmodel", NVPMODEL).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{root / 'bin'}:{os.environ['PATH']}")
     return Board(root, str(root / "bin"))
 
 
@@ -64,8 +67,8 @@ def test_a_board_that_is_well(board: Board) -> None:
     findings = {finding.name: finding for finding in check_board(board)}
     assert findings["board"].found == MODEL.rstrip("\0")
     assert findings["L4T"].found == "36.4.3"
-    assert findings["device nodes"].found == "4 open for reading and writing"
-    sensors = "INA3221: VDD_IN 7.0 W, VDD_CPU_GPU_CV 2.4 W, VDD_SOC 2.1 W"
+    assert findings["device nodes"].found == "4 open as the service opens them"
+    sensors = "ina3221: 7.0 W, VDD_CPU_GPU_CV 2.4 W, VDD_SOC 2.1 W"
     assert findings["power sensors"].found == sensors
     assert findings["power mode"].found == "25W"
     assert findings["memory"].found == "5.0 of 7.4 GiB available"
@@ -111,6 +114,12 @@ def test_another_jetson_is_a_warning(board: Board) -> None:
     assert verdict(board, "board") == "WARN"
 
 
+def test_the_nodes_are_those_that_the_unit_lets_in() -> None:
+    unit = (Path(__file__).parents[1] / "deploy" / "ffedge.service").read_text()
+    allowed = re.findall(r"(?m)^DeviceAllow=/dev/(\S+) (\w+)$", unit)
+    assert allowed == [*DEVICES]
+
+
 def test_a_node_that_is_missing_or_shut_is_named(board: Board) -> None:
     (board.root / "dev/nvmap").unlink()
     shut = board.root / "dev/nvgpu/igpu0/ctrl"
@@ -120,31 +129,71 @@ def test_a_node_that_is_missing_or_shut_is_named(board: Board) -> None:
     assert finding.verdict == "FAIL"
     assert f"{board.root}/dev/nvmap ENOENT" in finding.found
     assert f"{shut} EISDIR" in finding.found
+    shut.rmdir()
+    assert f"{shut} ENOENT or " in found(board, "device nodes").found
 
 
-def test_groups_are_asked_of_whoever_runs_it(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_for_debugging_are_left_alone_and_those_for_reading_are_read(board: Board) -> None:
+    gpu = board.root / "dev/nvgpu/igpu0"
+    for shut in ("dbg", "prof", "nvsched"):  # a folder can be opened for reading only
+        (gpu / shut).unlink(missing_ok=True)
+        (gpu / shut).mkdir()
+    assert verdict(board, "device nodes") == "PASS"
+
+
+def test_groups_are_asked_by_the_numbers_that_own_the_nodes(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, where the host's groups have no names."""
+    nvmap, owner = board.root / "dev/nvmap", 2**31 - 9
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getgroups", list)
-    monkeypatch.setattr(os, "getegid", lambda: 2**31 - 9)  # of no name
+    monkeypatch.setattr(os, "getegid", lambda: owner)
     finding = found(board, "groups")
     assert finding.verdict == "FAIL"
-    assert "not in video, render, jtop" in finding.found
-    monkeypatch.setattr("daemon.doctor_board._group_name", ["video", "render", "jtop"].__getitem__)
-    monkeypatch.setattr(os, "getgroups", lambda: [0, 1])
-    monkeypatch.setattr(os, "getegid", lambda: 2)
+    assert f" of {nvmap} (" in finding.found
+    assert "jtop" not in finding.found  # no socket, no group
+    write(board.root / "run/jtop.sock", "")
+    assert f" of {board.root}/run/jtop.sock (" in found(board, "groups").found
+    mine = nvmap.stat().st_gid
+    monkeypatch.setattr(os, "getgroups", lambda: [mine])
     assert verdict(board, "groups") == "PASS"
+    if os.getuid() == 0:  # who alone may give a file to a group that it is not in
+        os.chown(nvmap, -1, owner)
+        write(board.root / "dev/dri/renderD128", "")
+        os.chown(board.root / "dev/dri/renderD128", -1, owner + 1)
+        finding = found(board, "groups")
+        assert f"not in {owner + 1} of {board.root}/dev/dri/renderD128 (" in finding.found
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert verdict(board, "groups") == "SKIP"
 
 
-def test_power_without_sensors_modes_or_memory(board: Board) -> None:
+def test_sensors_are_those_that_the_power_reader_takes(board: Board) -> None:
+    monitor = board.root / "sys/bus/i2c/devices/1-0040/name"
+    write(monitor, "ltc2945\n")
+    finding = found(board, "power sensors")
+    assert (finding.verdict, "no INA3221 with a labelled rail" in finding.found) == ("WARN", True)
+    powercap = board.root / "sys/class/powercap"
+
+    def counter(zone: str) -> None:
+        write(powercap / zone / "name", "package-0\n")
+        write(powercap / zone / "energy_uj", "1\n")
+        write(powercap / zone / "max_energy_range_uj", "100\n")
+
+    counter("intel-rapl-mmio:0")
+    assert verdict(board, "power sensors") == "WARN"
+    counter("intel-rapl:0")
+    finding = found(board, "power sensors")
+    assert (finding.verdict, finding.found) == ("PASS", "rapl: 0.0 W, package-0 0.0 W")
+    write(monitor, "ina3221\n")
+    assert found(board, "power sensors").found.startswith("ina3221: 7.0 W")
+
+
+def test_a_board_without_sensors_modes_or_memory(board: Board) -> None:
     shutil.rmtree(board.root / "sys")
     assert verdict(board, "power sensors") == "WARN"
-    counter = write(board.root / "sys/class/powercap/intel-rapl:0/energy_uj", "1\n")
-    assert found(board, "power sensors").found == "RAPL: readable"
-    assert counter.exists()
     write(board.root / "bin/nvpmodel", "#!/bin/sh\nexit 3\n")
-    assert found(board, "power mode").found == "nvpmodel -q names none, exit status 3"
+    assert verdict(board, "power mode") == "WARN"
     (board.root / "bin/nvpmodel").unlink()
     assert verdict(board, "power mode") == "WARN"
     write(board.root / "proc/meminfo", "MemTotal: 7802768 kB\nMemAvailable: 524288 kB\n")
@@ -182,7 +231,7 @@ def test_jtops_service_is_greeted_and_goes_on_serving(
         wait_for(lambda: "does not answer" not in found(board, "jtop").found, "an answer")
         assert verdict(board, "jtop") == "WARN"
         assert "jetson-stats is not installed here" in found(board, "jtop").found
-        monkeypatch.setattr("daemon.doctor_board._version", lambda package: "4.3.2")
+        monkeypatch.setattr("daemon.doctor_board.installed_version", lambda package: "4.3.2")
         assert verdict(board, "jtop") == "PASS"
         assert "jetson-stats 4.3.2 here" in found(board, "jtop").found
 

@@ -197,3 +197,16 @@ def _audit(database: Path, acknowledged: dict[str, int]) -> None:
     assert not missing, f"{len(missing)} acknowledged samples are lost"
     altered = [id_ for id_, crc in stored if acknowledged.get(id_, crc) != crc]
     assert not altered, f"{len(altered)} acknowledged samples are altered"
+
+
+def test_a_learner_whose_fusion_is_not_to_be_had_says_why_in_a_line(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, more='fusion = "kernels"\n') as daemon:
+
+        def given_up() -> list[str]:
+            lines = daemon.log.read_text().splitlines()
+            return [line for line in lines if '"learner gives up"' in line]
+
+        line = wait_for(lambda: next(iter(given_up()), None), "the learner to give up")
+        assert "chains cannot run in kernels here" in json.loads(line)["why"]
+        assert "Traceback" not in daemon.log.read_text()
+        assert daemon.client.get("/health/live").status_code == 200

@@ -179,6 +179,8 @@ def test_both_jetpacks_are_stages_of_the_one_file_on_named_tags() -> None:
     assert f"jetpack{defaults['JETPACK']}" in names
     # Installed by the same script, so that the two ways onto a board cannot differ.
     assert any("deploy/install.sh --no-start --jetpack" in run for run in instructions("RUN"))
+    assert "pycuda==" in INSTALL
+    assert "pycuda==" not in DOCKERFILE
     assert "extras=onnx" in INSTALL  # what TensorRT engines are built from
     pyproject = (ROOT / "pyproject.toml").read_text()
     assert re.search(r"^onnx = \[", pyproject, re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -230,9 +231,12 @@ def test_what_cannot_work_on_a_board_is_refused_before_anything_is_changed(
 def test_a_torch_without_code_for_the_board_stops_the_installation(root: Path, wheel: Path) -> None:
     """The torch of this environment stands in: it is a real one, and built for other machines."""
     (root / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
-    torch_here = {"PYTHONPATH": sysconfig.get_path("purelib"), "PIP_NO_DEPS": "1"}
+    environment = root / "opt" / "ffedge"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "torch_here.pth").write_text(sysconfig.get_path("purelib"))
     arguments = ["--root", str(root), "--wheel", str(wheel), "--python", sys.executable]
-    done = run("install.sh", *arguments, "--torch", "system", **torch_here)
+    done = run("install.sh", *arguments, "--torch", "system", PIP_NO_DEPS="1")
     assert done.returncode == 1
     assert "not for sm_87: name another by --torch" in done.stderr
     assert not (root / "etc" / "systemd").exists()
@@ -248,6 +252,25 @@ def test_what_the_installer_pins_is_accepted_by_the_package() -> None:
         assert wanted[pin.name].contains(lowest), pin
 
 
+def stand_in(root: Path) -> Path:
+    """A Python that writes down how pip is called, in place of installing gigabytes.
+
+    Returns:
+        Where it writes to, beside the constraints that pip was handed.
+    """
+    program, calls = root / "opt" / "ffedge" / "bin" / "python", root / "calls"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        f"""#!/bin/sh
+case $* in *python_version*) exec {sys.executable} "$@";; esac
+echo "$* PATH=$PATH LIBRARY_PATH=$LIBRARY_PATH" >>{calls}
+for word; do case $word in */constraints.txt) cp "$word" {root};; esac; done
+"""
+    )
+    program.chmod(0o755)
+    return calls
+
+
 @needs_root
 @pytest.mark.parametrize(
     ("release", "numpy"),
@@ -255,18 +278,9 @@ def test_what_the_installer_pins_is_accepted_by_the_package() -> None:
     ids=["JetPack 6", "no board"],
 )
 def test_what_pip_is_told(root: Path, wheel: Path, release: str, numpy: str | None) -> None:
-    """A Python that writes down how pip is called, in place of installing gigabytes."""
     if release:
         (root / "etc" / "nv_tegra_release").write_text(release)
-    program, calls = root / "opt" / "ffedge" / "bin" / "python", root / "calls"
-    program.parent.mkdir(parents=True)
-    program.write_text(
-        f"""#!/bin/sh
-echo "$*" >>{calls}
-for word; do case $word in */constraints.txt) cp "$word" {root};; esac; done
-"""
-    )
-    program.chmod(0o755)
+    calls = stand_in(root)
     arguments = ["--root", str(root), "--wheel", str(wheel), "--python", sys.executable]
     assert run("install.sh", *arguments).returncode == 0
     told = calls.read_text()
@@ -285,3 +299,55 @@ for word; do case $word in */constraints.txt) cp "$word" {root};; esac; done
     torch = "install --no-deps --index-url https://pypi.jetson-ai-lab.io/jp6/cu126 torch==2.8.0"
     assert told.index(torch) < told.index("install --constraint")
     assert "sm_87" in told.partition("install --force-reinstall --no-deps")[2]
+
+
+@needs_root
+@pytest.mark.parametrize("nvcc", [True, False], ids=["nvcc", "no nvcc"])
+def test_a_board_gets_pycuda_compiled_where_it_has_nvcc(
+    root: Path, wheel: Path, nvcc: bool
+) -> None:
+    (root / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
+    calls, cuda = stand_in(root), root / "usr" / "local" / "cuda"
+    if nvcc:
+        (cuda / "bin").mkdir(parents=True)
+        (cuda / "bin" / "nvcc").touch(0o755)
+    done = run("install.sh", "--root", str(root), "--wheel", str(wheel), LIBRARY_PATH="")
+    assert done.returncode == 0, done.stderr
+    assert (f"no {cuda}/bin/nvcc, so no pycuda: torch will serve" in done.stdout) is not nvcc
+    told = [line for line in calls.read_text().splitlines() if "pycuda" in line]
+    assert len(told) == nvcc
+    for line in told:
+        assert re.search(r"install --constraint \S+/constraints.txt pycuda==2026.1 ", line)
+        assert f" PATH={cuda}/bin:{os.environ['PATH']} LIBRARY_PATH={cuda}/lib64/stubs" in line
+
+
+@needs_root
+def test_another_python_than_the_environments_is_refused(root: Path, wheel: Path) -> None:
+    calls = stand_in(root)
+    program = root / "opt" / "ffedge" / "bin" / "python"
+    answer = f'exec {sys.executable} "$@"'
+    assert answer in program.read_text()
+    program.write_text(program.read_text().replace(answer, "echo 3.9.1; exit"))
+    arguments = ["--root", str(root), "--wheel", str(wheel)]
+    done = run("install.sh", *arguments, "--python", sys.executable)
+    assert done.returncode == 1
+    environment, here = program.parents[1], platform.python_version()
+    assert f"{environment} is of Python 3.9.1 and {sys.executable} is {here}: rm -r" in done.stderr
+    assert not calls.exists()
+    assert not lines(root / "etc" / "passwd", "ffedge")
+    assert run("install.sh", *arguments).returncode == 0  # an upgrade: nobody asked for another
+
+
+@needs_root
+def test_no_module_of_the_current_folder_runs_as_root(
+    root: Path, wheel: Path, tmp_path: Path
+) -> None:
+    for name in ("importlib", "pip", "platform", "sys", "torch", "venv"):
+        (tmp_path / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')"
+        )
+    arguments = ["--root", str(root), "--wheel", str(wheel), "--python", sys.executable]
+    for _ in range(2):  # the second finds an environment
+        command = [str(DEPLOY / "install.sh"), *arguments]
+        subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"PIP_NO_DEPS": "1"})
+    assert not (tmp_path / "ran").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import tempfile
 
 import pytest
@@ -111,6 +112,25 @@ class Wrong(TorchPredictEngine):
         return dataclasses.replace(right, goodness=right.goodness + 1)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "board", "verdict"),
+    [
+        ("auto", False, "SKIP"),
+        ("torch", False, "SKIP"),
+        ("auto", True, "WARN"),
+        ("torch", True, "WARN"),
+        ("tensorrt", True, "FAIL"),
+        ("tensorrt", False, "FAIL"),
+    ],
+)
+def test_an_engine_that_is_not_to_be_had(monkeypatch, weights, wanted, board, verdict):
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    tensorrt, torch_here = probe_predict_engines(weights, wanted=wanted, board=board)
+    assert (tensorrt.name, tensorrt.verdict) == ("engine tensorrt", verdict)
+    assert "pycuda unavailable" in tensorrt.found
+    assert torch_here.verdict == "PASS"
+
+
 def test_every_engine_there_is_answers_refuses_or_is_told_broken(monkeypatch, weights):
     def refuse(options):
         raise ImportError("libnvinfer is not here")
@@ -125,7 +145,7 @@ def test_every_engine_there_is_answers_refuses_or_is_told_broken(monkeypatch, we
         "wrong": lambda options: registry.Loaded(Wrong, "here"),
     }
     monkeypatch.setattr(registry, "_PREDICT_ENGINES", loaders)
-    findings = probe_predict_engines(weights)
+    findings = probe_predict_engines(weights, wanted="auto", board=False)
     assert [(finding.name, finding.verdict) for finding in findings] == [
         ("engine absent", "SKIP"),
         ("engine broken", "FAIL"),

@@ -85,6 +85,14 @@ def test_what_would_shut_out_the_gpu_is_off() -> None:
     assert "SupplementaryGroups=video render jtop" in lines
 
 
+def test_the_service_finds_the_nvcc_that_the_installer_compiles_with() -> None:
+    (path,) = re.findall(r"(?m)^Environment=PATH=(.*)$", UNIT.read_text())
+    installer = (ROOT / "deploy" / "install.sh").read_text()
+    assert "cuda=$root/usr/local/cuda\n" in installer
+    assert path.split(":")[0] == "/usr/local/cuda/bin"
+    assert {"/usr/bin", "/bin", "/usr/sbin"} < {*path.split(":")}  # g++, nvpmodel
+
+
 needs_filter = pytest.mark.skipif(
     system_calls.missing() is not None, reason=str(system_calls.missing())
 )
