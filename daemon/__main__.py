@@ -64,6 +64,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     """The learner process; started by `serve`, never by hand."""
     from daemon.learner import Learner, LearningError
     from daemon.learner_process import LearnerProcess, lower_priority
+    from daemon.messages import MISCONFIGURED
     from daemon.sample_reader import SampleReader
     from daemon.versions import VersionStore
     from engines import (
@@ -121,7 +122,13 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
             reports,
         )
         process.run()
-    except (EngineUnavailableError, LearningError, WeightsError, OSError) as error:
+    except EngineUnavailableError as error:
+        log.error(
+            "learner cannot run as configured",
+            extra={"why": f"learner.device or learner.fusion: {error}"},
+        )
+        sys.exit(MISCONFIGURED)
+    except (LearningError, WeightsError, OSError) as error:
         log.error("learner gives up", extra={"why": str(error)})
         sys.exit(1)
 

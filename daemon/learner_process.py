@@ -174,10 +174,11 @@ class LearnerProcess:
                 saved = now
             if now - started >= _PROPOSE_SECONDS:
                 break
-        for _ in range(0, rehearsal_steps, self._settings.steps_per_block):
+        for taken in range(0, rehearsal_steps, self._settings.steps_per_block):
             if self._learner.backlog() >= self._settings.block_samples:
                 break  # new samples come first
-            block = self._learner.rehearse(self._settings.steps_per_block, self._say_alive)
+            steps = min(self._settings.steps_per_block, rehearsal_steps - taken)
+            block = self._learner.rehearse(steps, self._say_alive)
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:

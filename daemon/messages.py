@@ -8,6 +8,9 @@ import msgspec
 
 from daemon.gate import Scores
 
+# The learner's exit status when its settings cannot be had here: EX_CONFIG of sysexits.h.
+MISCONFIGURED = 78
+
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """Server: start learning; candidates count on from `next_version`.

@@ -17,6 +17,7 @@ import msgspec
 from daemon.errors import NothingToLearnError, NotReadyError
 from daemon.jobs import Job, JobBook
 from daemon.messages import (
+    MISCONFIGURED,
     Alive,
     Begin,
     FromLearner,
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 _FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 5.0
 _STOP_SECONDS = 5.0
+# How long a learner is left alone whose settings cannot be had here: trying soon does not help.
+_MISCONFIGURED_SECONDS = 60.0
 # How long a learner may say nothing while it starts, takes the first step of its life (chains are
 # compiled then), or waits for a verdict (an engine is built then).
 _LONG_SILENCE_SECONDS = 900.0
@@ -158,9 +161,10 @@ class Supervisor:
             if time.monotonic() - started > 60:
                 backoff = _FIRST_BACKOFF_SECONDS
             self._telemetry.learner_restarts.inc()
-            log.error("learner ended", extra={"exit_code": code, "restart_seconds": backoff})
-            self._expect(backoff)
-            self._stopping.wait(backoff)
+            pause = _MISCONFIGURED_SECONDS if code == MISCONFIGURED else backoff
+            log.error("learner ended", extra={"exit_code": code, "restart_seconds": pause})
+            self._expect(pause)
+            self._stopping.wait(pause)
             backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
 
     def _run_once(self) -> int | None:

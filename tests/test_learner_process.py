@@ -152,8 +152,10 @@ def test_training_asked_for_while_a_verdict_is_awaited_is_not_forgotten(
     fill(store, 50)
     with running(tmp_path) as peer:
         peer.hear_next(Proposed)
-        peer.say(Train(4))
+        peer.say(Train(5))
         peer.say(Judged(2, accepted=False))
         assert peer.hear_next(JobStarted).trigger == "manual"
+        # What had waited to be learned, and then no more than was asked for.
+        assert [peer.hear_next(Progress).steps for _ in range(3)] == [2, 4, 1]
         assert peer.hear_next(Proposed).version == 3
         peer.say(Judged(3, accepted=True))

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from daemon import supervisor as supervisor_module
+from daemon.messages import MISCONFIGURED
 from engines import weights_digest
 from tests.daemon_fixtures import (
     alive,
@@ -51,6 +52,16 @@ def test_a_learner_that_ends_is_started_again_ever_later(parts, caplog):
     began = starts(parts)
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
     assert all(gap >= wait for gap, wait in zip(gaps, waits, strict=False))
+
+
+def test_a_learner_that_cannot_run_as_configured_is_left_alone_for_longer(
+    parts, caplog, monkeypatch
+):
+    monkeypatch.setattr(supervisor_module, "_MISCONFIGURED_SECONDS", 0.4)
+    with running(parts, "", prelude=f"import sys; sys.exit({MISCONFIGURED})"):
+        wait_for(lambda: restarts(parts) >= 2, "two restarts")
+    ended = [record for record in caplog.records if record.message == "learner ended"]
+    assert [record.restart_seconds for record in ended][:2] == [0.4, 0.4]
 
 
 def test_a_learner_that_ends_before_it_listens_is_started_again(parts):
