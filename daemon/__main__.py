@@ -234,7 +234,9 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             device=settings.server.device,
         )
     except EngineUnavailableError as error:
-        raise ConfigError(f"server.engine or server.device: {error}") from error
+        raise ConfigError(
+            f'server.engine or server.device: {error}; set them to "auto", or see docs/jetson.md'
+        ) from error
     make = untrained_weights if engine.name == "torch" else untrained_weights_by_child
 
     def untrained(number: int) -> Weights:
