@@ -29,6 +29,7 @@ _RAPL_SECONDS = 0.1  # its power is a mean over so long
 _GREETING = b"#CHALLENGE#"
 # What the service opens of a board that only its groups may.
 _GROUP_OWNED = ("dev/nvmap", "dev/dri/renderD128", "run/jtop.sock")
+_EVERYBODY = stat.S_IROTH | stat.S_IWOTH
 # The GPU's nodes as on JetPack 6, and how they are opened: what the unit's DeviceAllow lets in.
 DEVICES = (
     ("nvmap", "rw"),
@@ -139,15 +140,17 @@ def _groups(board: Board) -> Finding:
         return Finding("groups", "SKIP", "root needs none: run it as the service's user")
     # By number: a container has the host's, without names.
     mine = {*os.getgroups(), os.getegid()}
-    owned = {
-        path: path.stat().st_gid for name in _GROUP_OWNED if (path := board.root / name).exists()
-    }
-    missing = [f"{_group_name(gid)} of {path}" for path, gid in owned.items() if gid not in mine]
+    nodes = {path: path.stat() for name in _GROUP_OWNED if (path := board.root / name).exists()}
+    missing = [
+        f"{_group_name(node.st_gid)} of {path}"
+        for path, node in nodes.items()
+        if node.st_gid not in mine and node.st_mode & _EVERYBODY != _EVERYBODY
+    ]
     if missing:
         remedy = "usermod --append --groups, docker run --group-add, or be the service's user"
         return Finding("groups", "FAIL", f"this user is not in {', '.join(missing)} ({remedy})")
-    found = ", ".join(sorted({_group_name(gid) for gid in owned.values()}))
-    return Finding("groups", "PASS", f"in {found or 'none: no node is there'}")
+    found = f"may open {', '.join(map(str, nodes)) or 'what there is: no node'}"
+    return Finding("groups", "PASS", found)
 
 
 def _group_name(gid: int) -> str:
@@ -230,7 +233,8 @@ def _sensors(board: Board) -> Finding:
             continue
         rails = "".join(f", {rail} {watts:.1f} W" for rail, watts in reading["rails"].items())
         return Finding(name, "PASS", f"{provider.name}: {reading['watts']:.1f} W{rails}")
-    return Finding(name, board.wanted, f"{'; '.join(refusals)}: power metrics are absent")
+    without = "without jtop power metrics are absent (docs/power.md)"
+    return Finding(name, board.wanted, f"{'; '.join(refusals)}: {without}")
 
 
 def _power_mode(board: Board, told: Fields) -> Finding:

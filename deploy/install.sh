@@ -140,7 +140,8 @@ if [ "$jetpack" != none ]; then
   # TensorRT's memory and our own kernels go through it. There is no wheel: nvcc's CUDA is compiled against.
   if [ -x "$cuda/bin/nvcc" ]; then
     PATH=$cuda/bin:$PATH LIBRARY_PATH=$cuda/lib64/stubs \
-      "${pip[@]}" install --constraint "$constraints" pycuda==2026.1
+      "${pip[@]}" install --constraint "$constraints" pycuda==2026.1 ||
+      fail "pycuda does not compile, see above: it wants apt's g++ and python3-dev"
   else
     say "no $cuda/bin/nvcc, so no pycuda: torch will serve, TensorRT and the CUDA kernels will not"
   fi

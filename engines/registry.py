@@ -179,7 +179,7 @@ def probe_predict_engines(weights: Weights, *, wanted: str, board: bool) -> list
 
     Args:
         weights: What to open them on.
-        wanted: The engine that is to serve, or `auto`: that one must open.
+        wanted: The engine that is asked for by name, and so must open; or `auto`.
         board: Whether this is a Jetson, where every engine is to be had.
 
     Returns:

@@ -158,11 +158,17 @@ def test_groups_are_asked_by_the_numbers_that_own_the_nodes(
     mine = nvmap.stat().st_gid
     monkeypatch.setattr(os, "getgroups", lambda: [mine])
     assert verdict(board, "groups") == "PASS"
+    monkeypatch.setattr(os, "getgroups", list)
+    nvmap.chmod(0o666)  # no group is asked
+    assert str(nvmap) not in found(board, "groups").found
+    nvmap.chmod(0o660)
+    monkeypatch.setattr(os, "getgroups", lambda: [mine])
     if os.getuid() == 0:  # who alone may give a file to a group that it is not in
         os.chown(nvmap, -1, owner)
         write(board.root / "dev/dri/renderD128", "")
         os.chown(board.root / "dev/dri/renderD128", -1, owner + 1)
         finding = found(board, "groups")
+        assert f"{board.root}/dev/nvmap" not in finding.found
         assert f"not in {owner + 1} of {board.root}/dev/dri/renderD128 (" in finding.found
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert verdict(board, "groups") == "SKIP"

@@ -301,24 +301,45 @@ def test_what_pip_is_told(root: Path, wheel: Path, release: str, numpy: str | No
     assert "sm_87" in told.partition("install --force-reinstall --no-deps")[2]
 
 
+def put_nvcc(root: Path) -> Path:
+    """Returns the folder of CUDA."""
+    cuda = root / "usr" / "local" / "cuda"
+    (cuda / "bin").mkdir(parents=True)
+    (cuda / "bin" / "nvcc").touch(0o755)
+    return cuda
+
+
 @needs_root
-@pytest.mark.parametrize("nvcc", [True, False], ids=["nvcc", "no nvcc"])
-def test_a_board_gets_pycuda_compiled_where_it_has_nvcc(
-    root: Path, wheel: Path, nvcc: bool
-) -> None:
+def test_a_board_gets_pycuda_compiled_with_its_own_nvcc(root: Path, wheel: Path) -> None:
     (root / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
-    calls, cuda = stand_in(root), root / "usr" / "local" / "cuda"
-    if nvcc:
-        (cuda / "bin").mkdir(parents=True)
-        (cuda / "bin" / "nvcc").touch(0o755)
-    done = run("install.sh", "--root", str(root), "--wheel", str(wheel), LIBRARY_PATH="")
+    calls, cuda = stand_in(root), put_nvcc(root)
+    done = run("install.sh", "--root", str(root), "--wheel", str(wheel))
     assert done.returncode == 0, done.stderr
-    assert (f"no {cuda}/bin/nvcc, so no pycuda: torch will serve" in done.stdout) is not nvcc
-    told = [line for line in calls.read_text().splitlines() if "pycuda" in line]
-    assert len(told) == nvcc
-    for line in told:
-        assert re.search(r"install --constraint \S+/constraints.txt pycuda==2026.1 ", line)
-        assert f" PATH={cuda}/bin:{os.environ['PATH']} LIBRARY_PATH={cuda}/lib64/stubs" in line
+    (told,) = [line for line in calls.read_text().splitlines() if "pycuda" in line]
+    assert re.search(r"install --constraint \S+/constraints.txt pycuda==2026.1 ", told)
+    assert f" PATH={cuda}/bin:{os.environ['PATH']} LIBRARY_PATH={cuda}/lib64/stubs" in told
+
+
+@needs_root
+def test_a_board_without_nvcc_is_told_what_it_goes_without(root: Path, wheel: Path) -> None:
+    (root / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
+    calls = stand_in(root)
+    done = run("install.sh", "--root", str(root), "--wheel", str(wheel))
+    assert done.returncode == 0, done.stderr
+    assert f"no {root}/usr/local/cuda/bin/nvcc, so no pycuda: torch will serve" in done.stdout
+    assert "pycuda" not in calls.read_text()
+
+
+@needs_root
+def test_a_pycuda_that_does_not_compile_ends_the_installation(root: Path, wheel: Path) -> None:
+    (root / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
+    stand_in(root)
+    put_nvcc(root)
+    program = root / "opt" / "ffedge" / "bin" / "python"
+    program.write_text(program.read_text() + "case $* in *pycuda*) exit 1;; esac\n")
+    done = run("install.sh", "--root", str(root), "--wheel", str(wheel))
+    assert done.returncode == 1
+    assert "pycuda does not compile, see above: it wants apt's g++ and python3-dev" in done.stderr
 
 
 @needs_root
