@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from daemon.config import Settings
 from daemon.doctor_board import Board, check_board
 from daemon.doctor_host import check_host
 from daemon.doctor_service import check_service, read_settings
-from engines import Finding, open_train_engine, probe_machine, probe_predict_engines
+from engines import (
+    EngineUnavailableError,
+    Finding,
+    open_train_engine,
+    probe_machine,
+    probe_predict_engines,
+)
 from models import ModelSpec
 
 # Small, so that an engine which takes minutes to build a network takes seconds here.
@@ -38,6 +45,7 @@ def examine(config: Path, board: Board) -> Iterator[Finding]:
         ("host", lambda: check_host(directory)),
         ("torch", lambda: probe_machine(board=board.is_jetson)),
         ("engines", lambda: _probe_engines(settings, board)),
+        ("learner", lambda: _probe_learner(settings)),
         ("service", lambda: check_service(settings, os.environ, board)),
     ]
     yield finding
@@ -54,6 +62,26 @@ def _probe_engines(settings: Settings | None, board: Board) -> list[Finding]:
     weights = network.export(classes=classes, version=1, parent=None, last_seq=0)
     wanted = settings.server.engine if settings else "auto"
     return probe_predict_engines(weights, wanted=wanted, board=board.is_jetson)
+
+
+def _probe_learner(settings: Settings | None) -> Iterator[Finding]:
+    """Whether learning can run as the settings want it."""
+    if settings is None:
+        return
+    learning = settings.learner
+    with tempfile.TemporaryDirectory(prefix="ffedge-doctor-") as folder:
+        try:
+            engine = open_train_engine(
+                _PROBE_SPEC,
+                seed=0,
+                recipe=learning.recipe(),
+                device=learning.device,
+                cache=Path(folder),
+            )
+        except EngineUnavailableError as error:
+            yield Finding("learner", "FAIL", f"learner.device or learner.fusion: {error}")
+        else:
+            yield Finding("learner", "PASS", engine.description)
 
 
 def summarize(findings: list[Finding]) -> dict[str, Any]:

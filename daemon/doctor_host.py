@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import shutil
@@ -35,6 +36,13 @@ _PACKAGES = (
     "safetensors",
     "uvicorn",
 )
+_AS_THE_SERVICE = "run it as the service's user: sudo -u ffedge ffedge doctor"
+_REMEDIES = {
+    errno.EACCES: _AS_THE_SERVICE,
+    errno.EPERM: _AS_THE_SERVICE,
+    errno.ENOSPC: "free some space: no sample can be kept",
+    errno.EROFS: "mount it for writing, or set store.directory",
+}
 # adjtimex(2): the state of a clock that nothing sets.
 _TIME_ERROR = 5
 
@@ -54,11 +62,23 @@ def check_host(directory: Path | None) -> list[Finding]:
     if directory is None:
         findings.append(Finding("state directory", "SKIP", "the configuration does not name it"))
     elif not directory.is_dir():
-        found = f"{directory} does not exist: the first start makes it"
-        findings.append(Finding("state directory", "SKIP", found))
+        findings.append(_missing(directory))
     else:
         findings += _state(directory)
     return [*findings, clock(time.time(), _clock_state())]
+
+
+def _missing(directory: Path) -> Finding:
+    """Whether the first start can make the directory."""
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        found = f"{nearest} is no folder (wanted: a folder for store.directory)"
+        return Finding("state directory", "FAIL", found)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        found = f"{directory} does not exist, and {nearest} may not be written to by this user"
+        return Finding("state directory", "FAIL", found)
+    found = f"{directory} does not exist: the first start makes it"
+    return Finding("state directory", "SKIP", found)
 
 
 def _python() -> Finding:
@@ -111,7 +131,7 @@ def _state(directory: Path) -> list[Finding]:
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=directory) as folder:
             findings += [_sync(Path(folder)), _durability(Path(folder))]
     except OSError as error:
-        remedy = "run it as the service's user: sudo -u ffedge ffedge doctor"
+        remedy = _REMEDIES.get(error.errno or 0, "samples cannot be kept there")
         found = f"cannot write to {directory}: {error.strerror} ({remedy})"
         findings.append(Finding("state directory", "FAIL", found))
     return findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from daemon import doctor, doctor_host
+from daemon.config import load_settings
+from daemon.doctor import _probe_learner
 from daemon.doctor_board import Board
 from daemon.doctor_host import check_host, clock, numpy_pair
 from daemon.doctor_service import check_service, read_settings
@@ -93,13 +96,42 @@ def test_a_state_directory_that_is_absent_or_cannot_be_written(
     absent = named(check_host(tmp_path / "var"), "state directory")
     assert (absent.verdict, "first start makes it" in absent.found) == ("SKIP", True)
 
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    (tmp_path / "file").touch()
+    for place in ("file", "file/var"):
+        no_folder = named(check_host(tmp_path / place), "state directory")
+        assert (no_folder.verdict, "file is no folder" in no_folder.found) == ("FAIL", True)
 
-    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
-    shut = named(check_host(tmp_path), "state directory")
-    assert shut.verdict == "FAIL"
-    assert "sudo -u ffedge ffedge doctor" in shut.found
+    for error, remedy in (
+        (PermissionError(errno.EACCES, "Permission denied"), "sudo -u ffedge ffedge doctor"),
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
+        (OSError(errno.EROFS, "Read-only file system"), "mount it for writing"),
+        (OSError(errno.EIO, "Input/output error"), "samples cannot be kept there"),
+    ):
+
+        def refuse(*_: object, error: OSError = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+        shut = named(check_host(tmp_path), "state directory")
+        assert (shut.verdict, remedy in shut.found) == ("FAIL", True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ('device = "cuda"', "built without CUDA"),
+        ('fusion = "kernels"', "chains cannot run in kernels"),
+    ],
+)
+def test_a_learner_that_cannot_run_as_configured_is_a_failure(
+    tmp_path: Path, setting: str, why: str
+) -> None:
+    config = tmp_path / "ffedge.toml"
+    config.write_text(f"[model]\ninput_shape = [4]\nmax_classes = 2\n[learner]\n{setting}\n")
+    findings = [*_probe_learner(load_settings(config))]
+    assert [(finding.name, finding.verdict) for finding in findings] == [("learner", "FAIL")]
+    assert findings[0].found.startswith("learner.device or learner.fusion: ")
+    assert why in findings[0].found
 
 
 def test_a_file_system_that_does_not_keep_the_promise_is_a_failure(
