@@ -204,7 +204,7 @@ def test_a_learner_whose_fusion_is_not_to_be_had_says_why_in_a_line(tmp_path: Pa
 
         def given_up() -> list[str]:
             lines = daemon.log.read_text().splitlines()
-            return [line for line in lines if '"learner gives up"' in line]
+            return [line for line in lines if '"learner cannot run as configured"' in line]
 
         line = wait_for(lambda: next(iter(given_up()), None), "the learner to give up")
         assert "chains cannot run in kernels here" in json.loads(line)["why"]
