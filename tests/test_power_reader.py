@@ -14,7 +14,7 @@ import pytest
 
 from daemon.config import PowerSettings
 from daemon.power import reader_command
-from daemon.power_reader import PROVIDERS
+from daemon.power_reader import PROVIDERS, opening_seconds
 from tests.jtop_rig import fake_sysfs
 from tests.power_fixtures import ReaderProcess
 from tests.running import wait_for
@@ -168,6 +168,19 @@ def test_a_source_that_hangs_from_the_start_holds_up_nothing_for_long(board):
         found = reader.next(any_reading, "a line")
     assert found.provider == "none"
     assert found.refused["ina3221"] == "no answer within 1.9 s"
+
+
+def test_rapl_gives_a_first_reading_long_before_a_long_interval_is_over(board):
+    rapl(board, "intel-rapl:0", "package-0", 0)
+    with ReaderProcess(sysfs=board, provider="rapl", interval_seconds=60) as reader:
+        assert reader.next(has_power, "a reading").interval_seconds == 60
+
+
+@pytest.mark.parametrize(
+    ("interval_seconds", "seconds"), [(0.1, 1.9), (1, 5.5), (10, 15), (30, 35), (60, 65)]
+)
+def test_a_source_may_take_an_interval_to_open_and_a_little(interval_seconds, seconds):
+    assert opening_seconds(interval_seconds) == pytest.approx(seconds)
 
 
 def test_it_ends_with_the_server(board):
