@@ -65,7 +65,11 @@ class JtopProvider:
         self._samples: queue.Queue[Fields | Exception] = queue.Queue()
         JtopProvider._thread = threading.Thread(target=self._run, args=(jtop,), daemon=True)
         JtopProvider._thread.start()
-        self._take(_LATE_INTERVALS * interval_seconds + 1)
+        try:
+            self._take(_LATE_INTERVALS * interval_seconds + 1)
+        except BaseException:  # the reader's deadline, too: else the connection would stay
+            self.close()
+            raise
 
     def read(self) -> Fields:
         """See `Provider.read`."""

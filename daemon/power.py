@@ -28,7 +28,12 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 5.0
-_START_SECONDS = 20.0  # a first line may wait for an interpreter and for a service that hangs
+_LAST_BACKOFF_UNHEARD_SECONDS = 60.0  # of a reader that has never given a line
+_REPEAT_SECONDS = 60.0  # between two log lines that say the same
+# A first line may wait for an interpreter, for each source to hang while it is opened (see
+# `opening_seconds` of the reader), and for the last of them to be read.
+_START_SECONDS = 25.0
+_START_INTERVALS = 8
 _WITHIN_SECONDS = 3.0  # a line later than its interval: a source that hangs is given up meanwhile
 _EXIT_SECONDS = 1.0  # to end by itself, its output being closed
 _STOP_SECONDS = 5.0
@@ -83,6 +88,8 @@ class PowerMonitor:
         self._lock = threading.Lock()
         self._newest: PowerReading | None = None
         self._told: tuple[str, dict[str, str]] | None = None
+        self._ended: str | None = None
+        self._logged: tuple[str, float] = "", 0.0
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="power-reader")
@@ -108,12 +115,16 @@ class PowerMonitor:
         return reading is not None and reading.watts is not None
 
     def sources(self) -> dict[str, Any]:
-        """Where readings come from, and why not from a better source, as clients see it."""
+        """Where readings come from, and why not from a better source, as clients see it.
+
+        `reader` is why the reader ended, until there is a reading again.
+        """
         newest = self._newest
         return {
             "up": self.up,
             "provider": None if newest is None else newest.provider,
             "refused": {} if newest is None else newest.refused,
+            "reader": self._ended,
         }
 
     @property
@@ -166,10 +177,23 @@ class PowerMonitor:
                 return
             if self._newest is not before:
                 backoff = _FIRST_BACKOFF_SECONDS
+            else:
+                why += f", without a reading; it is run by {self._command[0]} (power.reader_python)"
+            self._ended = why
             self.restarts += 1
-            log.warning("power reader ended", extra={"why": why, "restart_seconds": backoff})
+            self._log_end(why, backoff)
             self._stopping.wait(backoff)
-            backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
+            unheard = self._newest is None
+            longest = _LAST_BACKOFF_UNHEARD_SECONDS if unheard else _LAST_BACKOFF_SECONDS
+            backoff = min(2 * backoff, longest)
+
+    def _log_end(self, why: str, restart_seconds: float) -> None:
+        before, at = self._logged
+        now = time.monotonic()
+        if why != before or now - at >= _REPEAT_SECONDS:
+            self._logged = why, now
+            extra = {"why": why, "restart_seconds": restart_seconds}
+            log.warning("power reader ended", extra=extra)
 
     def _run_once(self) -> str:
         """Start a reader and hear it until it ends, or has to; why it did."""
@@ -218,7 +242,7 @@ class PowerMonitor:
     def _patience_seconds(self, lines: int) -> float:
         """How long the next line may take."""
         if not lines:
-            return _START_SECONDS
+            return _START_SECONDS + _START_INTERVALS * self._interval_seconds
         return self._fresh_seconds(self._newest) + _WITHIN_SECONDS
 
     def _fresh_seconds(self, reading: PowerReading | None) -> float:
@@ -230,7 +254,7 @@ class PowerMonitor:
         newest = self._newest
         after = 0.0 if newest is None else newest.monotonic_seconds
         reading = decode_reading(line, after=after, now=time.monotonic())
-        self._newest = reading
+        self._newest, self._ended = reading, None
         told = reading.provider, reading.refused
         if told != self._told:
             self._told = told

@@ -38,6 +38,15 @@ _LOST = (ProviderError, OSError, _HungError)
 Opener = Callable[[], Provider]
 
 
+def opening_seconds(interval_seconds: float) -> float:
+    """How long a source may take to open: jtop's next sample may be an interval away.
+
+    Args:
+        interval_seconds: Between two readings.
+    """
+    return min(4 * interval_seconds + 1.5, interval_seconds + 5)
+
+
 class PowerReader:
     """The readings, one after the other.
 
@@ -56,7 +65,7 @@ class PowerReader:
         self._openers = openers
         self._fill = fill
         self._interval_seconds = interval_seconds
-        self._open_seconds = 4 * interval_seconds + 1.5
+        self._open_seconds = opening_seconds(interval_seconds)
         self._provider: Provider | None = None
         self._refused: dict[str, str] = {}
         self._backoff_seconds = _FIRST_BACKOFF_SECONDS

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from daemon.power_provider import Fields, ProviderError, read_number, read_text
 
+_FIRST_SECONDS = 1.0  # enough for a mean; the first reading is not kept back for an interval
+
 
 @dataclass
 class _Domain:
@@ -35,6 +37,7 @@ class RaplProvider:
 
     def __init__(self, interval_seconds: float, sysfs: Path) -> None:
         self.interval_seconds = interval_seconds
+        self._next_seconds = min(interval_seconds, _FIRST_SECONDS)
         folders = sorted((sysfs / "class/powercap").glob("intel-rapl:*"))
         if not folders:
             raise ProviderError(f"no intel-rapl under {sysfs / 'class/powercap'}")
@@ -55,8 +58,9 @@ class RaplProvider:
 
     def read(self) -> Fields:
         """See `Provider.read`. Mean power since the last reading, or since it was opened."""
-        due = self._domains[0].last_seconds + self.interval_seconds
+        due = self._domains[0].last_seconds + self._next_seconds
         time.sleep(max(due - time.monotonic(), 0.0))
+        self._next_seconds = self.interval_seconds
         rails, total = {}, 0.0
         for domain in self._domains:
             watts = _mean_watts(domain)

@@ -78,6 +78,7 @@ def read_status(address: str) -> dict[str, Any]:
             "power_up": ready["power"]["up"],
             "power_provider": ready["power"]["provider"],
             "power_refused": ready["power"]["refused"],
+            "power_reader": ready["power"]["reader"],
             "nvpmodel": metrics.labels("ffedge_power_info").get("nvpmodel") or None,
             "board_watts": value("ffedge_board_power_watts"),
             "rail_watts": metrics.by_label("ffedge_rail_power_watts"),
@@ -150,7 +151,9 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         values = status[key].items()
         return ", ".join(f"{name} {value / scale:{form}}{unit}" for name, value in values)
 
-    source = status["power_provider"] or "starting"
+    ended = status["power_reader"]
+    provider = status["power_provider"]
+    source = f" from {provider}" if provider else ", no reader" if ended else ", starting"
     refused = "; ".join(f"{name}: {why}" for name, why in status["power_refused"].items())
     return [
         ("daemon", f"{status['address']}, ffedge {status['version']}"),
@@ -173,10 +176,11 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "power",
-            f"{number('board_watts', ' W', '.2f')} from {source}"
+            f"{number('board_watts', ' W', '.2f')}{source}"
             + (f" ({each('rail_watts', ' W', '.2f')})" if status["rail_watts"] else ""),
         ),
         *([("", refused)] if refused else []),
+        *([("", f"power reader: {ended}")] if ended else []),
         (
             "energy",
             f"{number('board_energy_joules', ' J')}, learning {number('learn_energy_joules', ' J')}"

@@ -208,7 +208,7 @@ def test_health(client: TestClient) -> None:
     ready = client.get("/health/ready")
     assert ready.status_code == 200
     status = ready.json()
-    assert set(status.pop("power")) == {"up", "provider", "refused"}
+    assert set(status.pop("power")) == {"up", "provider", "refused", "reader"}
     assert status == {"ready": True, "live": True, "learner": False}
 
 

@@ -96,6 +96,7 @@ def test_readings_reach_the_metrics_in_base_units(up):
         "up": True,
         "provider": "jtop",
         "refused": {},
+        "reader": None,
     }
 
 

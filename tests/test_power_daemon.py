@@ -201,6 +201,23 @@ def test_status_of_another_server_is_a_clear_error(text):
     )
 
 
+def test_a_reader_that_cannot_be_started_is_seen_where_one_looks(tmp_path):
+    python = tmp_path / "nope"
+    more = f"[power]\nreader_python = {json.dumps(str(python))}\n"
+    with RunningDaemon(tmp_path, FEATURES, more) as daemon:
+
+        def reader() -> str | None:
+            return daemon.client.get("/health/ready").json()["power"]["reader"]
+
+        wait_for(reader, "the reason")
+        done = status("--address", str(daemon.client.base_url))
+        found = read_status(str(daemon.client.base_url))["power_reader"]
+    assert found.startswith("cannot be started: [Errno 2]")
+    assert found.endswith(f"it is run by {python} (power.reader_python)")
+    assert "unknown, no reader" in done.stdout
+    assert "power reader: cannot be started" in done.stdout
+
+
 def test_the_log_is_kept_beside_the_samples(daemon):
     assert daemon.metric("ffedge_power_log_up") == 1
     assert (daemon.store / DATABASE_NAME).exists()

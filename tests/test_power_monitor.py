@@ -16,6 +16,7 @@ from daemon import power as module
 from daemon.power import PowerMonitor
 from daemon.power_log import PowerLog
 from daemon.power_provider import PROTOCOL
+from daemon.power_reader import PROVIDERS, opening_seconds
 from tests.daemon_fixtures import alive
 from tests.running import wait_for as wait_for_long
 
@@ -43,16 +44,18 @@ def _short_waits(monkeypatch):
     monkeypatch.setattr(module, "_FIRST_BACKOFF_SECONDS", 0.05)
     monkeypatch.setattr(module, "_LAST_BACKOFF_SECONDS", 0.2)
     monkeypatch.setattr(module, "_WITHIN_SECONDS", 0.3)
+    monkeypatch.setattr(module, "_LAST_BACKOFF_UNHEARD_SECONDS", 0.4)
+    monkeypatch.setattr(module, "_REPEAT_SECONDS", 0.0)
     monkeypatch.setattr(module, "_START_SECONDS", 2.0)
 
 
 @contextmanager
-def running(folder, script: str):
+def running(folder, script: str, interval_seconds: float = 0.1):
     """A monitor over a fake reader that knows which start it is, the first being 1."""
     starts = folder / "starts"
     note = f"open({str(starts)!r}, 'a').write('started\\n')\n"
     command = [sys.executable, "-I", "-S", "-c", note + PRELUDE + script, str(starts)]
-    monitor = PowerMonitor(command, 0.1, PowerLog(folder))
+    monitor = PowerMonitor(command, interval_seconds, PowerLog(folder))
     monitor.start()
     try:
         yield monitor
@@ -67,7 +70,8 @@ def test_readings_are_there_while_the_reader_is_well(tmp_path):
         wait_for(lambda: monitor.up, "a reading")
         assert monitor.reading.watts == 7.0
         wait_for(lambda: (monitor.energy().board or 0) > 1, "a joule")
-        assert monitor.sources() == {"up": True, "provider": "jtop", "refused": {}}
+        found = {"up": True, "provider": "jtop", "refused": {}, "reader": None}
+        assert monitor.sources() == found
         assert monitor.energy().rails["VDD_SOC"] > 0
         assert monitor.restarts == 0
         pid = monitor.pid
@@ -155,19 +159,56 @@ well()
     assert "power reading refused" in caplog.messages
 
 
+def ends(caplog) -> list:
+    return [record for record in caplog.records if record.message == "power reader ended"]
+
+
 def test_a_reader_that_always_ends_is_started_ever_later(tmp_path, caplog):
+    with running(tmp_path, "if starts == 1: well(0.2)\nsys.exit(3)") as monitor:
+        wait_for(lambda: monitor.restarts >= 5, "five restarts")
+    ended = ends(caplog)[:5]
+    assert [record.restart_seconds for record in ended] == [0.05, 0.1, 0.2, 0.2, 0.2]
+    assert ended[0].why == "exit code 3"
+
+
+def test_a_reader_that_has_never_given_a_line_is_waited_with_for_longer(tmp_path, caplog):
     with running(tmp_path, "sys.exit(3)") as monitor:
         wait_for(lambda: monitor.restarts >= 5, "five restarts")
-    ended = [record for record in caplog.records if record.message == "power reader ended"]
-    assert [record.restart_seconds for record in ended][:5] == [0.05, 0.1, 0.2, 0.2, 0.2]
-    assert {record.why for record in ended[:5]} == {"exit code 3"}
+    ended = ends(caplog)[:5]
+    assert [record.restart_seconds for record in ended] == [0.05, 0.1, 0.2, 0.4, 0.4]
+    by = f"without a reading; it is run by {sys.executable} (power.reader_python)"
+    assert {record.why for record in ended} == {f"exit code 3, {by}"}
+
+
+def test_why_a_reader_ends_is_logged_once_until_it_is_another_reason(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(module, "_REPEAT_SECONDS", 60.0)
+    with running(tmp_path, "sys.exit(3 if starts < 4 else 4)") as monitor:
+        wait_for(lambda: monitor.restarts >= 5, "five restarts")
+    codes = [record.why.partition(",")[0] for record in ends(caplog)]
+    assert codes == ["exit code 3", "exit code 4"]
+
+
+@pytest.mark.parametrize("interval_seconds", [0.1, 1.0, 10.0, 30.0, 60.0])
+def test_a_first_line_is_waited_for_until_all_sources_have_hung_and_one_is_read(
+    tmp_path, monkeypatch, interval_seconds
+):
+    monkeypatch.undo()
+    monitor = PowerMonitor(["reader"], interval_seconds, PowerLog(tmp_path))
+    slowest = len(PROVIDERS) * opening_seconds(interval_seconds) + 4 * interval_seconds
+    assert monitor._patience_seconds(0) >= slowest + 5, "and an interpreter's start"
+
+
+def test_a_first_line_may_take_longer_where_the_interval_is_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_START_SECONDS", 1.0)
+    with running(tmp_path, "time.sleep(3); well()", interval_seconds=1.0) as monitor:
+        wait_for(lambda: monitor.up, "a reading")
+        assert monitor.restarts == 0
 
 
 def test_a_reader_that_was_well_is_started_again_soon(tmp_path, caplog):
     with running(tmp_path, "well(0.2)") as monitor:
         wait_for(lambda: monitor.restarts >= 3, "three restarts")
-    ended = [record for record in caplog.records if record.message == "power reader ended"]
-    assert {record.restart_seconds for record in ended} == {0.05}
+    assert {record.restart_seconds for record in ends(caplog)} == {0.05}
 
 
 def test_a_command_that_cannot_be_started_is_tried_again(tmp_path):
@@ -176,10 +217,13 @@ def test_a_command_that_cannot_be_started_is_tried_again(tmp_path):
     monitor.start()
     try:
         wait_for(lambda: monitor.restarts >= 2, "failed starts")
+        assert monitor.sources()["reader"].startswith("cannot be started: [Errno 2]")
+        assert f"run by {program} (power.reader_python)" in monitor.sources()["reader"]
         script = json.dumps(PRELUDE.replace("starts =", "#") + "well()")
         program.write_text(f"#!{sys.executable} -IS\nexec({script})\n")
         program.chmod(0o700)
         wait_for(lambda: monitor.up, "a reading")
+        assert monitor.sources()["reader"] is None
     finally:
         monitor.stop()
 

@@ -203,6 +203,17 @@ def test_a_counter_that_begins_again_at_nothing_goes_on(tmp_path):
     assert least <= fields["watts"] <= greatest
 
 
+def test_a_long_interval_keeps_only_later_readings_back(tmp_path):
+    rapl(tmp_path, "intel-rapl:0", "package-0", 0)
+    provider = RaplProvider(3.0, tmp_path)
+    begun = time.monotonic()
+    provider.read()
+    first = time.monotonic()
+    provider.read()
+    assert 0.9 <= first - begun < 2.9
+    assert time.monotonic() - first >= 2.9
+
+
 def test_the_domains_of_another_interface_are_not_counted_twice(tmp_path):
     rapl(tmp_path, "intel-rapl:0", "package-0", 0)
     rapl(tmp_path, "intel-rapl-mmio:0", "package-0", 0)

@@ -6,15 +6,23 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
+import threading
+import time
+import types
 from pathlib import Path
-from typing import get_args
+from types import MappingProxyType
+from typing import ClassVar, get_args
 
 import pytest
 
+from daemon import power_reader
 from daemon.config import PowerSettings
+from daemon.jtop_provider import JtopProvider
 from daemon.power import reader_command
-from daemon.power_reader import PROVIDERS
+from daemon.power_reader import PROVIDERS, opening_seconds
 from tests.jtop_rig import fake_sysfs
 from tests.power_fixtures import ReaderProcess
 from tests.running import wait_for
@@ -168,6 +176,60 @@ def test_a_source_that_hangs_from_the_start_holds_up_nothing_for_long(board):
         found = reader.next(any_reading, "a line")
     assert found.provider == "none"
     assert found.refused["ina3221"] == "no answer within 1.9 s"
+
+
+def test_rapl_gives_a_first_reading_long_before_a_long_interval_is_over(board):
+    rapl(board, "intel-rapl:0", "package-0", 0)
+    with ReaderProcess(sysfs=board, provider="rapl", interval_seconds=60) as reader:
+        assert reader.next(has_power, "a reading").interval_seconds == 60
+
+
+@pytest.mark.parametrize(
+    ("interval_seconds", "seconds"), [(0.1, 1.9), (1, 5.5), (10, 15), (30, 35), (60, 65)]
+)
+def test_a_source_may_take_an_interval_to_open_and_a_little(interval_seconds, seconds):
+    assert opening_seconds(interval_seconds) == pytest.approx(seconds)
+
+
+class HungJtop:
+    """A client of jtop's whose service answers nothing for a while."""
+
+    power: ClassVar = {"tot": {"power": 7000}}
+    temperature = memory = gpu = MappingProxyType({})
+    nvpmodel = None
+    answers, closed = threading.Event(), threading.Event()
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+
+    def start(self) -> None:
+        pass
+
+    def ok(self) -> bool:
+        return self.answers.wait(20)
+
+    @property
+    def stats(self) -> dict:
+        return {"time": time.monotonic()}
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_a_jtop_that_is_given_up_while_it_opens_is_let_go_when_it_answers(tmp_path, monkeypatch):
+    package = types.ModuleType("jtop")
+    package.jtop, package.service = HungJtop, types.SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "jtop", package)
+    monkeypatch.setattr(JtopProvider, "_thread", None)
+    monkeypatch.setattr(power_reader, "opening_seconds", lambda _: 0.3)
+    path = str(tmp_path / "jtop.sock")
+    with socket.socket(socket.AF_UNIX) as service:
+        service.bind(path)
+        openers = {"jtop": lambda: JtopProvider(0.5, path)}
+        reader = power_reader.PowerReader(openers, lambda fields: fields, 0.5)
+        assert reader.read()["refused"] == {"jtop": "no answer within 0.3 s"}
+        HungJtop.answers.set()
+        assert HungJtop.closed.wait(5), "the connection stayed"
 
 
 def test_it_ends_with_the_server(board):
