@@ -53,9 +53,8 @@ def test_they_tell_how_they_are_used(script: str) -> None:
     unknown = run(script, "--rooot")
     assert unknown.returncode == 1
     assert unknown.stderr.startswith("ffedge: unknown option --rooot")
-    for incomplete in (run(script, "--root"), run(script, "--root", "")):  # never the live system
-        told = (incomplete.returncode, incomplete.stderr)
-        assert told == (1, "ffedge: --root wants a directory\n")
+    for done in (run(script, "--root"), run(script, "--root", "")):  # never the live system
+        assert (done.returncode, done.stderr) == (1, "ffedge: --root wants a directory\n")
     for option in ("--wheel", "--jetpack", "--torch", "--torch-index", "--extras", "--python"):
         if script == "install.sh":
             assert f"{option} wants a value" in run(script, option, "").stderr
@@ -70,10 +69,7 @@ def test_they_tell_how_they_are_used(script: str) -> None:
         (["--root", "{root}", "--python", "absent"], "no absent: name a Python"),
         (["--root", "{root}", "--python", "false"], "is not Python 3.10 to 3.13"),
         (["--root", "{root}", "--python", "/bin/true"], "/bin/true is not Python 3.10 to 3.13"),
-        (
-            ["--root", "{root}", "--python", "{bare}", "--torch", "system"],
-            "torch cannot be imported",
-        ),
+        (["--root", "{root}", "--python", "{bare}", "--torch", "system"], "torch cannot be"),
         (["--root", "{root}", "--jetpack", "5"], "--jetpack is 6, 7 or none, not 5"),
     ],
     ids=["root", "wheel", "no python", "old python", "true", "no torch", "jetpack"],
