@@ -142,7 +142,8 @@ def demo(
     try:
         from daemon.demo import run_demo
     except ImportError as error:
-        raise ConfigError(f"the demo needs {error.name}: pip install 'ffedge[demo]'") from error
+        todo = "in ffedge's checkout run make setup, or pip install '.[demo]'"
+        raise ConfigError(f"the demo needs {error.name}: {todo}") from error
     sys.exit(run_demo(keep=keep, as_json=json))
 
 

@@ -31,8 +31,10 @@ while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) usage; exit 0 ;;
     --no-start) start=no; shift; continue ;;
-    --wheel | --jetpack | --torch | --torch-index | --extras | --python | --root)
-      [ $# -ge 2 ] || fail "$1 wants a value; --help lists the options" ;;
+    # An empty one, of a variable that is not set, would mean this very system.
+    --root) [ -n "${2-}" ] || fail "--root wants a directory" ;;
+    --wheel | --jetpack | --torch | --torch-index | --extras | --python)
+      [ -n "${2-}" ] || fail "$1 wants a value; --help lists the options" ;;
     *) fail "unknown option $1; --help lists them" ;;
   esac
   case $1 in
@@ -48,7 +50,13 @@ while [ $# -gt 0 ]; do
 done
 
 [ "$(id -u)" -eq 0 ] || fail "needs root: sudo $0"
-[ -z "$root" ] || [ -d "$root/etc" ] || fail "$root holds no /etc: --root wants a root file system"
+for file in passwd group; do
+  [ -f "$root/etc/$file" ] || fail "$root holds no /etc/$file: --root wants a root file system"
+done
+# Root may write to whatever is not read-only.
+for folder in "$root/etc" "$root/etc/systemd/system" "$root/opt" "$root/var" "$root/var/lib"; do
+  [ ! -d "$folder" ] || [ -w "$folder" ] || fail "$folder is read-only: mount it writable first"
+done
 [ -z "$wheel" ] || [ -f "$wheel" ] || fail "no wheel $wheel"
 [ -z "$root" ] || root=$(cd "$root" && pwd)
 program=$(command -v "$python") || fail "no $python: name a Python 3.10 to 3.13 by --python"
@@ -57,13 +65,21 @@ case $root$(realpath "$program") in
   /root/* | /home/*) fail "$program lies in a home, which the service cannot see: name another by --python" ;;
 esac
 # As root no Python looks for modules in the current folder: -I.
-"$program" -I -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
-  fail "$program is not Python 3.10 to 3.13: name one by --python"
+version() { "$1" -I -c 'import platform; print(platform.python_version())'; }
+case $(version "$program" 2>/dev/null || true) in
+  3.10.* | 3.11.* | 3.12.* | 3.13.*) ;;
+  *) fail "$program is not Python 3.10 to 3.13: name one by --python" ;;
+esac
 environment=$root/opt/ffedge configuration=$root/etc/ffedge state=$root/var/lib/ffedge
 unit=$root/etc/systemd/system/ffedge.service cuda=$root/usr/local/cuda
 
-version() { "$1" -I -c 'import platform; print(platform.python_version())'; }
-if [ -n "$named" ] && [ -x "$environment/bin/python" ]; then
+# What was interrupted while it was made lacks pip, or the line that venv writes last.
+whole=no
+if "$environment/bin/python" -I -m pip --version >/dev/null 2>&1 &&
+  grep -qsx 'include-system-site-packages = true' "$environment/pyvenv.cfg"; then
+  whole=yes
+fi
+if [ -n "$named" ] && [ $whole = yes ]; then
   there=$(version "$environment/bin/python") asked=$(version "$program")
   [ "$there" = "$asked" ] ||
     fail "$environment is of Python $there and $program is $asked: rm -r $environment, or leave --python out"
@@ -92,6 +108,26 @@ case $jetpack in
   none) ;;
   *) fail "--jetpack is 6, 7 or none, not $jetpack" ;;
 esac
+
+# It must import, and on a board hold code for its GPU.
+check_torch() {
+  local found
+  found=$("$1" -I -W ignore -c "
+import sys
+try:
+    import torch
+    codes = torch.cuda.get_arch_list()
+except Exception as error:
+    print(f'torch cannot be imported: {error}')
+    sys.exit(1)
+if '$jetpack' != 'none' and 'sm_87' not in codes:
+    print(f'torch {torch.__version__} has code for {codes}, not for sm_87')
+    sys.exit(1)
+") || fail "${found:-torch cannot be imported} ($1): name another by --torch (docs/jetson.md)"
+}
+if [ "$torch" = system ]; then
+  if [ $whole = yes ]; then check_torch "$environment/bin/python"; else check_torch "$program"; fi
+fi
 
 # What TensorRT engines are built from.
 [ "$jetpack" = none ] || extras=onnx${extras:+,$extras}
@@ -127,11 +163,13 @@ sed -e "${torch:+/^torch[=<>;]/d}" -e "${numpy:+/^\(numpy\|ml_dtypes\)[=<>;]/d}"
 [ -z "$numpy" ] || echo "$numpy" >>"$constraints"
 
 # TensorRT's Python package comes from apt, never from PyPI: the environment must see the system's.
-[ -x "$environment/bin/python" ] || "$program" -I -m venv --system-site-packages "$environment"
+[ $whole = yes ] || "$program" -I -m venv --clear --system-site-packages "$environment"
 pip=("$environment/bin/python" -I -m pip --disable-pip-version-check --quiet)
 if [ -n "$torch" ] && [ "$torch" != system ]; then
-  # Alone: what torch needs in turn comes with the package, from the usual index.
+  # Alone: what torch needs in turn comes from the usual index.
   "${pip[@]}" install --no-deps ${torch_index:+--index-url "$torch_index"} "$torch"
+  "${pip[@]}" install --constraint "$constraints" torch
+  check_torch "$environment/bin/python"
 fi
 "${pip[@]}" install --constraint "$constraints" "$package${extras:+[$extras]}"
 # Once more, alone: pip takes a wheel of the same version for installed.
@@ -145,11 +183,8 @@ if [ "$jetpack" != none ]; then
   else
     say "no $cuda/bin/nvcc, so no pycuda: torch will serve, TensorRT and the CUDA kernels will not"
   fi
-  "$environment/bin/python" -I -c "
-import torch
-codes = torch.cuda.get_arch_list()
-assert 'sm_87' in codes, f'torch {torch.__version__} has code for {codes}, not for sm_87: name another by --torch'
-"
+  # Once more: pip replaces a torch that is too old for the package.
+  check_torch "$environment/bin/python"
 fi
 if [ -n "$root" ]; then
   # What was installed under DIR will run without it.

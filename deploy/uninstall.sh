@@ -14,7 +14,8 @@ while [ $# -gt 0 ]; do
     --help | -h) echo "usage: sudo deploy/uninstall.sh [--purge] [--root DIR]"; exit 0 ;;
     --purge) purge=yes; shift ;;
     --root)
-      [ $# -ge 2 ] || fail "--root wants a directory"
+      # An empty one, of a variable that is not set, would mean this very system.
+      [ -n "${2-}" ] || fail "--root wants a directory"
       root=${2%/}
       shift 2
       ;;
@@ -23,9 +24,22 @@ while [ $# -gt 0 ]; do
 done
 
 [ "$(id -u)" -eq 0 ] || fail "needs root: sudo $0"
-[ -z "$root" ] || [ -d "$root/etc" ] || fail "$root holds no /etc: --root wants a root file system"
+for file in passwd group; do
+  [ -f "$root/etc/$file" ] || fail "$root holds no /etc/$file: --root wants a root file system"
+done
+# Root may write to whatever is not read-only.
+for folder in "$root/etc" "$root/etc/systemd/system" "$root/opt" "$root/var" "$root/var/lib"; do
+  [ ! -d "$folder" ] || [ -w "$folder" ] || fail "$folder is read-only: mount it writable first"
+done
 
 unit=$root/etc/systemd/system/ffedge.service
+installed=("$unit" "$root/opt/ffedge" "$root/var/cache/ffedge")
+[ $purge = no ] || installed+=("$root/var/lib/ffedge" "$root/etc/ffedge" "$unit.d")
+if [ -z "$(find "${installed[@]}" -maxdepth 0 2>/dev/null || true)" ] &&
+  { [ $purge = no ] || ! grep -q '^ffedge:' "$root/etc/passwd" "$root/etc/group"; }; then
+  say "nothing is installed in ${root:-/}"
+  exit 0
+fi
 if [ -e "$unit" ] && command -v systemctl >/dev/null; then
   systemctl ${root:+--root="$root"} --quiet disable ffedge.service
   if [ -z "$root" ] && [ -d /run/systemd/system ]; then

@@ -53,9 +53,11 @@ def test_they_tell_how_they_are_used(script: str) -> None:
     unknown = run(script, "--rooot")
     assert unknown.returncode == 1
     assert unknown.stderr.startswith("ffedge: unknown option --rooot")
-    incomplete = run(script, "--root")
-    assert incomplete.returncode == 1
-    assert incomplete.stderr.startswith("ffedge: --root wants a")
+    for done in (run(script, "--root"), run(script, "--root", "")):  # never the live system
+        assert (done.returncode, done.stderr) == (1, "ffedge: --root wants a directory\n")
+    for option in ("--wheel", "--jetpack", "--torch", "--torch-index", "--extras", "--python"):
+        if script == "install.sh":
+            assert f"{option} wants a value" in run(script, option, "").stderr
 
 
 @needs_root
@@ -66,18 +68,44 @@ def test_they_tell_how_they_are_used(script: str) -> None:
         (["--root", "{root}", "--wheel", "absent.whl"], "no wheel absent.whl"),
         (["--root", "{root}", "--python", "absent"], "no absent: name a Python"),
         (["--root", "{root}", "--python", "false"], "is not Python 3.10 to 3.13"),
+        (["--root", "{root}", "--python", "/bin/true"], "/bin/true is not Python 3.10 to 3.13"),
+        (["--root", "{root}", "--python", "{bare}", "--torch", "system"], "torch cannot be"),
         (["--root", "{root}", "--jetpack", "5"], "--jetpack is 6, 7 or none, not 5"),
     ],
-    ids=["root", "wheel", "no python", "old python", "jetpack"],
+    ids=["root", "wheel", "no python", "old python", "true", "no torch", "jetpack"],
 )
 def test_what_is_wrong_is_said_before_anything_is_changed(
     root: Path, arguments: list[str], says: str
 ) -> None:
+    bare = root.parent / "bare" / "bin" / "python"  # a Python without torch
+    if "{bare}" in arguments:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare.parents[1]], check=True)
     before = sorted(root.rglob("*"))
-    done = run("install.sh", *(argument.format(root=root) for argument in arguments))
+    done = run("install.sh", *(argument.format(root=root, bare=bare) for argument in arguments))
     assert done.returncode == 1
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert sorted(root.rglob("*")) == before
+
+
+@needs_root
+@pytest.mark.parametrize("script", ["install.sh", "uninstall.sh"])
+@pytest.mark.parametrize("fault", ["passwd", "group", "read-only"])
+def test_a_root_that_will_not_do_is_left_as_it_is(root: Path, script: str, fault: str) -> None:
+    command = [str(DEPLOY / script), "--root", str(root)]
+    says = f"{root} holds no /etc/{fault}: --root wants a root file system"
+    if fault == "read-only":
+        says = f"{root}/etc is read-only: mount it writable first"
+        mount = f"mount --bind {root} {root} && mount -o remount,ro,bind {root}"
+        mounted = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+        if subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("this machine lets nobody mount")
+        command = [*mounted, *command]
+    else:
+        (root / "etc" / fault).unlink()
+    before = sorted(root.rglob("*"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"ffedge: {says}\n")
     assert sorted(root.rglob("*")) == before
 
 
@@ -187,18 +215,21 @@ def test_install_twice_uninstall_twice_purge_twice(root: Path, wheel: Path) -> N
     assert sample.read_bytes() == b"samples"
     assert [(root / "etc" / name).read_text() for name in ("passwd", "group")] == accounts
 
-    for _ in range(2):
+    nothing = f"ffedge: nothing is installed in {root}\n"
+    for again in range(2):
         done = run("uninstall.sh", "--root", str(root))
         assert (done.returncode, done.stderr) == (0, "")
+        assert (done.stdout == nothing) is bool(again)
         assert not (root / "opt" / "ffedge").exists()
         assert not unit.exists()
         assert not list(unit.parent.glob("*.wants/ffedge.service"))
         assert sample.exists()
         assert config.exists()
         assert lines(root / "etc" / "passwd", "ffedge")
-    for _ in range(2):
+    for again in range(2):
         done = run("uninstall.sh", "--purge", "--root", str(root))
         assert (done.returncode, done.stderr) == (0, "")
+        assert (done.stdout == nothing) is bool(again)
         assert not state.exists()
         assert not config.parent.exists()
         assert not lines(root / "etc" / "passwd", "ffedge")
@@ -232,14 +263,29 @@ def test_a_torch_without_code_for_the_board_stops_the_installation(root: Path, w
     """The torch of this environment stands in: it is a real one, and built for other machines."""
     (root / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
     environment = root / "opt" / "ffedge"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    command = [sys.executable, "-m", "venv", "--system-site-packages", str(environment)]
+    subprocess.run(command, check=True)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "torch_here.pth").write_text(sysconfig.get_path("purelib"))
     arguments = ["--root", str(root), "--wheel", str(wheel), "--python", sys.executable]
-    done = run("install.sh", *arguments, "--torch", "system", PIP_NO_DEPS="1")
-    assert done.returncode == 1
-    assert "not for sm_87: name another by --torch" in done.stderr
+    # The second asks pip for what is there already: as if just installed.
+    for torch in ("system", "torch"):
+        done = run("install.sh", *arguments, "--torch", torch, PIP_NO_DEPS="1", PIP_NO_INDEX="1")
+        assert done.returncode == 1
+        assert re.fullmatch(r"ffedge: torch .*, not for sm_87 .*: name another.*\n", done.stderr)
+        assert bool(lines(root / "etc" / "passwd", "ffedge")) is (torch != "system")
+        assert not [*packages.glob("ffedge-*")]
     assert not (root / "etc" / "systemd").exists()
+
+
+@needs_root
+def test_an_installation_that_was_interrupted_can_be_run_again(root: Path, wheel: Path) -> None:
+    """Killed in `python -m venv`: before pip is there, and before the configuration is whole."""
+    environment = root / "opt" / "ffedge"
+    for options in (["--without-pip", "--system-site-packages"], ["--clear"]):
+        subprocess.run([sys.executable, "-m", "venv", *options, str(environment)], check=True)
+        install(root, wheel)
+        assert "include-system-site-packages = true" in (environment / "pyvenv.cfg").read_text()
 
 
 def test_what_the_installer_pins_is_accepted_by_the_package() -> None:
@@ -260,9 +306,10 @@ def stand_in(root: Path) -> Path:
     """
     program, calls = root / "opt" / "ffedge" / "bin" / "python", root / "calls"
     program.parent.mkdir(parents=True)
+    (program.parents[1] / "pyvenv.cfg").write_text("include-system-site-packages = true\n")
     program.write_text(
         f"""#!/bin/sh
-case $* in *python_version*) exec {sys.executable} "$@";; esac
+case $* in *python_version*) exec {sys.executable} "$@";; *"pip --version") exit;; esac
 echo "$* PATH=$PATH LIBRARY_PATH=$LIBRARY_PATH" >>{calls}
 for word; do case $word in */constraints.txt) cp "$word" {root};; esac; done
 """
