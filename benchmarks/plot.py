@@ -101,7 +101,8 @@ def draw(
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
-        print(f"no plot {path}: it needs matplotlib (pip install 'ffedge[bench]')", file=sys.stderr)
+        todo = "pip install '.[bench]' in the checkout"
+        print(f"no plot {path}: it needs matplotlib ({todo})", file=sys.stderr)
         return
     rows, columns = grid
     width = columns * panel_inches[0]

@@ -298,7 +298,7 @@ def test_a_plot_needs_matplotlib_and_the_records_do_not(run, monkeypatch, tmp_pa
     )
     assert (status, [*tmp_path.iterdir()]) == (0, [file])
     assert "Table IV" in out
-    assert "pip install 'ffedge[bench]'" in err
+    assert "pip install '.[bench]' in the checkout" in err
 
 
 def test_every_command_of_the_makefile_and_of_the_records_is_understood(tmp_path):
