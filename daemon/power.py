@@ -218,6 +218,7 @@ class PowerMonitor:
         except (_UnfitError, OSError, subprocess.TimeoutExpired) as error:
             return str(error)
         except Exception:
+            # Whatever one reader says, the next one is heard: this thread must not end.
             log.exception("hearing the power reader failed")
             return "hearing it failed"
         finally:
