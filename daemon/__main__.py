@@ -21,7 +21,7 @@ from daemon.errors import ConfigError, FfedgeError, StoreError
 from daemon.logs import configure_logs
 
 if TYPE_CHECKING:
-    from daemon.api import Service
+    from daemon.http import Service
     from engines import TrainEngine
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     from daemon.learner import Learner, LearningError
     from daemon.learner_process import LearnerProcess, lower_priority
     from daemon.messages import MISCONFIGURED
-    from daemon.sample_reader import SampleReader
+    from daemon.store import SampleReader
     from daemon.versions import VersionStore
     from engines import (
         EngineUnavailableError,
@@ -204,7 +204,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
     """
     from prometheus_client import CollectorRegistry, disable_created_metrics
 
-    from daemon.api import Service
+    from daemon.http import Service
     from daemon.jobs import JobBook
     from daemon.power import PowerMonitor, reader_command
     from daemon.power_log import PowerLog
@@ -304,8 +304,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
 def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     import uvicorn
 
-    from daemon.api import create_app
-    from daemon.notified_server import Health, NotifiedServer
+    from daemon.http import Health, NotifiedServer, create_app
     from daemon.notify import Notifier
     from engines.python_child import python_command
 

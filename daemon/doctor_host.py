@@ -18,7 +18,7 @@ from pathlib import Path
 
 from daemon.doctor_board import installed_version
 from daemon.errors import StoreError
-from daemon.store import DATABASE_NAME, open_writer
+from daemon.store.schema import DATABASE_NAME, open_writer
 from engines import Finding
 
 _GIB = 1 << 30

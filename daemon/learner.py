@@ -31,7 +31,7 @@ from daemon.config import LearnerSettings
 from daemon.durable import replace_file
 from daemon.gate import Scores
 from daemon.progressive import ProgressiveScore
-from daemon.sample_reader import SampleReader, StoredSample
+from daemon.store import SampleReader, StoredSample
 from engines import (
     PredictEngine,
     TrainEngine,

@@ -18,11 +18,12 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from daemon.config import GateSettings
+from daemon.ingest.samples import Sample
 from daemon.jobs import JobBook
 from daemon.promotion import Promotion
-from daemon.samples import Sample
 from daemon.serving import Served, ServingSlot
-from daemon.store import DATABASE_NAME, SampleStore
+from daemon.store import SampleStore
+from daemon.store.schema import DATABASE_NAME
 from daemon.supervisor import Supervisor
 from daemon.telemetry import Telemetry
 from daemon.versions import VersionStore

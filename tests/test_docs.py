@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from daemon.__main__ import build_service
-from daemon.api import create_app
 from daemon.config import Settings, load_settings
 from daemon.errors import RequestError
+from daemon.http import create_app
 from daemon.power import PowerMonitor
 from daemon.power_log import PowerLog
 from daemon.power_metrics import HostMetrics, PowerMetrics
@@ -130,7 +130,7 @@ def test_every_module_that_the_architecture_names_exists() -> None:
     files = {
         path.name
         for folder in ("daemon", "engines", "models")
-        for path in (ROOT / folder).iterdir()
+        for path in (ROOT / folder).rglob("*.py")
     }
     for name in re.findall(r"`(?:\w+/)?(\w+\.py)`", text):
         if not name.startswith("test_"):

@@ -11,10 +11,9 @@ import pytest
 
 from daemon.config import LearnerSettings
 from daemon.gate import Scores
+from daemon.ingest.samples import Sample, pack_features
 from daemon.learner import Learner, LearningError
-from daemon.sample_reader import SampleReader
-from daemon.samples import Sample, pack_features
-from daemon.store import SampleStore
+from daemon.store import SampleReader, SampleStore
 from engines import StepReport, open_predict_engine, open_train_engine
 from models import ModelSpec
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.errors import RequestError
-from daemon.samples import (
+from daemon.ingest.samples import (
     TrainBody,
     decode_json,
     decode_predict_request,

@@ -9,8 +9,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from daemon.sample_reader import SampleReader
-from daemon.store import in_holdout
+from daemon.store import SampleReader
+from daemon.store.sample_store import in_holdout
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, open_store, query, sample
 
 COUNT = 200

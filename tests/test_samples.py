@@ -15,7 +15,7 @@ from daemon.errors import (
     RequestError,
     TooLargeError,
 )
-from daemon.samples import (
+from daemon.ingest.samples import (
     BATCH_LIMIT,
     STREAM_LIMIT_LINES,
     Sample,

@@ -12,8 +12,8 @@ from daemon.errors import (
     StorageError,
     TooManyClassesError,
 )
-from daemon.sample_reader import SampleReader
-from daemon.store import GROUP_SAMPLES, in_holdout
+from daemon.store import SampleReader
+from daemon.store.sample_store import GROUP_SAMPLES, in_holdout
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, HeldWriter, added, open_store, query, sample
 from tests.running import wait_for
 

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from daemon.errors import QueueFullError, StorageError, StoreError
-from daemon.store import DATABASE_NAME
+from daemon.store.schema import DATABASE_NAME
 from tests.daemon_fixtures import WAIT_SECONDS, HeldWriter, added, open_store, query, sample
 
 

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 
 from daemon.__main__ import build_service
-from daemon.api import create_app
 from daemon.config import load_settings
 from daemon.errors import ConfigError
 from daemon.gate import Scores
+from daemon.http import create_app
 from daemon.promotion import Promotion
 from daemon.telemetry import Telemetry
 from engines import EngineFailedError, EngineUnavailableError, open_predict_engine, weights_digest

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.samples import unpack_features
-from daemon.store import DATABASE_NAME, open_reader
+from daemon.ingest.samples import unpack_features
+from daemon.store.schema import DATABASE_NAME, open_reader
 from engines import Label
 from models import ModelSpec
 

@@ -1,0 +1,61 @@
+"""The HTTP surface, put together. Everything it works with is given to `create_app`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from daemon import __version__
+from daemon.errors import RequestError
+from daemon.http.answers import (
+    answer_bad_parameter,
+    answer_bug,
+    answer_http_error,
+    answer_request_error,
+)
+from daemon.http.learning_routes import add_learning_routes
+from daemon.http.predict_routes import add_predict_routes
+from daemon.http.request_counts import CountRequests
+from daemon.http.sample_routes import add_sample_routes
+from daemon.http.service import Service
+from daemon.http.watch_routes import add_watch_routes
+
+
+def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None) -> FastAPI:
+    """The application.
+
+    Args:
+        service: Its collaborators, all running but the supervisor and the power monitor; the app
+            starts these, and stops them and the store when it ends.
+        on_start: Called when requests are about to be answered.
+    """
+    predicting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.supervisor.start()
+        service.power.start()
+        on_start()
+        yield
+        await asyncio.to_thread(service.supervisor.stop)
+        await asyncio.to_thread(service.power.stop)
+        await asyncio.to_thread(service.store.close)
+        predicting.shutdown()
+
+    app = FastAPI(title="ffedge", version=__version__, lifespan=lifespan, redirect_slashes=False)
+    app.add_middleware(CountRequests, telemetry=service.telemetry)
+    app.exception_handler(RequestError)(answer_request_error)
+    app.exception_handler(RequestValidationError)(answer_bad_parameter)
+    app.exception_handler(HTTPException)(answer_http_error)
+    app.exception_handler(Exception)(answer_bug)
+    add_sample_routes(app, service)
+    add_predict_routes(app, service, predicting)
+    add_learning_routes(app, service)
+    add_watch_routes(app, service)
+    return app

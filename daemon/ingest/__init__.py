@@ -1,0 +1,1 @@
+"""From bytes that a client sent to samples of the model's shape: strict, typed, bounded."""
