@@ -4,15 +4,19 @@
     ├── ConfigError                        the daemon does not start; exit code 2
     ├── StoreError                         the database cannot be used as promised
     └── RequestError                       answered as {"error", "code", "field"?}
-        ├── BadJsonError            400    the body is not what its content type says
+        ├── BadJsonError            400    the body is not JSON
+        ├── BadHeaderError          400    a header that the body needs is missing or wrong
+        ├── BadBinaryError          400    the bytes of a body are not what they claim to be
         ├── UnknownIdError          404    nothing has this id
         ├── IdConflictError         409    the id belongs to another sample
+        ├── LabelConflictError      409    the prediction has another label already
         ├── NothingToLearnError     409    training was asked for before any sample came
         ├── TooLargeError           413    the body exceeds its limit
         ├── ContentTypeError        415    the content type is not one we read
         ├── BadFieldError           422    a field is missing, unknown, or of the wrong type
         ├── BadShapeError           422    the features do not have the model's shape
         ├── NotFiniteError          422    a feature is not a number that float32 holds
+        ├── BadImageError           422    the picture cannot be decoded
         ├── TooManyClassesError     422    the label would be one class too many
         ├── AllRefusedError         422    no sample of a batch was accepted
         ├── QueueFullError          503    ingest is behind; retry
@@ -65,9 +69,21 @@ class RequestError(FfedgeError):
 
 
 class BadJsonError(RequestError):
-    """The body cannot be decoded."""
+    """The body is not JSON."""
 
     status, code = 400, "bad_json"
+
+
+class BadHeaderError(RequestError):
+    """A header that says how to read the body is missing or wrong."""
+
+    status, code = 400, "bad_header"
+
+
+class BadBinaryError(RequestError):
+    """The bytes of a body are not what they claim to be."""
+
+    status, code = 400, "bad_binary"
 
 
 class UnknownIdError(RequestError):
@@ -80,6 +96,12 @@ class IdConflictError(RequestError):
     """The id is taken by a sample with other content."""
 
     status, code = 409, "id_conflict"
+
+
+class LabelConflictError(RequestError):
+    """The prediction was given another label before."""
+
+    status, code = 409, "label_conflict"
 
 
 class NothingToLearnError(RequestError):
@@ -116,6 +138,12 @@ class NotFiniteError(RequestError):
     """A feature is not finite as a float32."""
 
     status, code = 422, "not_finite"
+
+
+class BadImageError(RequestError):
+    """The picture is damaged, or of a kind that is not read."""
+
+    status, code = 422, "bad_image"
 
 
 class TooManyClassesError(RequestError):

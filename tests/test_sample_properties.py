@@ -10,18 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.errors import RequestError
-from daemon.ingest.samples import (
-    TrainBody,
-    decode_json,
-    decode_predict_request,
-    decode_sample_request,
-    pack_features,
-    unpack_features,
-)
+from daemon.http.learning_routes import TrainBody
+from daemon.ingest.encoding import JSON, decode_json
+from daemon.ingest.kept_predictions import KeptPredictions
+from daemon.ingest.objects import decode_lines, decode_objects, decode_predict_objects
+from daemon.ingest.sample import pack_features, unpack_features
 from models import ModelSpec
 
 FLAT = ModelSpec("mlp", (4,), 3, (8,))
 IMAGE = ModelSpec("mlp", (1, 2, 2), 3, (8,))
+KEPT = KeptPredictions(by_default=False)
 
 
 @given(
@@ -29,9 +27,9 @@ IMAGE = ModelSpec("mlp", (1, 2, 2), 3, (8,))
 )
 def test_random_bytes_meet_a_request_error_or_decode(body):
     for call in (
-        lambda: decode_sample_request(body, FLAT, stream=False),
-        lambda: decode_sample_request(body, FLAT, stream=True),
-        lambda: decode_predict_request(body, FLAT),
+        lambda: decode_objects(body, FLAT, KEPT, JSON),
+        lambda: decode_lines(body, FLAT, KEPT),
+        lambda: decode_predict_objects(body, FLAT, JSON),
         lambda: decode_json(body, TrainBody),
     ):
         try:
@@ -54,7 +52,7 @@ def test_any_json_value_in_any_field_meets_a_request_error_or_decodes(body):
     text = json.dumps(body).encode()
     for spec in (FLAT, IMAGE):
         try:
-            entries = decode_sample_request(text, spec, stream=False).entries
+            entries = decode_objects(text, spec, KEPT, JSON).entries
         except RequestError as error:
             json.dumps(error.body(), allow_nan=False).encode()
         else:

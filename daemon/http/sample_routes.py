@@ -3,51 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
-from daemon.errors import AllRefusedError, RequestError
+from daemon.errors import AllRefusedError, IdConflictError, LabelConflictError, RequestError
 from daemon.http.answers import json_answer
-from daemon.http.bodies import JSON_TYPE, STREAM_TYPE, body_schema, content_type, read_body
+from daemon.http.bodies import body_schema
+from daemon.http.decoding import read_samples
 from daemon.http.service import Service
-from daemon.ingest.samples import (
-    BODY_LIMIT_BYTES,
-    STREAM_LIMIT_BYTES,
-    Sample,
-    decode_sample_request,
-)
+from daemon.ingest.forms import SAMPLE_TYPES
+from daemon.ingest.kept_predictions import KeptPredictions
+from daemon.ingest.sample import Sample
 from daemon.store import Stored
-
-_LARGE_BYTES = 16 << 10
 
 
 def add_sample_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of `/samples`."""
 
     @app.post(
-        "/samples", status_code=201, openapi_extra=body_schema("{x, label} or {samples: [...]}")
+        "/samples",
+        status_code=201,
+        openapi_extra=body_schema("{x, label?} or {samples: [...]}", *SAMPLE_TYPES),
     )
     async def post_samples(request: Request) -> Response:
         """Keep labelled samples; 201 is sent once they are durable."""
-        kind = content_type(request, JSON_TYPE, STREAM_TYPE)
-        stream = kind == STREAM_TYPE
-        limit = STREAM_LIMIT_BYTES if stream else BODY_LIMIT_BYTES
-        body = await read_body(request, limit)
-        # Off the event loop: ten thousand lines take a fifth of a second.
-        decode = functools.partial(decode_sample_request, body, service.spec, stream=stream)
-        decoded = await asyncio.to_thread(decode) if len(body) > _LARGE_BYTES else decode()
+        decoded = await read_samples(request, service)
         results: list[Stored | RequestError] = []
         samples = [entry for entry in decoded.entries if isinstance(entry, Sample)]
         if samples:
             results = await asyncio.wrap_future(service.store.add(samples))
+            name_label_conflicts(samples, results, service.kept)
         stored = iter(results)
         outcome = [
             next(stored) if isinstance(entry, Sample) else entry for entry in decoded.entries
         ]
         sources = [e.source if isinstance(e, Sample) else "" for e in decoded.entries]
         return _answer_samples(outcome, sources, service, single=decoded.single)
+
+
+def name_label_conflicts(
+    samples: list[Sample], results: list[Stored | RequestError], kept: KeptPredictions
+) -> None:
+    """Say of a prediction whose id is stored already what differs: its features cannot."""
+    for index, (sample, result) in enumerate(zip(samples, results, strict=True)):
+        if isinstance(result, IdConflictError) and sample.id is not None and sample.id in kept:
+            results[index] = LabelConflictError(
+                "this prediction was given another label before; the sample of the same id has it",
+                field="label",
+            )
 
 
 def _answer_samples(
@@ -76,5 +80,6 @@ def _answer_samples(
             "last_seq": max(new, default=None),
             "queue_depth": service.store.queue_depth,
         },
-        status=201,
+        # A prediction's label sent again makes nothing.
+        status=200 if single and not new and stored[0].id in service.kept else 201,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.ingest.samples import unpack_features
+from daemon.ingest.sample import unpack_features
 from daemon.store.schema import DATABASE_NAME, open_reader
 from engines import Label
 from models import ModelSpec

@@ -30,6 +30,7 @@ from typing import Any
 
 from daemon.durable import sync_folder
 from daemon.errors import (
+    BadFieldError,
     IdConflictError,
     QueueFullError,
     RequestError,
@@ -37,7 +38,7 @@ from daemon.errors import (
     StoreError,
     TooManyClassesError,
 )
-from daemon.ingest.samples import OWN_ID_PREFIX, Sample
+from daemon.ingest.sample import OWN_ID_PREFIX, Sample
 from daemon.store.schema import DATABASE_NAME, open_reader, open_writer
 
 log = logging.getLogger(__name__)
@@ -290,7 +291,9 @@ class SampleStore:
             raise IdConflictError("this id belongs to a sample with other content", field="id")
         return Stored(str(sample.id), seq, duplicate=True)
 
-    def _class_index(self, connection: sqlite3.Connection, label: int | str) -> int:
+    def _class_index(self, connection: sqlite3.Connection, label: int | str | None) -> int:
+        if label is None:
+            raise BadFieldError("field 'label' is missing", field="label")
         name = str(label)
         if name in self._classes:
             return self._classes[name]
