@@ -219,7 +219,7 @@ def decode_tensors(body: bytes, length: str | None, spec: ModelSpec) -> SampleRe
     rows = len(x)
     labels = _checked(parts.get("label"), rows, check_label)
     ids = _checked(parts.get("id"), rows, check_id)
-    finite: NDArray[np.bool_] = np.isfinite(x).all(axis=1)
+    finite = np.asarray(np.isfinite(x).all(axis=1))
     entries: list[Sample | RequestError] = []
     for (features, dtype), label, own_id, good in zip(
         pack_rows(x), labels, ids, finite, strict=True
