@@ -1,7 +1,7 @@
 """One picture to a sample's features: PNG or JPEG, decoded by Pillow, fitted to the model's shape.
 
-What a picture says of its size is checked before a pixel is decoded, and one picture at a time is
-in memory. Decided for those that are not plain 8-bit grey or RGB:
+What a picture says of its size is checked before a pixel is decoded. Decided for those that are
+not plain 8-bit grey or RGB:
 
 - the EXIF orientation is applied, then the picture is stretched to `[channels, height, width]`;
 - palettes and CMYK become RGB, or grey; transparency is dropped; of 16 bits the upper 8 are taken;
@@ -11,7 +11,6 @@ in memory. Decided for those that are not plain 8-bit grey or RGB:
 from __future__ import annotations
 
 import io
-import threading
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,6 @@ Image.MAX_IMAGE_PIXELS = None
 # Compressed text beside the pixels is unpacked when a PNG is opened; nobody here reads it.
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 16
 PngImagePlugin.MAX_TEXT_MEMORY = 1 << 18
-
-_one_at_a_time = threading.Lock()
 
 
 class ImageDecoder:
@@ -66,16 +63,16 @@ class ImageDecoder:
             BadImageError: It is damaged, animated, or neither PNG nor JPEG.
             TooLargeError: It, or all pictures of the request, have too many pixels.
         """
-        with _one_at_a_time:
-            try:
-                return self._decode(data, field)
-            except RequestError:
-                raise
-            except Exception:  # noqa: BLE001 - whatever a damaged file does to the library
-                raise BadImageError(
-                    f"field '{field}' cannot be decoded: a whole PNG or JPEG file is wanted",
-                    field=field,
-                ) from None
+        try:
+            return self._decode(data, field)
+        except RequestError:
+            raise
+        except Exception:  # noqa: BLE001, S110 - whatever a damaged file does to the library
+            pass
+        # Out here, since an error raised in a handler keeps what failed there, pixels and all.
+        raise BadImageError(
+            f"field '{field}' cannot be decoded: a whole PNG or JPEG file is wanted", field=field
+        )
 
     def _decode(self, data: bytes, field: str) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
