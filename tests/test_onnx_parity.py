@@ -39,6 +39,8 @@ EAGER = Fusion("eager", "a test")
 FLOAT32_RTOL = 2e-5
 # The share of answers in which a code may be rounded the other way, where gates are.
 ROUNDED_OTHERWISE = 0.01
+# And of the codes behind it, each of which moves later ones.
+MOVED_CODES = 0.002
 optimized = pytest.mark.parametrize("optimized", [False, True], ids=["as-it-is", "optimized"])
 scales = st.floats(2.0**-10, 1.0, width=32)
 seeds = st.integers(0, 2**32 - 1)
@@ -255,7 +257,7 @@ def test_an_exported_prefix_gives_the_engines_latents(name, optimized, request):
             differs = found != wanted
             if exact(name) or units == 1:
                 assert not differs.any()
-            assert differs.mean() <= 1e-4
+            assert differs.mean() <= MOVED_CODES
             assert np.abs(found - wanted.astype(np.int32)).max() <= (8 if units > 1 else 1)
 
 
