@@ -45,7 +45,7 @@ def test_nothing_but_the_tree_is_in_the_file():
 def test_every_leaf_has_a_status_a_code_and_a_retry_where_one_helps(kind):
     assert 400 <= kind.status < 500 or kind.status == 503
     assert re.fullmatch("[a-z]+(_[a-z]+)*", kind.code)
-    assert (kind.retry_after_seconds is not None) == (kind.status == 503)
+    assert (kind.retry_after_seconds is not None) == (kind.status in (429, 503))
 
 
 def test_codes_are_unique():
