@@ -33,11 +33,11 @@ def client(telemetry):
             case b"bug":
                 raise ZeroDivisionError
             case body:
-                return Response(body + str("fastapi_astack" in request.scope).encode())
+                return Response(body + str("router" in request.scope).encode())
 
     @app.post("/with/{parameter}")
     async def with_parameter(request: Request, parameter: str) -> Response:
-        return Response(str("fastapi_astack" in request.scope))
+        return Response(str("router" in request.scope))
 
     add_direct_routes(app, telemetry)
     return TestClient(app, raise_server_exceptions=False)
