@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 
-from daemon.errors import BadFieldError, StorageError
-from daemon.http.completions import Completions
+from daemon.errors import BadFieldError
 from daemon.http.direct_routes import add_direct_routes
 from daemon.telemetry import Telemetry
 
@@ -80,31 +78,3 @@ def test_a_client_that_has_gone_is_no_error(telemetry, caplog):
     scope = {"type": "http", "path": "/direct", "method": "POST", "headers": []}
     asyncio.run(app(scope, gone, send))
     assert not caplog.records
-
-
-def test_futures_of_another_thread_are_awaited_each_with_its_own_end():
-    completions = Completions()
-    futures: list[Future[int]] = [Future() for _ in range(1000)]
-
-    def resolve() -> None:
-        for number, future in enumerate(futures):
-            if number % 10:
-                future.set_result(number)
-            else:
-                future.set_exception(StorageError("no"))
-
-    async def wait() -> list[int | BaseException]:
-        waiting = [asyncio.ensure_future(completions.of(future)) for future in futures]
-        given_up = asyncio.ensure_future(completions.of(futures[5]))
-        await asyncio.sleep(0)
-        given_up.cancel()
-        with ThreadPoolExecutor(1) as writer:
-            writer.submit(resolve)
-            found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 20)
-        futures.append(Future())
-        futures[-1].set_result(7)  # before it is awaited
-        assert await completions.of(futures[-1]) == 7
-        return found
-
-    for number, found in enumerate(asyncio.run(wait())):
-        assert found == number if number % 10 else isinstance(found, StorageError)
