@@ -76,7 +76,7 @@ class Finding(msgspec.Struct, kw_only=True):
         p99: Likewise.
         p999: Likewise.
         lag_p99: How late the client itself was in sending, seconds; 0 in a closed loop.
-        opened: Connections opened.
+        opened: Connections that were open at the end.
         timeline: At each quarter of a second, how many posts had been accepted.
     """
 
@@ -97,8 +97,11 @@ class Finding(msgspec.Struct, kw_only=True):
 class _Connection(asyncio.Protocol):
     """One keep-alive connection; at most one request at a time."""
 
-    def __init__(self, done: Callable[[_Connection, int, bool], None]) -> None:
+    def __init__(
+        self, done: Callable[[_Connection, int, bool], None], lost: Callable[[], None]
+    ) -> None:
         self._done = done
+        self._lost = lost
         self._buffer = b""
         self.planned = 0.0
         self.busy = False
@@ -121,6 +124,9 @@ class _Connection(asyncio.Protocol):
         if len(data) < end + 4 + int(head[start : head.find(b"\r", start) % (end + 1)]):
             return
         self._buffer = b""
+        if not self.busy:  # refused before it asked
+            self.transport.close()
+            return
         self.busy = False
         self._done(self, int(data[9:12]), b"\r\nretry-after: " in head)
 
@@ -128,6 +134,7 @@ class _Connection(asyncio.Protocol):
         if self.busy:
             self.busy = False
             self._done(self, 0, False)
+        self._lost()
 
 
 class _Run:
@@ -177,7 +184,7 @@ class _Run:
     async def _connect(self) -> _Connection:
         self._opened += 1
         _, made = await self._loop.create_connection(
-            lambda: _Connection(self._done), self._plan.host, self._plan.port
+            lambda: _Connection(self._done, self._lost), self._plan.host, self._plan.port
         )
         return made
 
@@ -230,7 +237,7 @@ class _Run:
             self._idle.append(task.result())
             self._serve_waiting()
         else:
-            self._opened -= 1
+            self._lost()
 
     def _post(self, connection: _Connection, planned: float) -> None:
         self._in_flight += 1
@@ -252,13 +259,16 @@ class _Run:
             elif status in (429, 503) and not retry_after:
                 self._bare_refusals += 1
         if status == 0:
-            self._opened -= 1
-        elif self._plan.rate:
+            return
+        if self._plan.rate:
             self._idle.append(connection)
             if self._waiting:
                 self._serve_waiting()
         elif not self._ended and now < self._end and not self._enough():
             self._post(connection, now)
+
+    def _lost(self) -> None:
+        self._opened -= 1
 
     def _finding(self) -> Finding:
         latencies = np.array(self._latencies)

@@ -32,6 +32,7 @@ hidden = [64, 64]
 directory = {store}
 [server]
 port = 0
+address_connections = 512
 [learner]
 block_samples = {block}
 max_wait_seconds = {wait}
