@@ -150,9 +150,8 @@ def run(argv: Sequence[str] | None) -> None:
     """Do what the command line asks; see `benchmarks.command.finish` for what it raises."""
     parser = Parser("python -m benchmarks.ingest", "Load a daemon with samples.")
     add = parser.add_argument
-    add(
-        "--parts", type=names, default=tuple(PARTS), help=f"with commas between: {', '.join(PARTS)}"
-    )
+    known = ", ".join(PARTS)
+    add("--parts", type=names, default=tuple(PARTS), help=f"with commas between: {known}")
     add("--seconds", type=float, default=10.0, help="of load in each round")
     add("--rounds", type=int, default=3, help="of each part")
     add("--rate", type=float, default=1000.0, help="posts a second of part open, and of wear")

@@ -203,7 +203,8 @@ def _read(daemon: LoadedDaemon, store: Path, features: int) -> dict[str, Any]:
         "features": f"after_seq={middle}&features=true",
     }
     pages = {
-        name: _median_ms(lambda q=q: daemon.get(f"/samples?{q}")) for name, q in queries.items()
+        name: _median_ms(functools.partial(daemon.get, f"/samples?{query}"))
+        for name, query in queries.items()
     }
     reader = SampleReader(store, ModelSpec("mlp", (features,), 10, (64, 64)))
     random = np.random.default_rng(0)
