@@ -10,6 +10,7 @@ import pytest
 
 from daemon.errors import LabelConflictError, QueueFullError
 from tests.daemon_fixtures import WAIT_SECONDS, HeldWriter, added, open_store, query, sample
+from tests.running import wait_for
 
 LARGE = 1 << 20
 
@@ -90,19 +91,21 @@ def test_a_wait_that_is_given_up_disturbs_nobody(tmp_path, gate, caplog):
 
 
 def test_a_loop_that_has_ended_does_not_stop_the_writer(tmp_path, gate):
+    waiting: list[asyncio.Future[object]] = []
+
     async def leave(store) -> None:
         async def one() -> object:
             return await store.add([sample(2)])
 
-        waiting = asyncio.ensure_future(one())
+        waiting.append(asyncio.ensure_future(one()))
         await asyncio.sleep(0)
-        waiting.remove_done_callback(lambda _: None)
 
     with closing(open_store(tmp_path, on_commit=gate.on_commit)) as store:
         gate.hold(store)
         asyncio.run(leave(store))
         gate.open()
         assert added(store, sample(3))[0].seq == 3
+        assert waiting[0].cancelled()
 
 
 def test_the_queue_is_bounded_in_bytes_too(tmp_path, gate):
@@ -151,8 +154,6 @@ def test_time_of_service_is_kept_while_nobody_sends(tmp_path, monkeypatch):
     monkeypatch.setattr("daemon.store.writer._IDLE_SECONDS", 0.01)
     now = 1000.0
     monkeypatch.setattr("daemon.store.sample_rows.time.monotonic", lambda: now)
-    from tests.running import wait_for
-
     with closing(open_store(tmp_path)):
         now += 90
         state = "SELECT service_seconds FROM store_state"
