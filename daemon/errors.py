@@ -4,8 +4,10 @@
     ├── ConfigError                        the daemon does not start; exit code 2
     ├── StoreError                         the database cannot be used as promised
     └── RequestError                       answered as {"error", "code", "field"?}
+        ├── BadHttpError            400    not a request that HTTP/1.1 knows
         ├── BadJsonError            400    the body is not what its content type says
         ├── UnknownIdError          404    nothing has this id
+        ├── TooSlowError            408    the request did not arrive in time
         ├── IdConflictError         409    the id belongs to another sample
         ├── LabelConflictError      409    the sample has another label
         ├── KeyInUseError           409    a request with this key is being written
@@ -18,6 +20,9 @@
         ├── KeyReusedError          422    the key belongs to another request
         ├── TooManyClassesError     422    the label would be one class too many
         ├── AllRefusedError         422    no sample of a batch was accepted
+        ├── TooManyConnectionsError 429    too many are open, in all or from one address; retry
+        ├── HeadersTooLargeError    431    too many headers, or too long ones
+        ├── BusyError               503    more samples arrive than can be kept; retry
         ├── QueueFullError          503    ingest is behind; retry
         ├── StorageError            503    the sample could not be made durable; retry
         ├── EngineError             503    the engine did not answer; retry
@@ -67,6 +72,12 @@ class RequestError(FfedgeError):
         return body
 
 
+class BadHttpError(RequestError):
+    """The request cannot be parsed."""
+
+    status, code = 400, "bad_http"
+
+
 class BadJsonError(RequestError):
     """The body cannot be decoded."""
 
@@ -77,6 +88,12 @@ class UnknownIdError(RequestError):
     """Nothing has this id."""
 
     status, code = 404, "unknown_id"
+
+
+class TooSlowError(RequestError):
+    """The request did not arrive within its deadline."""
+
+    status, code = 408, "too_slow"
 
 
 class IdConflictError(RequestError):
@@ -157,6 +174,24 @@ class AllRefusedError(RequestError):
     def body(self) -> dict[str, Any]:
         """See `RequestError.body`."""
         return super().body() | {"rejected": self.rejected}
+
+
+class TooManyConnectionsError(RequestError):
+    """As many connections are open as may be."""
+
+    status, code, retry_after_seconds = 429, "too_many_connections", 1
+
+
+class HeadersTooLargeError(RequestError):
+    """The request's headers exceed their limit."""
+
+    status, code = 431, "headers_too_large"
+
+
+class BusyError(RequestError):
+    """As many posts of samples wait as may; refused before the body was read."""
+
+    status, code, retry_after_seconds = 503, "busy", 1
 
 
 class QueueFullError(RequestError):

@@ -63,6 +63,15 @@ class Telemetry:
         self.http_requests = Counter(
             "ffedge_http_requests", "All requests.", ["route", "method", "code"], registry=registry
         )
+        self.requests_refused = Counter(
+            "ffedge_requests_refused",
+            "Requests and connections refused before a route saw them.",
+            ["reason"],
+            registry=registry,
+        )
+        self.open_connections = Gauge(
+            "ffedge_open_connections", "HTTP connections that are open.", registry=registry
+        )
         self.learner_up = Gauge(
             "ffedge_learner_up", "Whether the learner process reports.", registry=registry
         )
@@ -138,6 +147,10 @@ class Telemetry:
         for window, value in (("all", accuracy), ("recent", recent)):
             if value is not None:
                 self._progressive.labels(window).set(value)
+
+    def refused(self, reason: str) -> None:
+        """Count a request or a connection that no route saw."""
+        self.requests_refused.labels(reason).inc()
 
     def watch_store(self, store: SampleStore) -> None:
         """Read the store's sizes at each scrape."""
