@@ -15,8 +15,9 @@ CIFAR ?= digit-images
 
 setup: .venv/ready
 
+# A file's tests share what they set up, so a file stays with one worker.
 test: .venv/ready
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -50,5 +51,6 @@ bench: .venv/ready
 .PHONY: torture
 torture: .venv/ready
 	$(BIN)/pytest -q tests/test_end_to_end.py -k kill_9 --kill-cycles 20 --timeout 900
+	$(BIN)/pytest -q tests/test_overload.py --load-seconds 20 --timeout 900
 	$(BIN)/pytest -q tests/test_power_monitor.py tests/test_power_daemon.py tests/test_jtop.py --every-failure
 	$(BIN)/pytest -q tests/test_onnx_parity.py -k exported --onnx-inputs 10000 --timeout 3600

@@ -63,7 +63,7 @@ def serve(config: ConfigOption = Path("ffedge.toml")) -> None:
 def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     """The learner process; started by `serve`, never by hand."""
     from daemon.learner import Learner, LearningError
-    from daemon.learner_process import LearnerProcess, lower_priority
+    from daemon.learner_process import LearnerProcess, lower_priority, report_damage
     from daemon.messages import MISCONFIGURED
     from daemon.store import SampleReader
     from daemon.versions import VersionStore
@@ -110,7 +110,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
                 open_engine,
                 # By name: it is in memory, and knows the canary.
                 open_predict_engine("torch", device=learning.device).open,
-                SampleReader(directory, spec),
+                SampleReader(directory, spec, report_damage),
                 learning,
                 holdout_samples=settings.gate.max_samples,
                 checkpoint=directory / "checkpoint.safetensors",
@@ -250,6 +250,8 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             max_classes=spec.max_classes,
             holdout_ratio=settings.store.holdout_ratio,
             queue_samples=settings.store.queue_samples,
+            queue_bytes=settings.store.queue_bytes,
+            drop_duplicates=settings.store.duplicates == "drop",
             on_commit=telemetry.committed,
         )
         undo.callback(store.close)
@@ -304,9 +306,15 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
 
 
 def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
-    import uvicorn
-
-    from daemon.http import Health, NotifiedServer, create_app
+    from daemon.http import (
+        Connections,
+        Health,
+        Limits,
+        NotifiedServer,
+        create_app,
+        server_config,
+    )
+    from daemon.interpreter import settle_interpreter
     from daemon.notify import Notifier
     from engines.python_child import python_command
 
@@ -327,17 +335,25 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
         # Some faults of a GPU stay until the process ends.
         return service.slot.failures < _MOST_FAILURES and service.supervisor.well(seconds)
 
-    server = NotifiedServer(
-        uvicorn.Config(
-            create_app(service, on_start=lambda: log.info("listening", extra={"address": address})),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
+    http, store = settings.server, service.store
+    connections = Connections(
+        Limits(
+            header_seconds=http.header_seconds,
+            body_seconds=http.body_seconds,
+            idle_seconds=http.idle_seconds,
+            connections=http.connections,
+            address_connections=http.address_connections,
+            ingest_requests=http.ingest_requests,
         ),
-        notifier,
-        Health(well, status),
+        service.telemetry.refused,
+        lambda: store.queue_depth >= store.queue_limit,
     )
+    service.telemetry.open_connections.set_function(lambda: len(connections))
+    app = create_app(service, on_start=lambda: log.info("listening", extra={"address": address}))
+    server = NotifiedServer(
+        server_config(app, connections, _GRACE_SECONDS), notifier, Health(well, status)
+    )
+    settle_interpreter()
     # uvicorn raises the signal again once it has stopped; by then it has been obeyed.
     signal.signal(signal.SIGTERM, server.handle_exit)
     signal.signal(signal.SIGINT, server.handle_exit)

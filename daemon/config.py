@@ -67,6 +67,8 @@ class StoreSettings(_Section):
 
     directory: Path = Path("./var")
     queue_samples: Positive = 4096
+    queue_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
+    duplicates: Literal["keep", "drop"] = "keep"
     holdout_ratio: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
 
     @field_validator("directory")
@@ -86,6 +88,12 @@ class ServerSettings(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     keep_predictions: bool = False
+    header_seconds: Annotated[float, Field(gt=0)] = 10.0
+    body_seconds: Annotated[float, Field(gt=0)] = 15.0
+    idle_seconds: Annotated[float, Field(gt=0)] = 60.0
+    connections: Positive = 512
+    address_connections: Positive = 256
+    ingest_requests: Positive = 128
 
 
 class LearnerSettings(_Section):

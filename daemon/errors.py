@@ -4,12 +4,15 @@
     ├── ConfigError                        the daemon does not start; exit code 2
     ├── StoreError                         the database cannot be used as promised
     └── RequestError                       answered as {"error", "code", "field"?}
+        ├── BadHttpError            400    not a request that HTTP/1.1 knows
         ├── BadJsonError            400    the body is not JSON
         ├── BadHeaderError          400    a header that the body needs is missing or wrong
         ├── BadBinaryError          400    the bytes of a body are not what they claim to be
         ├── UnknownIdError          404    nothing has this id
+        ├── TooSlowError            408    the request did not arrive in time
         ├── IdConflictError         409    the id belongs to another sample
-        ├── LabelConflictError      409    the prediction has another label already
+        ├── LabelConflictError      409    the sample has another label
+        ├── KeyInUseError           409    a request with this key is being written
         ├── NothingToLearnError     409    training was asked for before any sample came
         ├── TooLargeError           413    the body exceeds its limit
         ├── ContentTypeError        415    the content type is not one we read
@@ -17,8 +20,12 @@
         ├── BadShapeError           422    the features do not have the model's shape
         ├── NotFiniteError          422    a feature is not a number that float32 holds
         ├── BadImageError           422    the picture cannot be decoded
+        ├── KeyReusedError          422    the key belongs to another request
         ├── TooManyClassesError     422    the label would be one class too many
         ├── AllRefusedError         422    no sample of a batch was accepted
+        ├── TooManyConnectionsError 429    too many are open, in all or from one address; retry
+        ├── HeadersTooLargeError    431    too many headers, or too long ones
+        ├── BusyError               503    more samples arrive than can be kept; retry
         ├── QueueFullError          503    ingest is behind; retry
         ├── StorageError            503    the sample could not be made durable; retry
         ├── EngineError             503    the engine did not answer; retry
@@ -68,6 +75,12 @@ class RequestError(FfedgeError):
         return body
 
 
+class BadHttpError(RequestError):
+    """The request cannot be parsed."""
+
+    status, code = 400, "bad_http"
+
+
 class BadJsonError(RequestError):
     """The body is not JSON."""
 
@@ -92,6 +105,12 @@ class UnknownIdError(RequestError):
     status, code = 404, "unknown_id"
 
 
+class TooSlowError(RequestError):
+    """The request did not arrive within its deadline."""
+
+    status, code = 408, "too_slow"
+
+
 class IdConflictError(RequestError):
     """The id is taken by a sample with other content."""
 
@@ -99,9 +118,15 @@ class IdConflictError(RequestError):
 
 
 class LabelConflictError(RequestError):
-    """The prediction was given another label before."""
+    """The sample has another label, and nobody said to replace it."""
 
     status, code = 409, "label_conflict"
+
+
+class KeyInUseError(RequestError):
+    """The first request with this key has no answer yet."""
+
+    status, code, retry_after_seconds = 409, "key_in_use", 1
 
 
 class NothingToLearnError(RequestError):
@@ -146,6 +171,12 @@ class BadImageError(RequestError):
     status, code = 422, "bad_image"
 
 
+class KeyReusedError(RequestError):
+    """The key came with a request of other content before."""
+
+    status, code = 422, "key_reused"
+
+
 class TooManyClassesError(RequestError):
     """All class places are taken."""
 
@@ -164,6 +195,24 @@ class AllRefusedError(RequestError):
     def body(self) -> dict[str, Any]:
         """See `RequestError.body`."""
         return super().body() | {"rejected": self.rejected}
+
+
+class TooManyConnectionsError(RequestError):
+    """As many connections are open as may be."""
+
+    status, code, retry_after_seconds = 429, "too_many_connections", 1
+
+
+class HeadersTooLargeError(RequestError):
+    """The request's headers exceed their limit."""
+
+    status, code = 431, "headers_too_large"
+
+
+class BusyError(RequestError):
+    """As many posts of samples wait as may; refused before the body was read."""
+
+    status, code, retry_after_seconds = 503, "busy", 1
 
 
 class QueueFullError(RequestError):

@@ -22,6 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="times the daemon is killed under load; make torture uses 20",
     )
     parser.addoption(
+        "--load-seconds",
+        type=float,
+        default=1.0,
+        help="of each load in test_overload.py; from 20 on it must reach the promised figures",
+    )
+    parser.addoption(
         "--onnx-inputs",
         type=int,
         default=160,

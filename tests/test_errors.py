@@ -7,7 +7,7 @@ import re
 import pytest
 
 from daemon import errors
-from daemon.errors import AllRefusedError, FfedgeError, RequestError
+from daemon.errors import AllRefusedError, FfedgeError, KeyInUseError, RequestError
 
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type)]
 LEAVES = [kind for kind in RequestError.__subclasses__() if kind.__module__ == errors.__name__]
@@ -45,7 +45,8 @@ def test_nothing_but_the_tree_is_in_the_file():
 def test_every_leaf_has_a_status_a_code_and_a_retry_where_one_helps(kind):
     assert 400 <= kind.status < 500 or kind.status == 503
     assert re.fullmatch("[a-z]+(_[a-z]+)*", kind.code)
-    assert (kind.retry_after_seconds is not None) == (kind.status == 503)
+    worth_a_retry = kind.status in (429, 503) or kind is KeyInUseError
+    assert (kind.retry_after_seconds is not None) == worth_a_retry
 
 
 def test_codes_are_unique():

@@ -112,6 +112,19 @@ def test_every_form_stores_the_same_rows(daemon: Any, dtype: str) -> None:
         assert rows == dict.fromkeys(MANY, expected)
 
 
+def test_every_form_can_be_sent_again_under_its_key(daemon: Any) -> None:
+    client, _, shape = daemon
+    for name, write in MANY.items():
+        sent = write(given("k" + name, shape, "uint8", ["ripe", "ripe"]))
+        headers = sent.all_headers | {"Idempotency-Key": name}
+        first, again = (
+            client.post("/samples", content=sent.body, headers=headers) for _ in range(2)
+        )
+        assert first.status_code == 201, (name, first.text)
+        assert again.headers.get("Idempotent-Replayed") == "true", name
+        assert again.content == first.content
+
+
 def test_pictures_store_the_same_rows(daemon: Any) -> None:
     client, folder, shape = daemon
     if len(shape) != 3:

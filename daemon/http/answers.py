@@ -52,6 +52,12 @@ async def answer_http_error(_: Request, error: Exception) -> Response:
     return json_answer(body, status=error.status_code, headers=headers)
 
 
+async def answer_nobody(_: Request, error: Exception) -> Response:
+    """The client has gone, or was sent away, before its request was there: no bug of ours."""
+    del error
+    return Response(status_code=400)
+
+
 async def answer_bug(request: Request, error: Exception) -> Response:
     """Anything else: logged, and no detail told."""
     log.error("unhandled error", extra={"path": request.url.path}, exc_info=error)

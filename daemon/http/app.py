@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from daemon import __version__
 from daemon.errors import RequestError
@@ -17,11 +18,15 @@ from daemon.http.answers import (
     answer_bad_parameter,
     answer_bug,
     answer_http_error,
+    answer_nobody,
     answer_request_error,
 )
+from daemon.http.direct_routes import add_direct_routes
+from daemon.http.label_routes import add_label_routes
 from daemon.http.learning_routes import add_learning_routes
 from daemon.http.predict_routes import add_predict_routes
 from daemon.http.request_counts import CountRequests
+from daemon.http.sample_list_routes import add_sample_list_routes
 from daemon.http.sample_routes import add_sample_routes
 from daemon.http.service import Service
 from daemon.http.watch_routes import add_watch_routes
@@ -53,9 +58,13 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     app.exception_handler(RequestError)(answer_request_error)
     app.exception_handler(RequestValidationError)(answer_bad_parameter)
     app.exception_handler(HTTPException)(answer_http_error)
+    app.exception_handler(ClientDisconnect)(answer_nobody)
     app.exception_handler(Exception)(answer_bug)
     add_sample_routes(app, service)
+    add_sample_list_routes(app, service)
+    add_label_routes(app, service)
     add_predict_routes(app, service, predicting)
     add_learning_routes(app, service)
     add_watch_routes(app, service)
+    add_direct_routes(app, service.telemetry)
     return app

@@ -9,12 +9,17 @@ manager restart the daemon.
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
+from daemon.http.connections import Connections
+from daemon.http.protocol import LimitedProtocol
 from daemon.notify import Notifier
 
 # Without a watchdog there is still a status line to keep.
@@ -33,6 +38,28 @@ class Health:
 
     well: Callable[[float], bool]
     status: Callable[[], str]
+
+
+def server_config(app: ASGIApp, connections: Connections, grace_seconds: int) -> uvicorn.Config:
+    """How uvicorn serves `app`.
+
+    Args:
+        app: The application.
+        connections: Counts and bounds them.
+        grace_seconds: How long requests may go on once the server is to stop.
+    """
+    return uvicorn.Config(
+        cast(Any, app),
+        http=cast(Any, functools.partial(LimitedProtocol, connections=connections)),
+        loop="uvloop",
+        ws="none",
+        proxy_headers=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=cast(Any, connections.limits.idle_seconds),
+        timeout_graceful_shutdown=grace_seconds,
+    )
 
 
 class NotifiedServer(uvicorn.Server):

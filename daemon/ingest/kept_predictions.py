@@ -36,7 +36,7 @@ class KeptPredictions:
         self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __contains__(self, prediction_id: str) -> bool:
+    def __contains__(self, prediction_id: str | None) -> bool:
         return prediction_id in self._kept
 
     def keep(self, prediction_id: str, features: bytes, dtype: str) -> None:
