@@ -19,7 +19,7 @@
         ├── BadFieldError           422    a field is missing, unknown, or of the wrong type
         ├── BadShapeError           422    the features do not have the model's shape
         ├── NotFiniteError          422    a feature is not a number that float32 holds
-        ├── BadImageError           422    the picture cannot be decoded
+        ├── BadPictureError         422    the picture cannot be decoded
         ├── KeyReusedError          422    the key belongs to another request
         ├── TooManyClassesError     422    the label would be one class too many
         ├── AllRefusedError         422    no sample of a batch was accepted
@@ -165,10 +165,10 @@ class NotFiniteError(RequestError):
     status, code = 422, "not_finite"
 
 
-class BadImageError(RequestError):
+class BadPictureError(RequestError):
     """The picture is damaged, or of a kind that is not read."""
 
-    status, code = 422, "bad_image"
+    status, code = 422, "bad_picture"
 
 
 class KeyReusedError(RequestError):

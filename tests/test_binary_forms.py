@@ -288,7 +288,7 @@ BAD_FORMS = {
     "a label that is no text": ([("image", PICTURE), ("label", b"\xff")], "bad_field", "label"),
     "a label of blanks": ([("image", PICTURE), ("label", b"  ")], "bad_field", "label"),
     "an id of the store's": ([("image", PICTURE), ("id", b"s-1")], "bad_field", "id"),
-    "a picture that is none": ([("image", b"GIF89a")], "bad_image", "image"),
+    "a picture that is none": ([("image", b"GIF89a")], "bad_picture", "image"),
 }
 
 
@@ -324,7 +324,7 @@ def test_a_form_keeps_the_order_of_good_and_bad() -> None:
     sent = form(fields)
     first, bad, third = decode_form(sent.body, sent.media_type, IMAGE).entries
     assert (first.label, first.features, third.label) == (7, bytes([0, 1, 2, 3]), 7)
-    assert bad.code == "bad_image"
+    assert bad.code == "bad_picture"
 
 
 def test_a_pictures_url_is_as_strict() -> None:

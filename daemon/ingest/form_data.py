@@ -13,7 +13,7 @@ import numpy as np
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from daemon.errors import BadBinaryError, BadFieldError, RequestError
-from daemon.ingest.images import ImageDecoder
+from daemon.ingest.pictures import PictureDecoder
 from daemon.ingest.sample import (
     BATCH_LIMIT,
     PredictRequest,
@@ -41,7 +41,7 @@ def decode_form(body: bytes, media_type: str, spec: ModelSpec) -> SampleRequest:
     Raises:
         RequestError: The form as a whole cannot be read, or holds too many pictures.
     """
-    decoder = ImageDecoder(spec)
+    decoder = PictureDecoder(spec)
     images, texts = _parts(body, media_type)
     check_count(len(images))
     count = len(images)
@@ -84,7 +84,7 @@ def decode_picture(body: bytes, query: Mapping[str, str], spec: ModelSpec) -> Sa
     _check_known(query, ("label", "id", "source"))
     source = check_text(query["source"], "source") if "source" in query else ""
     label, own_id = query.get("label", ""), query.get("id", "")
-    return SampleRequest([_sample(ImageDecoder(spec), body, label, own_id, source)], single=True)
+    return SampleRequest([_sample(PictureDecoder(spec), body, label, own_id, source)], single=True)
 
 
 def decode_predict_picture(
@@ -99,11 +99,11 @@ def decode_predict_picture(
     keep = {"true": True, "false": False}.get(query.get("keep", ""))
     if keep is None and "keep" in query:
         raise BadFieldError("parameter 'keep' is true or false", field="keep")
-    x = ImageDecoder(spec).decode(body, "image").astype(np.float32)
+    x = PictureDecoder(spec).decode(body, "image").astype(np.float32)
     return PredictRequest(x.reshape(1, *spec.input_shape), single=True, keep=keep)
 
 
-def _sample(decoder: ImageDecoder, data: bytes, label: str, own_id: str, source: str) -> Sample:
+def _sample(decoder: PictureDecoder, data: bytes, label: str, own_id: str, source: str) -> Sample:
     named = label_from_text(label) if label else None
     checked = check_id(own_id) if own_id else None
     return Sample(decoder.decode(data, "image").tobytes(), "uint8", named, checked, source, None)

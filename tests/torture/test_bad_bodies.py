@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from daemon.errors import BadFieldError
-from daemon.ingest import encoding, features, form_data, images, objects, tensors
+from daemon.ingest import encoding, features, form_data, objects, pictures, tensors
 from models import ModelSpec
 from tests.running import RunningDaemon
 from tests.torture.bad_bodies import MARK, SHAPE, BadBody, bad_body, refusals
@@ -60,7 +60,7 @@ BUGS: dict[str, Bug] = {
     "shapes are believed": (objects, "check_shape", lambda *_: None),
     "lists of numbers may not be finite": (features, "check_finite", lambda *_: None),
     "bytes may not be finite": (objects, "check_finite", lambda *_: None),
-    "the picture library's errors come through": (images, "Exception", KeyError),
+    "the picture library's errors come through": (pictures, "Exception", KeyError),
     "the form library's errors come through": (form_data, "MultipartError", KeyError),
     "an error repeats input": (objects, "check_text", echoing),
 }

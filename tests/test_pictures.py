@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from daemon.errors import BadImageError, BadShapeError, RequestError, TooLargeError
-from daemon.ingest.images import PIXEL_LIMIT, REQUEST_PIXEL_LIMIT, ImageDecoder
+from daemon.errors import BadPictureError, BadShapeError, RequestError, TooLargeError
+from daemon.ingest.pictures import PIXEL_LIMIT, REQUEST_PIXEL_LIMIT, PictureDecoder
 from models import ModelSpec
 
 GREY = ModelSpec("mlp", (1, 4, 6), 3, (8,))
@@ -29,7 +29,7 @@ def file(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def decode(data: bytes, spec: ModelSpec = COLOUR) -> np.ndarray:
-    x = ImageDecoder(spec).decode(data, "image")
+    x = PictureDecoder(spec).decode(data, "image")
     assert (x.dtype, x.shape) == (np.uint8, (spec.features,))
     return x.reshape(spec.input_shape)
 
@@ -105,7 +105,7 @@ def test_cmyk_becomes_rgb() -> None:
 @pytest.mark.parametrize("shape", [(24,), (2, 12), (2, 3, 4)])
 def test_a_model_that_takes_no_pictures_says_so(shape: tuple[int, ...]) -> None:
     with pytest.raises(BadShapeError, match="pictures need a model"):
-        ImageDecoder(ModelSpec("mlp", shape, 3, (8,)))
+        PictureDecoder(ModelSpec("mlp", shape, 3, (8,)))
 
 
 def animated() -> bytes:
@@ -132,7 +132,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_whole_picture_is_refused(case: str) -> None:
-    with pytest.raises(BadImageError) as caught:
+    with pytest.raises(BadPictureError) as caught:
         decode(REFUSED[case])
     assert (caught.value.status, caught.value.field) == (422, "image")
     assert caught.value.__context__ is None  # it would hold the pixels
@@ -160,13 +160,13 @@ def test_pixels_are_counted_before_they_are_decoded(data: bytes) -> None:
 
 def test_text_in_a_picture_is_not_unpacked_without_end() -> None:
     text = b"Comment\0\0" + zlib.compress(bytes(8 << 20))
-    with pytest.raises(BadImageError):
+    with pytest.raises(BadPictureError):
         decode(claimed(6, 4, zlib.compress(bytes(28)), before=chunk(b"zTXt", text) * 50))
 
 
 def test_the_pictures_of_a_request_share_a_budget() -> None:
     large = file(Image.new("1", (4096, 4096)))
-    decoder = ImageDecoder(GREY)
+    decoder = PictureDecoder(GREY)
     for _ in range(REQUEST_PIXEL_LIMIT // PIXEL_LIMIT):
         decoder.decode(large, "image")
     with pytest.raises(TooLargeError, match="several requests"):

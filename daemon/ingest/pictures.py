@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from daemon.errors import BadImageError, BadShapeError, RequestError, TooLargeError
+from daemon.errors import BadPictureError, BadShapeError, RequestError, TooLargeError
 from models import ModelSpec
 
 PIXEL_LIMIT = 1 << 24
@@ -29,7 +29,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = 1 << 16
 PngImagePlugin.MAX_TEXT_MEMORY = 1 << 18
 
 
-class ImageDecoder:
+class PictureDecoder:
     """Decodes the pictures of one request, which share a budget of pixels.
 
     Args:
@@ -60,7 +60,7 @@ class ImageDecoder:
             uint8 `[features]`, channels first.
 
         Raises:
-            BadImageError: It is damaged, animated, or neither PNG nor JPEG.
+            BadPictureError: It is damaged, animated, or neither PNG nor JPEG.
             TooLargeError: It, or all pictures of the request, have too many pixels.
         """
         try:
@@ -70,7 +70,7 @@ class ImageDecoder:
         except Exception:  # noqa: BLE001, S110 - whatever a damaged file does to the library
             pass
         # Out here, since an error raised in a handler keeps what failed there, pixels and all.
-        raise BadImageError(
+        raise BadPictureError(
             f"field '{field}' cannot be decoded: a whole PNG or JPEG file is wanted", field=field
         )
 
@@ -91,7 +91,7 @@ class ImageDecoder:
                 )
             self._pixels_left -= pixels
             if image.format == "PNG" and getattr(image, "is_animated", False):
-                raise BadImageError(
+                raise BadPictureError(
                     f"field '{field}' is animated: send one picture a sample", field=field
                 )
             image.load()
