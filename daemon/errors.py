@@ -3,6 +3,8 @@
     FfedgeError
     ├── ConfigError                        the daemon does not start; exit code 2
     ├── StoreError                         the database cannot be used as promised
+    ├── DataError                          a data set on disk cannot be used
+    ├── TransferError                      import or export cannot go on; exit code 2
     └── RequestError                       answered as {"error", "code", "field"?}
         ├── BadJsonError            400    the body is not what its content type says
         ├── UnknownIdError          404    nothing has this id
@@ -38,6 +40,14 @@ class ConfigError(FfedgeError):
 
 class StoreError(FfedgeError):
     """The database cannot keep the promise that acknowledged means durable."""
+
+
+class DataError(FfedgeError):
+    """A data set on disk cannot be used."""
+
+
+class TransferError(FfedgeError):
+    """An import or export cannot go on: the daemon does not answer, or refuses."""
 
 
 class RequestError(FfedgeError):
