@@ -63,7 +63,7 @@ def serve(config: ConfigOption = Path("ffedge.toml")) -> None:
 def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     """The learner process; started by `serve`, never by hand."""
     from daemon.learner import Learner, LearningError
-    from daemon.learner_process import LearnerProcess, lower_priority
+    from daemon.learner_process import LearnerProcess, lower_priority, report_damage
     from daemon.messages import MISCONFIGURED
     from daemon.store import SampleReader
     from daemon.versions import VersionStore
@@ -110,7 +110,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
                 open_engine,
                 # By name: it is in memory, and knows the canary.
                 open_predict_engine("torch", device=learning.device).open,
-                SampleReader(directory, spec),
+                SampleReader(directory, spec, report_damage),
                 learning,
                 holdout_samples=settings.gate.max_samples,
                 checkpoint=directory / "checkpoint.safetensors",
@@ -301,6 +301,8 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             max_classes=spec.max_classes,
             holdout_ratio=settings.store.holdout_ratio,
             queue_samples=settings.store.queue_samples,
+            queue_bytes=settings.store.queue_bytes,
+            drop_duplicates=settings.store.duplicates == "drop",
             on_commit=telemetry.committed,
         )
         undo.callback(store.close)

@@ -49,6 +49,11 @@ _ALIVE_SECONDS = 1.0
 _REST_SECONDS = 30.0
 
 
+def report_damage(seq: int) -> None:
+    """Say which sample is not learned."""
+    log.error("a sample is damaged on disk and is not learned", extra={"seq": seq})
+
+
 def lower_priority(niceness: int) -> None:
     """Give way to the server: less CPU time, and killed first when memory runs out."""
     os.nice(niceness)

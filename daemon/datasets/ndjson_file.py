@@ -25,7 +25,9 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     id: str | None = None
     source: str | None = None
     ts: float | str | None = None
-    seq: int | None = None  # the exporting store's, of no meaning in another
+    # The exporting store's, of no meaning in another.
+    seq: int | None = None
+    dtype: str | None = None
 
 
 class NdjsonFile(Dataset):

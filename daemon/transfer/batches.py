@@ -108,7 +108,8 @@ class Batches:
             return BadRow(row.name, str(error))
         if not np.isfinite(x).all():
             return BadRow(row.name, "holds a number that is none, or that float32 does not hold")
-        return Row(row.name, x, row.label, row.id, row.source or self._source, row.ts)
+        source = self._source if row.source is None else row.source
+        return Row(row.name, x, row.label, row.id, source, row.ts)
 
     def _batch(self, start: Place, rows: list[Row | BadRow]) -> Batch:
         chain = start.chain

@@ -20,6 +20,6 @@ def request_of(rows: Sequence[Row], ids: Sequence[str]) -> tuple[bytes, dict[str
 
 
 def _line(row: Row, row_id: str) -> bytes:
-    told = {"label": row.label, "source": row.source, "ts": row.ts}
+    told = {"label": row.label, "source": row.source or None, "ts": row.ts}
     fields = {name: value for name, value in told.items() if value is not None}
     return msgspec.json.encode({"x": row.x.ravel().tolist(), "id": row_id, **fields}) + b"\n"

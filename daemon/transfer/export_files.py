@@ -63,8 +63,7 @@ class _Csv(ExportFile):
 
     def write(self, sample: dict[str, Any]) -> None:
         label = sample["label"]
-        numbers = np.asarray(sample["x"]).ravel().tolist()
-        self._csv.writerow([*numbers, "" if label is None else label])
+        self._csv.writerow([*sample["x"], "" if label is None else label])
 
     def finish(self) -> None:
         return
@@ -82,10 +81,8 @@ class _Npz(ExportFile):
         self._bytes = True
 
     def write(self, sample: dict[str, Any]) -> None:
-        x = np.asarray(sample["x"], dtype="<f4")
-        small = x.astype(np.uint8) if x.min() >= 0 and x.max() <= 255 else None
-        self._bytes &= small is not None and small.astype("<f4").tobytes() == x.tobytes()
-        self._features.write(x.tobytes())
+        self._bytes &= sample["dtype"] == "uint8"
+        self._features.write(np.array(sample["x"], dtype="<f4").tobytes())
         label = sample["label"]
         self._labels.append("" if label is None else label)
 

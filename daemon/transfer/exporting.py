@@ -44,12 +44,15 @@ def run_export(
     kind, console, began = kind_of(path), Console(stderr=True), time.monotonic()
     query: dict[str, str | int] = {"features": "true", "limit": _PAGE_SAMPLES}
     query |= {k: v for k, v in (("label", label), ("source", source)) if v is not None}
-    with TransferProgress(console, f"export {path.name}", 0, None) as progress:
-        client = Client(url, patience_seconds=_PATIENCE_SECONDS, on_wait=progress.wait)
+    progress = TransferProgress(console, f"export {path.name}")
+    client = Client(url, patience_seconds=_PATIENCE_SECONDS, on_wait=progress.wait)
+    with closing(client), progress:
         try:
             shape, done = client.model().input_shape, 0
+            progress.total = None if after_seq else _count(client, label, source)
             with replacing(path.absolute()) as file, closing(kind(file, shape)) as out:
-                while (page := _page(client, query | {"after_seq": after_seq}))["samples"]:
+                # A page without samples, all of them damaged, need not be the last.
+                while (page := _page(client, query, after_seq))["next_after_seq"] > after_seq:
                     for sample in page["samples"]:
                         out.write(sample)
                     done += len(page["samples"])
@@ -61,8 +64,6 @@ def run_export(
             return _EXIT_INTERRUPTED
         except OSError as error:
             raise TransferError(f"{path}: cannot be written: {error.strerror}") from error
-        finally:
-            client.close()
     seconds = time.monotonic() - began
     sys.stdout.write(f"{done:,} samples written to {path}; {seconds:.1f} s\n")
     if as_json:
@@ -71,8 +72,26 @@ def run_export(
     return 0
 
 
-def _page(client: Client, query: dict[str, str | int]) -> dict[str, Any]:
-    answer = client.get("/samples", **query)
+def _page(client: Client, query: dict[str, str | int], after_seq: int) -> dict[str, Any]:
+    return _get(client, "/samples", **query, after_seq=after_seq)
+
+
+def _count(client: Client, label: str | None, source: str | None) -> int | None:
+    """Samples that will be written; None: the daemon does not count these."""
+    if label is not None and source is not None:
+        return None
+    counts = _get(client, "/samples/counts")
+    if label is None and source is None:
+        return int(counts["samples"])
+    kind, wanted = ("label", label) if label is not None else ("source", source)
+    named = {
+        "null" if entry[kind] is None else str(entry[kind]): entry for entry in counts[kind + "s"]
+    }
+    return int(named[str(wanted)]["samples"]) if wanted in named else None
+
+
+def _get(client: Client, path: str, **query: str | int) -> dict[str, Any]:
+    answer = client.get(path, **query)
     if answer.status != 200:
         raise TransferError(
             f"the daemon refuses to list its samples: {answer.body.get('error', answer.status)}"

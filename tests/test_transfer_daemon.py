@@ -1,4 +1,4 @@
-"""`ffedge import` into a real daemon: interrupted, killed, and with the daemon killed under it."""
+"""`ffedge import` and `export` with a real daemon: interrupted, killed, and killed under it."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from daemon.datasets import open_dataset
-from daemon.errors import DataError
-from daemon.transfer import run_import
+from daemon.errors import DataError, TransferError
+from daemon.transfer import run_export, run_import
 from daemon.transfer.batches import Batches, Place
 from daemon.transfer.journal import Journal, Mark, identity_of, journal_folder
 from tests.daemon_fixtures import query
@@ -183,3 +183,85 @@ def test_what_cannot_be_imported_sends_nothing(tmp_path, daemon, imported, name,
         imported(tmp_path / name, "wrong")
     assert capsys.readouterr() == ("", "")
     assert stored(daemon, "wrong") == (0, 0)
+
+
+@pytest.fixture
+def exported(daemon, capsys):
+    """Runs an export in this process: what `--json` says."""
+
+    def run(path: Path, *, label: str | None = None, source: str | None = None, after: int = 0):
+        assert run_export(path, url(daemon), label, source, after, as_json=True) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+def entries(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("ending", ["ndjson", "csv", "npz"])
+def test_what_is_exported_and_imported_again_is_the_same(tmp_path, imported, exported, ending):
+    mixed = np.random.default_rng(0).standard_normal((700, FEATURES)).astype(np.float32)
+    mixed[::3] = np.arange(FEATURES)  # these are kept as bytes
+    lines = [{"x": row.tolist(), "label": [7, "8", None][n % 3]} for n, row in enumerate(mixed)]
+    path = tmp_path / "first.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert imported(path, f"first {ending}")[:1] == (0,)
+    told = exported(tmp_path / f"out.{ending}", source=f"first {ending}")
+    assert told["samples"] == 700
+    out = tmp_path / f"out.{ending}"
+    if ending == "ndjson":  # where it came from is in it, and would stay
+        changed = [entry | {"source": "second ndjson", "id": None} for entry in entries(out)]
+        out.write_text("".join(json.dumps(entry) + "\n" for entry in changed))
+    assert imported(out, f"second {ending}")[1]["stored"] == 700
+    both = []
+    for run in ("first", "second"):
+        exported(tmp_path / "check.ndjson", source=f"{run} {ending}")
+        both.append([(e["x"], e["label"], e["dtype"]) for e in entries(tmp_path / "check.ndjson")])
+    assert both[0] == both[1]
+    assert [x for x, *_ in both[0]] == mixed.tolist()
+
+
+def test_export_takes_only_what_is_asked_for(tmp_path, daemon, imported, exported):
+    imported(numbered(tmp_path / "some.npz", 40), "some")
+    out = tmp_path / "out.ndjson"
+    told = exported(out, source="some", label="3")
+    found = entries(out)
+    assert [entry["label"] for entry in found] == [3] * 10
+    assert {entry["source"] for entry in found} == {"some"}
+    assert found[0]["id"].startswith("import-3-")
+    assert told["last_seq"] == found[-1]["seq"]
+    assert exported(out, source="some", after=found[4]["seq"], label="3")["samples"] == 5
+    assert [entry["id"] for entry in entries(out)] == [entry["id"] for entry in found[5:]]
+    assert exported(out, source="none such")["samples"] == 0
+    assert out.read_bytes() == b""
+
+
+def test_what_is_exported_comes_back_as_what_is_already_there(tmp_path, imported, exported):
+    imported(numbered(tmp_path / "own.npz", 40), "own")
+    exported(tmp_path / "own.ndjson", source="own")
+    assert imported(tmp_path / "own.ndjson")[1]["already"] == 40
+
+
+def test_an_export_that_fails_leaves_the_file_as_it_was(tmp_path, daemon, monkeypatch):
+    out = tmp_path / "out.npz"
+    out.write_bytes(b"before")
+    with pytest.raises(TransferError, match="no daemon answers"):
+        run_export(out, "http://127.0.0.1:9", None, None, 0, as_json=False)
+    for name, message in {
+        "out.xls": "found the ending '.xls'; wanted .ndjson",
+        "absent/out.csv": "wanted a file in a folder that exists",
+    }.items():
+        with pytest.raises(TransferError, match=message):
+            run_export(tmp_path / name, url(daemon), None, None, 0, as_json=False)
+    with pytest.raises(TransferError, match="refuses to list its samples: parameter 'label'"):
+        run_export(out, url(daemon), "x" * 65, None, 0, as_json=False)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("daemon.transfer.progress.TransferProgress.show", interrupt)
+    assert run_export(out, url(daemon), None, None, 0, as_json=False) == 130
+    assert [file.name for file in tmp_path.iterdir()] == ["out.npz"]
+    assert out.read_bytes() == b"before"
