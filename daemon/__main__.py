@@ -19,6 +19,7 @@ from daemon.directory_lock import lock_directory
 from daemon.durable import remove_leftovers
 from daemon.errors import ConfigError, FfedgeError, StoreError
 from daemon.logs import configure_logs
+from daemon.transfer.command_line import add_transfer_commands
 
 if TYPE_CHECKING:
     from daemon.http import Service
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A daemon that learns on the device while it serves.",
 )
+add_transfer_commands(app)
 ConfigOption = Annotated[Path, typer.Option(help="Configuration file (TOML).")]
 _GRACE_SECONDS = 10
 # Requests in a row that the engine fails before the service manager is to start us again.
@@ -156,58 +158,6 @@ def status(
     from daemon.status import show_status
 
     show_status(address, as_json=json)
-
-
-UrlOption = Annotated[str, typer.Option(help="Of the daemon.")]
-
-
-@app.command("import")
-def import_(
-    path: Annotated[
-        Path,
-        typer.Argument(help="ImageFolder folder or .zip, IDX folder or file, .csv, .npz, .ndjson."),
-    ],
-    url: UrlOption = "http://127.0.0.1:8484",
-    source: Annotated[str | None, typer.Option(help="Default: the path's last part.")] = None,
-    label_column: Annotated[
-        str | None,
-        typer.Option(help="CSV: name, or number from 1; NPZ: name. Default: last column; y."),
-    ] = None,
-    strict: Annotated[bool, typer.Option(help="Stop at the first row that is refused.")] = False,
-    patience: Annotated[
-        float, typer.Option(min=0, help="Seconds that the daemon may be busy or away.")
-    ] = 120,
-    json: Annotated[bool, typer.Option(help="Print one JSON object as the last line.")] = False,
-) -> None:
-    """Send a labelled data set to a running daemon; interrupted and run again, it goes on."""
-    from daemon.transfer import run_import
-
-    sys.exit(
-        run_import(
-            path,
-            url=url,
-            source=source,
-            label_column=label_column,
-            strict=strict,
-            as_json=json,
-            patience_seconds=patience,
-        )
-    )
-
-
-@app.command()
-def export(
-    path: Annotated[Path, typer.Argument(help="What to write: .ndjson, .csv or .npz.")],
-    url: UrlOption = "http://127.0.0.1:8484",
-    label: Annotated[str | None, typer.Option(help="Only samples with this label.")] = None,
-    source: Annotated[str | None, typer.Option(help="Only samples from this source.")] = None,
-    after_seq: Annotated[int, typer.Option(min=0, help="Only samples behind this one.")] = 0,
-    json: Annotated[bool, typer.Option(help="Print one JSON object as the last line.")] = False,
-) -> None:
-    """Write a running daemon's samples to a file, which appears whole or not at all."""
-    from daemon.transfer import run_export
-
-    sys.exit(run_export(path, url, label, source, after_seq, as_json=json))
 
 
 @app.command()

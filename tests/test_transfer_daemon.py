@@ -14,8 +14,9 @@ import pytest
 
 from daemon.datasets import open_dataset
 from daemon.errors import DataError, TransferError
-from daemon.transfer import run_export, run_import
 from daemon.transfer.batches import Batches, Place
+from daemon.transfer.exporting import run_export
+from daemon.transfer.importing import run_import
 from daemon.transfer.journal import Journal, Mark, identity_of, journal_folder
 from tests.daemon_fixtures import query
 from tests.running import RunningDaemon, wait_for

@@ -14,9 +14,10 @@ import numpy as np
 
 from daemon.datasets.rows import BadRow, Dataset, Row
 from daemon.errors import DataError
-from daemon.ingest.samples import OWN_ID_PREFIX
 
 _LINE_LIMIT = 16 << 20
+# Such an id was made up by the exporting store; another would refuse it (docs/api.md).
+_STORE_ID = "s-"
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -97,6 +98,5 @@ def _row(name: str, text: bytes, decoder: msgspec.json.Decoder[_Line]) -> Row | 
         return BadRow(name, "field 'x' is not a list of numbers")
     with np.errstate(over="ignore"):
         x = numbers.astype(np.float32)
-    # The exporting store made such an id up; to another it says nothing, and it would refuse it.
-    own = line.id is None or line.id.startswith(OWN_ID_PREFIX)
-    return Row(name, x, line.label, None if own else line.id, line.source, line.ts)
+    own_id = None if line.id is None or line.id.startswith(_STORE_ID) else line.id
+    return Row(name, x, line.label, own_id, line.source, line.ts)

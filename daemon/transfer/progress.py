@@ -81,7 +81,7 @@ class TransferProgress:
                 total=self.total,
                 completed=done,
                 rate=f"{rate:,.0f}/s",
-                refused=refused,
+                refused=told,
                 note=note,
             )
         elif time.monotonic() - self._shown >= _LINE_SECONDS:
