@@ -75,6 +75,7 @@ class SampleRows:
 
     def load(self, connection: sqlite3.Connection) -> None:
         """See `daemon.store.writer.Contents`."""
+        self._begin()
         rows = connection.execute("SELECT name, class_index FROM classes").fetchall()
         self._classes: dict[str, int] = dict(rows)
         self._counts = load_counts(connection)
@@ -84,7 +85,6 @@ class SampleRows:
         ).fetchone()
         if self._service_began is None:
             self._service_began = time.monotonic() - self._written_seconds
-        self._begin()
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """See `daemon.store.writer.Contents`."""

@@ -36,7 +36,7 @@ class Contents(Protocol):
     """What is remembered of the database, and held back until a group's end."""
 
     def load(self, connection: sqlite3.Connection) -> None:
-        """Read it: at the opening, and after a roll-back."""
+        """Forget what was held back, and read anew: at the opening, and after a roll-back."""
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write what is held back: last in each transaction."""
@@ -104,6 +104,7 @@ class Writer:
         self.waiting_samples = self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._closed = False
+        self._loaded = True
         self._thread = threading.Thread(target=self._run, name="store-writer")
         self._thread.start()
 
@@ -184,6 +185,8 @@ class Writer:
         results: list[Any] = []
         try:
             self._connection.execute("BEGIN IMMEDIATE")
+            if not self._loaded:
+                self._load()
             for item in group:
                 try:
                     results.append(item.work(self._connection))
@@ -221,12 +224,18 @@ class Writer:
             _wake(loop, waiters)
 
     def _roll_back(self) -> None:
+        # Should the reading fail now, the next transaction begins with it.
+        self._loaded = False
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            self._contents.load(self._connection)
+            self._load()
         except sqlite3.Error as error:
             log.error("roll-back failed", extra={"error": str(error)})
+
+    def _load(self) -> None:
+        self._contents.load(self._connection)
+        self._loaded = True
 
 
 def _wake(loop: asyncio.AbstractEventLoop, waiters: list[asyncio.Future[None]]) -> None:
