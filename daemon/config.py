@@ -87,6 +87,7 @@ class ServerSettings(_Section):
     engine: Literal["auto", "tensorrt", "torch"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    keep_predictions: bool = False
 
 
 class LearnerSettings(_Section):
