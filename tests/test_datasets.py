@@ -159,9 +159,13 @@ def test_npz_arrays_by_name(tmp_path, names, column):
 
 
 def test_npz_bytes_stay_bytes_and_whole_floats_are_labels(tmp_path):
-    rows = list(open_dataset(npz(tmp_path, x=X.astype(np.uint8), y=[0.0, 1.0, 1.5, 2.0])).rows())
+    labels = [0.0, 1.5, np.nan, 2.0]
+    rows = list(open_dataset(npz(tmp_path, x=X.astype(np.uint8), y=labels)).rows())
     assert rows[0].x.dtype == np.uint8
-    assert [getattr(row, "label", "bad") for row in rows] == [0, 1, "bad", 2]
+    assert [getattr(row, "label", "bad") for row in rows] == [0, "bad", "bad", 2]
+    large = np.array([0, 2**62, 2**62 + 1, 2**64 - 1], dtype=np.uint64)
+    rows = list(open_dataset(npz(tmp_path, x=X, y=large)).rows())
+    assert [getattr(row, "label", "bad") for row in rows] == [0, 2**62, "bad", "bad"]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +227,7 @@ def test_ndjson_keeps_what_is_the_samples_own(tmp_path):
         ('{"x": ["1"]}', "is not a list of numbers"),
         ('{"x": [null]}', "is not a list of numbers"),
         ('{"x": [true]}', "is not a list of numbers"),
+        (f'{{"x": [1], "label": {2**63}}}', "is no sample"),
     ],
 )
 def test_ndjson_lines_that_are_no_samples(tmp_path, line, why):

@@ -50,3 +50,17 @@ def test_written_and_read_back_they_are_the_same(ending, given_samples):
         assert rows[0].x.dtype == (np.uint8 if whole else np.float32)
     if ending == "ndjson":
         assert {(row.source, row.id) for row in rows} == {("cam", None)}
+
+
+def test_an_npz_is_compressed_and_numpy_reads_it(tmp_path):
+    path = tmp_path / "out.npz"
+    with path.open("w+b") as file, closing(kind_of(path)(file, (100, 1, 1))) as out:
+        for seq in range(50):
+            out.write(entry(np.full(100, seq, np.uint8), seq % 2, seq))
+        out.finish()
+    assert path.stat().st_size < 2000
+    with np.load(path) as arrays_read:
+        x, y = arrays_read["x"], arrays_read["y"]
+    assert (x.shape, x.dtype) == ((50, 100, 1, 1), np.uint8)
+    assert x[:, 0, 0, 0].tolist() == [*range(50)]
+    assert (y.dtype, y.tolist()) == (np.int64, [0, 1] * 25)

@@ -1,6 +1,8 @@
 """The transfer client against servers that are busy, away, or something else."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -145,3 +147,15 @@ def test_something_else_that_answers(answer):
         pytest.raises(TransferError, match="no ffedge of this version: is --url right"),
     ):
         c.model()
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_a_command_that_cannot_begin_says_so_in_one_line(tmp_path, command):
+    path = tmp_path / "a.csv"
+    path.write_text("1,2,a\n")
+    line = [sys.executable, "-m", "daemon", command, str(path), "--url", "http://127.0.0.1:9"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    (said_once,) = done.stderr.splitlines()
+    assert said_once.startswith("ffedge: no daemon answers at http://127.0.0.1:9 (")
+    assert path.read_text() == "1,2,a\n"

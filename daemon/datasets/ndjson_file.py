@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
 
-from daemon.datasets.rows import BadRow, Dataset, Row
+from daemon.datasets.rows import LARGEST_LABEL, BadRow, Dataset, Row
 from daemon.errors import DataError
 
 _LINE_LIMIT = 16 << 20
@@ -22,7 +22,7 @@ _STORE_ID = "s-"
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     x: list[Any]
-    label: int | str | None = None
+    label: Annotated[int, msgspec.Meta(ge=-LARGEST_LABEL, le=LARGEST_LABEL)] | str | None = None
     id: str | None = None
     source: str | None = None
     ts: float | str | None = None

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from daemon.datasets.rows import BadRow, Dataset, Row, label_of
+from daemon.datasets.rows import LARGEST_LABEL, BadRow, Dataset, Row, label_of
 from daemon.errors import DataError
 
 _LABEL_NAMES = ("y", "label", "labels", "y_train", "target")
@@ -93,11 +93,12 @@ class NpzFile(Dataset):
                 for x, label in zip(rows, ys.tolist(), strict=True):
                     name = f"sample {number}"
                     number += 1
-                    if isinstance(label, float) and not label.is_integer():
-                        yield BadRow(name, "has a label that is neither an integer nor text")
+                    if isinstance(label, str):
+                        yield Row(name, x, label_of(label))
+                    elif label % 1 == 0 and abs(label) <= LARGEST_LABEL:
+                        yield Row(name, x, int(label))
                     else:
-                        known = label_of(label) if isinstance(label, str) else int(label)
-                        yield Row(name, x, known)
+                        yield BadRow(name, "has a label that is no whole number of 62 bits")
 
     def _choose(self, names: list[str], label_array: str | None) -> tuple[str, str]:
         """Names of the features' and the labels' array."""

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
+# As the daemon takes them.
+LARGEST_LABEL = 2**62
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 

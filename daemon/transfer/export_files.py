@@ -21,8 +21,6 @@ from numpy.lib import format as npy
 
 from daemon.errors import TransferError
 
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
-
 
 class ExportFile(ABC):
     """A file that samples are written to, in order.
@@ -93,7 +91,7 @@ class _Npz(ExportFile):
         labels = np.array(self._labels, dtype=np.int64 if whole else np.str_)
         self._features.seek(0)
         with zipfile.ZipFile(self._file, "w", zipfile.ZIP_DEFLATED) as archive:
-            with archive.open(zipfile.ZipInfo("x.npy", _ZIP_EPOCH), "w", force_zip64=True) as x:
+            with archive.open("x.npy", "w", force_zip64=True) as x:
                 npy.write_array_header_1_0(
                     x,
                     {
@@ -104,7 +102,7 @@ class _Npz(ExportFile):
                 )
                 while chunk := self._features.read(1 << 20):
                     x.write(np.frombuffer(chunk, dtype="<f4").astype(dtype).tobytes())
-            with archive.open(zipfile.ZipInfo("y.npy", _ZIP_EPOCH), "w") as y:
+            with archive.open("y.npy", "w", force_zip64=True) as y:
                 npy.write_array(y, labels, allow_pickle=False)
 
     def close(self) -> None:
