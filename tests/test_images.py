@@ -135,6 +135,7 @@ def test_what_is_no_whole_picture_is_refused(case: str) -> None:
     with pytest.raises(BadImageError) as caught:
         decode(REFUSED[case])
     assert (caught.value.status, caught.value.field) == (422, "image")
+    assert caught.value.__context__ is None  # it would hold the pixels
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def decode_numbers(
         raise BadShapeError(f"field '{field}' is nested {depth} deep; {need}", field=field)
     try:
         numbers = encoding.decoder(_NESTED[depth - 1]).decode(raw)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # found when what comes out is checked
             x = np.array(numbers, dtype=np.float32)
     except msgspec.ValidationError as error:
         if "out of range" in str(error):
@@ -148,5 +148,5 @@ def rows_from_bytes(
     x = np.frombuffer(raw, dtype).reshape(rows, spec.features)
     if dtype == np.uint8:
         return x
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # found when what comes out is checked
         return x.astype(np.float32, copy=False)

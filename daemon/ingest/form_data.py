@@ -123,17 +123,18 @@ def _parts(body: bytes, media_type: str) -> tuple[list[bytes], dict[str, list[st
         parser = PushMultipartParser(
             options.get("boundary", ""), max_segment_count=_PARTS_LIMIT, strict=True
         )
-        name, content = "", bytearray()
+        name: str = ""
+        content: list[bytes] = []
         with parser:
             for event in parser.parse(body):
                 if isinstance(event, MultipartSegment):
-                    name, content = _name(event), bytearray()
+                    name, content = _name(event), []
                 elif event is not None:
-                    content += event
+                    content.append(event)
                 elif name == "image":
-                    images.append(bytes(content))
+                    images.append(b"".join(content))
                 else:
-                    texts[name].append(_text(content, name))
+                    texts[name].append(_text(b"".join(content), name))
     except MultipartError:
         raise BadBinaryError(
             "the body is not valid multipart/form-data: it is cut short, has no boundary, or "
@@ -149,7 +150,7 @@ def _name(segment: MultipartSegment) -> str:
     return name
 
 
-def _text(content: bytearray, name: str) -> str:
+def _text(content: bytes, name: str) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:

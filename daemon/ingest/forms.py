@@ -48,12 +48,14 @@ class Form:
         inline_bytes: Longest body that is decoded on the event loop.
         samples: The samples of a body.
         inputs: What is to be predicted.
+        alone: One request is decoded at a time, since one may need much memory.
     """
 
     limit_bytes: int
     inline_bytes: int
     samples: Callable[[Payload, ModelSpec, KeptPredictions], SampleRequest]
     inputs: Callable[[Payload, ModelSpec], PredictRequest]
+    alone: bool = False
 
 
 def _not_read(sent: Payload, spec: ModelSpec) -> PredictRequest:
@@ -89,12 +91,14 @@ _FORM_DATA = Form(
     0,
     lambda sent, spec, kept: decode_form(sent.body, sent.media_type, spec),
     _not_read,
+    alone=True,
 )
 _PICTURE = Form(
     LARGE_LIMIT_BYTES,
     0,
     lambda sent, spec, kept: decode_picture(sent.body, sent.query or {}, spec),
     lambda sent, spec: decode_predict_picture(sent.body, sent.query or {}, spec),
+    alone=True,
 )
 
 FORMS = {

@@ -1,9 +1,9 @@
 """Bad requests without end: good ones damaged, nonsense, bombs, false lengths, wrong headers.
 
 Each is made from a seed and its number alone. Some damage does no harm (a digit that becomes
-another digit); whoever needs only bad ones asks the decoders which those are (`is_bad`). What must
-be refused whatever the decoders think, since its features have another count than the model's, is
-marked `surely`.
+another digit); whoever needs only bad ones asks the decoders which those are (`refusals`). What
+must be refused whatever the decoders think, such as features that are not finite, is marked
+`surely`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import numpy as np
 from daemon.errors import RequestError
 from daemon.ingest.forms import FORMS, JSON_LIMIT_BYTES, PREDICT_TYPES, SAMPLE_TYPES, Payload
 from daemon.ingest.kept_predictions import KeptPredictions
-from daemon.ingest.sample import Sample
 from models import ModelSpec
 from tests import sample_forms as forms
 from tests.sample_forms import Given, Sent
@@ -65,26 +64,27 @@ def bad_body(seed: int, number: int) -> BadBody:
     return replace(bad, kind=kind, route="/predict" if rng.random() < 0.2 else "/samples")
 
 
-def is_bad(bad: BadBody) -> bool:
-    """Whether the decoders refuse all of it; they must raise nothing but a `RequestError`."""
+def refusals(bad: BadBody) -> list[RequestError] | None:
+    """Why the decoders refuse it, one by one; None: they accept some of it."""
     kind = bad.sent.media_type.partition(";")[0].strip().lower()
     encoding = bad.sent.headers.get("Content-Encoding", "identity")
     predict = bad.route == "/predict"
     if kind not in (PREDICT_TYPES if predict else SAMPLE_TYPES) or encoding != "identity":
-        return True
+        return []
     length = bad.sent.headers.get("Inference-Header-Content-Length")
     sent = Payload(bad.sent.body, bad.sent.media_type, length, bad.sent.query)
     form = FORMS[kind]
     if len(sent.body) > form.limit_bytes:
-        return True
+        return []
     try:
         if predict:
             form.inputs(sent, SPEC)
-            return False
+            return None
         entries = form.samples(sent, SPEC, KEPT).entries
-    except RequestError:
-        return True
-    return not any(isinstance(entry, Sample) for entry in entries)
+    except RequestError as error:
+        return [error]
+    refused = [entry for entry in entries if isinstance(entry, RequestError)]
+    return refused if len(refused) == len(entries) else None
 
 
 def _good(rng: random.Random, shape: tuple[int, ...] = SHAPE) -> Sent:
@@ -140,6 +140,41 @@ def _another_shape(rng: random.Random) -> BadBody:
     sent = _good(rng, rng.choice([(1, 1, 3), (1, 2, 5), (3, 2, 9)]))
     if sent.media_type.startswith(("image/", "multipart/")):  # pictures are fitted to any size
         return BadBody("", replace(sent, media_type="application/json"), "", surely=True)
+    return BadBody("", sent, "", surely=True)
+
+
+def _other_axes(rng: random.Random) -> BadBody:
+    """As many numbers as the model takes, in another order of axes."""
+    x = np.ones((rng.choice([1, 3]), *rng.choice([(8, 1, 8), (1, 4, 16), (64, 1)])))
+    given = Given(x.astype("u1"), [1] * len(x), [f"{MARK}-{i}" for i in range(len(x))], MARK)
+    ways = [forms.raw_bytes, forms.infer_input, forms.numbers]
+    sent = rng.choice(
+        [
+            forms.tensors(given),
+            forms.message_pack(given, rng.choice(ways)),
+            forms.json_batch(given, rng.choice([forms.base64_bytes, *ways[1:]])),
+        ]
+    )
+    return BadBody("", sent, "", surely=True)
+
+
+def _not_finite(rng: random.Random) -> BadBody:
+    """A good request, but for one number of each sample."""
+    x = np.ones((rng.choice([1, 3]), *SHAPE), rng.choice(["<f4", "<f8"]))
+    worst = rng.choice([np.nan, np.inf, -np.inf] + [1e300] * (x.dtype == np.float64))
+    x.reshape(len(x), -1)[:, rng.randrange(64)] = worst
+    given = Given(x, [1] * len(x), [f"{MARK}-{i}" for i in range(len(x))], MARK)
+    sent = rng.choice(
+        [
+            forms.tensors(given),
+            forms.message_pack(given),
+            forms.message_pack(given, forms.raw_bytes),
+            forms.message_pack(given, forms.infer_input),
+            forms.json_batch(given),
+            forms.json_batch(given, forms.base64_bytes),
+            forms.lines(given),
+        ]
+    )
     return BadBody("", sent, "", surely=True)
 
 
@@ -258,6 +293,8 @@ def _wrong_header(rng: random.Random) -> BadBody:
 KINDS: dict[str, tuple[int, Callable[[random.Random], BadBody]]] = {
     "damaged": (30, _damaged),
     "another shape": (10, _another_shape),
+    "other axes": (5, _other_axes),
+    "not finite": (5, _not_finite),
     "random bytes": (15, _random_bytes),
     "nonsense": (20, _nonsense),
     "deep": (5, _deep),
