@@ -6,11 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daemon.datasets import open_dataset
+from daemon.datasets import Row, open_dataset
+from daemon.ingest.forms import FORMS, Payload
+from daemon.ingest.kept_predictions import KeptPredictions
+from daemon.ingest.sample import Sample
+from daemon.ingest.tensors import LENGTH_HEADER
 from daemon.transfer.batches import Batches, Place
+from daemon.transfer.bodies import request_of
 from daemon.transfer.fitting import fit_dataset
+from models import ModelSpec
 
 SHAPE = (2,)
+SPEC = ModelSpec("mlp", SHAPE, 3, (8,))
 ROWS = 600
 
 
@@ -82,8 +89,15 @@ def test_bad_rows_are_named_and_the_others_of_their_batch_are_sent(tmp_path):
     assert sent_ids(batch)[1] == "cam-1"
 
 
+def entries(body: bytes, headers: dict[str, str], spec: ModelSpec = SPEC) -> list[Sample]:
+    """What the daemon reads in a request."""
+    form = FORMS[headers["Content-Type"]]
+    sent = Payload(body, headers["Content-Type"], headers.get(LENGTH_HEADER), None)
+    return form.samples(sent, spec, KeptPredictions(by_default=False)).entries
+
+
 def sent_ids(batch) -> list[str]:
-    return [json.loads(line)["id"] for line in batch.body.splitlines()]
+    return [entry.id for entry in entries(batch.body, batch.headers)]
 
 
 def test_bodies_stay_within_the_daemons_limit(tmp_path):
@@ -93,3 +107,32 @@ def test_bodies_stay_within_the_daemons_limit(tmp_path):
     made = list(Batches(dataset, lambda x: x, (30_000,), "s").after(Place()))
     assert len(made) == 4
     assert all(len(batch.body) <= 8 << 20 for batch in made)
+
+
+NUMBERS = [np.array([0, 255], np.uint8), np.array([0.1, -0.0], np.float32)]
+
+
+@pytest.mark.parametrize("label", [3, "dog", None])
+@pytest.mark.parametrize("source", ["cam", ""])
+@pytest.mark.parametrize("x", NUMBERS)
+def test_rows_that_are_alike_go_as_tensors(label, source, x):
+    rows = [Row("a", x, label, source=source)] * 2
+    body, headers = request_of(rows, ["i-1", "i-2"])
+    assert headers["Content-Type"] == "application/octet-stream"
+    for entry, own_id in zip(entries(body, headers), ["i-1", "i-2"], strict=True):
+        assert (entry.label, entry.source, entry.id) == (label, source, own_id)
+        assert (bytes(entry.features), entry.dtype) == (x.tobytes(), str(x.dtype))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"label": "3"}, {"label": None}, {"source": "other"}, {"ts": 1.5}]
+)
+def test_rows_that_tensors_cannot_say_go_as_lines(changes):
+    one = {"label": 3, "source": "cam", "ts": None}
+    rows = [Row("a", x, **(one | more)) for x, more in zip(NUMBERS, ({}, changes), strict=True)]
+    body, headers = request_of(rows, ["i-1", "i-2"])
+    assert headers["Content-Type"] == "application/x-ndjson"
+    for entry, row in zip(entries(body, headers), rows, strict=True):
+        assert (entry.label, entry.source) == (row.label, row.source)
+        assert entry.ts == (None if row.ts is None else str(row.ts))
+        assert bytes(entry.features) == row.x.tobytes()

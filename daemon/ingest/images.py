@@ -1,7 +1,7 @@
 """One picture to a sample's features: PNG or JPEG, decoded by Pillow, fitted to the model's shape.
 
-What a picture says of its size is checked before a pixel is decoded, and one picture at a time is
-in memory. Decided for those that are not plain 8-bit grey or RGB:
+What a picture says of its size is checked before a pixel is decoded. Decided for those that are
+not plain 8-bit grey or RGB:
 
 - the EXIF orientation is applied, then the picture is stretched to `[channels, height, width]`;
 - palettes and CMYK become RGB, or grey; transparency is dropped; of 16 bits the upper 8 are taken;
@@ -11,7 +11,6 @@ in memory. Decided for those that are not plain 8-bit grey or RGB:
 from __future__ import annotations
 
 import io
-import threading
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,6 @@ Image.MAX_IMAGE_PIXELS = None
 # Compressed text beside the pixels is unpacked when a PNG is opened; nobody here reads it.
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 16
 PngImagePlugin.MAX_TEXT_MEMORY = 1 << 18
-
-_one_at_a_time = threading.Lock()
 
 
 class ImageDecoder:
@@ -49,7 +46,7 @@ class ImageDecoder:
                 "pictures need a model with input_shape [1 or 3, height, width], this one has "
                 f"{[*shape]}: send numbers"
             )
-        self._channels, self._height, self._width = shape
+        self._shape = shape[0], shape[1], shape[2]
         self._pixels_left = REQUEST_PIXEL_LIMIT
 
     def decode(self, data: bytes, field: str) -> NDArray[np.uint8]:
@@ -66,16 +63,16 @@ class ImageDecoder:
             BadImageError: It is damaged, animated, or neither PNG nor JPEG.
             TooLargeError: It, or all pictures of the request, have too many pixels.
         """
-        with _one_at_a_time:
-            try:
-                return self._decode(data, field)
-            except RequestError:
-                raise
-            except Exception:  # noqa: BLE001 - whatever a damaged file does to the library
-                raise BadImageError(
-                    f"field '{field}' cannot be decoded: a whole PNG or JPEG file is wanted",
-                    field=field,
-                ) from None
+        try:
+            return self._decode(data, field)
+        except RequestError:
+            raise
+        except Exception:  # noqa: BLE001, S110 - whatever a damaged file does to the library
+            pass
+        # Out here, since an error raised in a handler keeps what failed there, pixels and all.
+        raise BadImageError(
+            f"field '{field}' cannot be decoded: a whole PNG or JPEG file is wanted", field=field
+        )
 
     def _decode(self, data: bytes, field: str) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
@@ -97,14 +94,27 @@ class ImageDecoder:
                 raise BadImageError(
                     f"field '{field}' is animated: send one picture a sample", field=field
                 )
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-        size = (self._width, self._height)
-        plain = _eight_bits(upright).convert("L" if self._channels == 1 else "RGB")
-        if plain.size != size:
-            plain = plain.resize(size, Image.Resampling.BILINEAR)
-        pixels_first = np.asarray(plain, np.uint8).reshape(self._height, self._width, -1)
-        return np.ascontiguousarray(pixels_first.transpose(2, 0, 1)).reshape(-1)
+            return fit_picture(image, self._shape).reshape(-1)
+
+
+def fit_picture(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The pixels of a picture in the model's shape.
+
+    Args:
+        image: Open; it is decoded here.
+        shape: `[1 or 3, height, width]`.
+
+    Returns:
+        uint8, of this shape.
+    """
+    channels, height, width = shape
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    plain = _eight_bits(upright).convert("L" if channels == 1 else "RGB")
+    if plain.size != (width, height):
+        plain = plain.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(plain, np.uint8).reshape(height, width, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Fit: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
-_MODES = {1: "L", 3: "RGB"}
 _TALK = "input_shape in the daemon's [model], or other data"
 
 
@@ -74,19 +73,15 @@ def fit_dataset(dataset: Dataset, wanted: tuple[int, ...]) -> tuple[Fit, str | N
 def image_to_array(wanted: tuple[int, ...]) -> Callable[[Image], NDArray[np.uint8]]:
     """What makes an image an array for the model, uint8 `[channels, height, width]`.
 
-    For a model of images it is scaled and gets the model's channels; for another it stays as it is.
+    For a model of images it is fitted as one that is posted; for another it stays as it is.
     """
 
     def to_array(image: Image) -> NDArray[np.uint8]:
-        from PIL import Image as Images
+        from daemon.ingest.images import fit_picture
 
-        if not _is_image(wanted):
-            return _channels_first(as_it_is(image))
-        channels, height, width = wanted
-        image = image.convert(_MODES[channels])
-        if image.size != (width, height):
-            image = image.resize((width, height), Images.Resampling.BILINEAR)
-        return _channels_first(np.asarray(image))
+        if len(wanted) == 3 and _is_image(wanted):
+            return fit_picture(image, wanted)
+        return _channels_first(as_it_is(image))
 
     return to_array
 
@@ -113,7 +108,7 @@ def _channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and shape[0] in _MODES
+    return len(shape) == 3 and shape[0] in (1, 3)
 
 
 def _image_note(dataset: Dataset, wanted: tuple[int, ...]) -> str | None:
