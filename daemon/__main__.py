@@ -19,6 +19,7 @@ from daemon.directory_lock import lock_directory
 from daemon.durable import remove_leftovers
 from daemon.errors import ConfigError, FfedgeError, StoreError
 from daemon.logs import configure_logs
+from daemon.transfer.command_line import add_transfer_commands
 
 if TYPE_CHECKING:
     from daemon.http import Service
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A daemon that learns on the device while it serves.",
 )
+add_transfer_commands(app)
 ConfigOption = Annotated[Path, typer.Option(help="Configuration file (TOML).")]
 _GRACE_SECONDS = 10
 # Requests in a row that the engine fails before the service manager is to start us again.
@@ -205,6 +207,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
     from prometheus_client import CollectorRegistry, disable_created_metrics
 
     from daemon.http import Service
+    from daemon.ingest.kept_predictions import KeptPredictions
     from daemon.jobs import JobBook
     from daemon.power import PowerMonitor, reader_command
     from daemon.power_log import PowerLog
@@ -300,7 +303,8 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         telemetry.registry.register(PowerMetrics(power))
         telemetry.registry.register(HostMetrics(processes))
         undo.pop_all()
-    return Service(spec, store, slot, versions, jobs, supervisor, telemetry, power)
+    kept = KeptPredictions(by_default=settings.server.keep_predictions)
+    return Service(spec, store, slot, versions, jobs, supervisor, telemetry, power, kept)
 
 
 def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:

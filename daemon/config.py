@@ -93,6 +93,7 @@ class ServerSettings(_Section):
     connections: Positive = 512
     address_connections: Positive = 256
     ingest_requests: Positive = 128
+    keep_predictions: bool = False
 
 
 class LearnerSettings(_Section):

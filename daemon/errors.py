@@ -3,13 +3,17 @@
     FfedgeError
     ├── ConfigError                        the daemon does not start; exit code 2
     ├── StoreError                         the database cannot be used as promised
+    ├── DataError                          a data set on disk cannot be used
+    ├── TransferError                      import or export cannot go on; exit code 2
     └── RequestError                       answered as {"error", "code", "field"?}
         ├── BadHttpError            400    not a request that HTTP/1.1 knows
-        ├── BadJsonError            400    the body is not what its content type says
+        ├── BadJsonError            400    the body is not JSON
+        ├── BadHeaderError          400    a header that the body needs is missing or wrong
+        ├── BadBinaryError          400    the bytes of a body are not what they claim to be
         ├── UnknownIdError          404    nothing has this id
         ├── TooSlowError            408    the request did not arrive in time
         ├── IdConflictError         409    the id belongs to another sample
-        ├── LabelConflictError      409    the sample has another label
+        ├── LabelConflictError      409    the sample, or prediction, has another label
         ├── KeyInUseError           409    a request with this key is being written
         ├── NothingToLearnError     409    training was asked for before any sample came
         ├── TooLargeError           413    the body exceeds its limit
@@ -18,6 +22,7 @@
         ├── BadShapeError           422    the features do not have the model's shape
         ├── NotFiniteError          422    a feature is not a number that float32 holds
         ├── KeyReusedError          422    the key belongs to another request
+        ├── BadImageError           422    the picture cannot be decoded
         ├── TooManyClassesError     422    the label would be one class too many
         ├── AllRefusedError         422    no sample of a batch was accepted
         ├── TooManyConnectionsError 429    too many are open, in all or from one address; retry
@@ -46,6 +51,14 @@ class ConfigError(FfedgeError):
 
 class StoreError(FfedgeError):
     """The database cannot keep the promise that acknowledged means durable."""
+
+
+class DataError(FfedgeError):
+    """A data set on disk cannot be used."""
+
+
+class TransferError(FfedgeError):
+    """An import or export cannot go on: the daemon does not answer, or refuses."""
 
 
 class RequestError(FfedgeError):
@@ -79,9 +92,21 @@ class BadHttpError(RequestError):
 
 
 class BadJsonError(RequestError):
-    """The body cannot be decoded."""
+    """The body is not JSON."""
 
     status, code = 400, "bad_json"
+
+
+class BadHeaderError(RequestError):
+    """A header that says how to read the body is missing or wrong."""
+
+    status, code = 400, "bad_header"
+
+
+class BadBinaryError(RequestError):
+    """The bytes of a body are not what they claim to be."""
+
+    status, code = 400, "bad_binary"
 
 
 class UnknownIdError(RequestError):
@@ -103,7 +128,7 @@ class IdConflictError(RequestError):
 
 
 class LabelConflictError(RequestError):
-    """The sample has another label, and nobody said to replace it."""
+    """The sample, or prediction, has another label, and nobody said to replace it."""
 
     status, code = 409, "label_conflict"
 
@@ -154,6 +179,12 @@ class KeyReusedError(RequestError):
     """The key came with a request of other content before."""
 
     status, code = 422, "key_reused"
+
+
+class BadImageError(RequestError):
+    """The picture is damaged, or of a kind that is not read."""
+
+    status, code = 422, "bad_image"
 
 
 class TooManyClassesError(RequestError):
