@@ -20,8 +20,8 @@ from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console, Group
 
-from benchmarks.samples import DataError
 from benchmarks.trial import TrialError
+from daemon.errors import DataError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

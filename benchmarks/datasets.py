@@ -2,38 +2,37 @@
 
 | given | layout |
 | --- | --- |
-| a folder with `train-images-idx3-ubyte[.gz]` | IDX, as MNIST comes; `t10k-*` is its test set |
-| any other folder, or a `.zip` | ImageFolder: `<class>/<any name>.<jpg, png, ...>` |
+| a path | one of `daemon/datasets/layouts.py`; of an IDX folder, `t10k-*` is the test set |
 | the word `digits` | scikit-learn's 1,797 digits of 8x8 pixels, as rows of 64 numbers |
 | the word `digit-images` | the same as images of one channel, for conv networks |
 
-Pixels stay bytes until a batch of them is taken. Files are not trusted: what a header promises is
-compared with what the file holds before memory is asked for.
-
-The layout that needs more than a page lives beside this file: `benchmarks/images.py`.
+Pixels stay bytes until a batch of them is taken. All images must have one size; they become RGB, or
+one grey channel where every image is grey.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import math
-import struct
-import zlib
 from pathlib import Path
-from typing import IO, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.samples import DataError, Samples, label_samples
+from benchmarks.samples import Samples, label_samples
+from daemon.datasets.idx import PARTS, has_idx
+from daemon.datasets.image_folder import ImageFolder, as_it_is
+from daemon.datasets.layouts import open_dataset
+from daemon.datasets.rows import BadRow
+from daemon.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 DIGITS = "digits"
 DIGIT_IMAGES = "digit-images"
 # What time and memory are measured on where no data are given; nothing to be learned.
 MADE_UP = "made-up"
-_CHUNK_BYTES = 1 << 20
-_IDX_UBYTE = 0x08
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,7 @@ def load_sources(data: str, test: str | None = None) -> Sources:
     train = load(data)
     if len(train.classes) < 2:
         raise DataError(f"{data}: all samples are of class {train.classes[0]!r}; two are needed")
-    if test is None and not has_idx(data, "t10k"):
+    if test is None and not has_idx(Path(data), "t10k"):
         return Sources(train, None)
     asked = load(data if test is None else test, prefer_test=True)
     if asked.x.shape[1:] != train.x.shape[1:]:
@@ -143,83 +142,46 @@ def load(data: str, *, prefer_test: bool = False) -> Samples:
     if data in (DIGITS, DIGIT_IMAGES):
         return _load_digits(as_images=data == DIGIT_IMAGES)
     path = Path(data)
-    kind = path.suffix.lower()
-    if path.is_dir():
-        for part in ("t10k", "train") if prefer_test else ("train",):
-            if has_idx(data, part):
-                return _load_idx(path, part)
-    if path.is_dir() or (path.is_file() and kind == ".zip"):
-        from benchmarks.images import load_image_folder
-
-        return load_image_folder(path)
-    found = f"a file ending in {kind!r}" if path.is_file() else "nothing"
-    raise DataError(
-        f"{data}: found {found}; wanted an IDX folder, an ImageFolder folder or .zip, or the word "
-        f"{DIGITS!r} or {DIGIT_IMAGES!r}"
-    )
-
-
-def has_idx(data: str, part: str) -> bool:
-    """Whether a folder holds the IDX images of `part`, `train` or `t10k`."""
-    return _idx_file(Path(data), part, "images", 3) is not None
+    parts = PARTS[::-1] if prefer_test else PARTS[:1]
+    dataset = open_dataset(path, to_array=_OneSize(), parts=parts)
+    xs, labels = [], []
+    for row in dataset.rows():
+        if isinstance(row, BadRow):
+            raise DataError(f"{data}: {row.name}: {row.why}")
+        if row.label is None:
+            raise DataError(f"{data}: {row.name} has no label; wanted one a sample")
+        xs.append(row.x)
+        labels.append(row.label)
+    if isinstance(dataset, ImageFolder):
+        return label_samples(_stack(xs), np.array(labels), data)
+    if len({x.shape for x in xs}) > 1:
+        raise DataError(f"{data}: found samples of several shapes, wanted them all alike")
+    return label_samples(np.stack(xs), np.array(labels), data)
 
 
-def _idx_file(folder: Path, part: str, what: str, axes: int) -> Path | None:
-    """`train-images-idx3-ubyte`, or with the dot that some copies have; plain or .gz."""
-    names = (f"{part}-{what}{sign}idx{axes}-ubyte{end}" for sign in "-." for end in ("", ".gz"))
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def _stack(pixels: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """uint8 `[n, channels, height, width]`; grey is repeated where others have colour."""
+    channels = 1 if all(image.ndim == 2 for image in pixels) else 3
+    stacked = np.empty((len(pixels), channels, *pixels[0].shape[:2]), dtype=np.uint8)
+    for row, image in zip(stacked, pixels, strict=True):
+        row[:] = image if image.ndim == 2 else image.transpose(2, 0, 1)
+    return stacked
 
 
-def _load_idx(folder: Path, part: str) -> Samples:
-    files = [_idx_file(folder, part, "images", 3), _idx_file(folder, part, "labels", 1)]
-    if files[0] is None or files[1] is None:
-        raise DataError(f"{folder}: found {part}-images, wanted {part}-labels-idx1-ubyte beside it")
-    images, labels = _read_idx(files[0], axes=3), _read_idx(files[1], axes=1)
-    return label_samples(images[:, None], labels, str(folder))  # one channel: [n, 1, h, w]
+class _OneSize:
+    """Lets images of the first one's size through, the others not even decoded."""
 
+    def __init__(self) -> None:
+        self._size: tuple[int, int] | None = None
 
-def _read_idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
-    """An IDX file of bytes (yann.lecun.com/exdb/mnist): type, axes, sizes big-endian, then data."""
-    try:
-        with _open_bytes(path) as stream:
-            head = stream.read(4)
-            if len(head) < 4 or head != bytes((0, 0, _IDX_UBYTE, axes)):
-                raise DataError(
-                    f"{path}: starts with {head.hex(' ') or 'nothing'}; an IDX file of bytes with "
-                    f"{axes} axes starts with 00 00 08 0{axes}"
-                )
-            sizes = stream.read(4 * axes)
-            if len(sizes) < 4 * axes:
-                raise DataError(f"{path}: ends inside its header; copy the file again")
-            shape = struct.unpack(f">{axes}I", sizes)
-            promised = math.prod(shape)
-            body = _read_at_most(stream, promised + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}; copy the file again") from error
-    if len(body) != promised:
-        held = f"only {len(body)}" if len(body) < promised else "more"
-        raise DataError(
-            f"{path}: the header promises {[*shape]} = {promised} bytes, the file holds {held}; "
-            "copy the file again"
-        )
-    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
-
-
-def _open_bytes(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    return path.open("rb")
-
-
-def _read_at_most(stream: IO[bytes], limit: int) -> bytearray:
-    """Up to `limit` bytes; memory grows with what arrives, never with what a header says."""
-    body = bytearray()
-    while len(body) < limit:
-        chunk = stream.read(min(_CHUNK_BYTES, limit - len(body)))
-        if not chunk:
-            break
-        body += chunk
-    return body
+    def __call__(self, image: Image) -> NDArray[np.uint8]:
+        self._size = self._size or image.size
+        if image.size != self._size:
+            raise DataError(
+                f"is {image.size[0]}x{image.size[1]}, the first image {self._size[0]}x"
+                f"{self._size[1]}; scale all to one size"
+            )
+        return as_it_is(image)
 
 
 def _load_digits(*, as_images: bool) -> Samples:

@@ -24,7 +24,7 @@ from models import MODEL_NAMES
 _KINDS = ("exact", "discounted")
 _OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "model": (f"one of: {', '.join(MODEL_NAMES)}", {}),
-    "data": (f"IDX or ImageFolder folder, .zip, or: {DIGITS}, {DIGIT_IMAGES}", {}),
+    "data": (f"IDX or ImageFolder folder, .zip, .csv, .npz, or: {DIGITS}, {DIGIT_IMAGES}", {}),
     "test": ("test set, any of these layouts; without it t10k-* files, else a fifth held out", {}),
     "epochs": ("passes over the training samples", {"type": int}),
     "width": ("factor on hidden widths or channels", {"type": float}),

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
-class DataError(ValueError):
-    """Data cannot be used; the message says what was found, what was wanted and what to do."""
+from daemon.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from daemon.directory_lock import lock_directory
 from daemon.durable import remove_leftovers
 from daemon.errors import ConfigError, FfedgeError, StoreError
 from daemon.logs import configure_logs
+from daemon.transfer.command_line import add_transfer_commands
 
 if TYPE_CHECKING:
     from daemon.http import Service
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A daemon that learns on the device while it serves.",
 )
+add_transfer_commands(app)
 ConfigOption = Annotated[Path, typer.Option(help="Configuration file (TOML).")]
 _GRACE_SECONDS = 10
 # Requests in a row that the engine fails before the service manager is to start us again.

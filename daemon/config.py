@@ -87,13 +87,13 @@ class ServerSettings(_Section):
     engine: Literal["auto", "tensorrt", "torch"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    keep_predictions: bool = False
     header_seconds: Annotated[float, Field(gt=0)] = 10.0
     body_seconds: Annotated[float, Field(gt=0)] = 15.0
     idle_seconds: Annotated[float, Field(gt=0)] = 60.0
     connections: Positive = 512
     address_connections: Positive = 256
     ingest_requests: Positive = 128
+    keep_predictions: bool = False
 
 
 class LearnerSettings(_Section):

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file by one with this content; see `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """Write a temporary file beside `path`, sync it, rename it over `path`, sync the folder.
 
     Without the first sync the rename can reach the disk before the content; without the second the
-    old name can come back after a power cut.
+    old name can come back after a power cut. Left by an exception, `path` stays as it was.
 
     Raises:
         OSError: A step failed. `path` still has its old content, unless the very last sync failed:
@@ -18,12 +28,12 @@ def replace_file(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
+        with temporary.open("w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

@@ -3,6 +3,8 @@
     FfedgeError
     ├── ConfigError                        the daemon does not start; exit code 2
     ├── StoreError                         the database cannot be used as promised
+    ├── DataError                          a data set on disk cannot be used
+    ├── TransferError                      import or export cannot go on; exit code 2
     └── RequestError                       answered as {"error", "code", "field"?}
         ├── BadHttpError            400    not a request that HTTP/1.1 knows
         ├── BadJsonError            400    the body is not JSON
@@ -11,7 +13,7 @@
         ├── UnknownIdError          404    nothing has this id
         ├── TooSlowError            408    the request did not arrive in time
         ├── IdConflictError         409    the id belongs to another sample
-        ├── LabelConflictError      409    the sample has another label
+        ├── LabelConflictError      409    the sample, or prediction, has another label
         ├── KeyInUseError           409    a request with this key is being written
         ├── NothingToLearnError     409    training was asked for before any sample came
         ├── TooLargeError           413    the body exceeds its limit
@@ -19,8 +21,8 @@
         ├── BadFieldError           422    a field is missing, unknown, or of the wrong type
         ├── BadShapeError           422    the features do not have the model's shape
         ├── NotFiniteError          422    a feature is not a number that float32 holds
-        ├── BadPictureError         422    the picture cannot be decoded
         ├── KeyReusedError          422    the key belongs to another request
+        ├── BadPictureError         422    the picture cannot be decoded
         ├── TooManyClassesError     422    the label would be one class too many
         ├── AllRefusedError         422    no sample of a batch was accepted
         ├── TooManyConnectionsError 429    too many are open, in all or from one address; retry
@@ -49,6 +51,14 @@ class ConfigError(FfedgeError):
 
 class StoreError(FfedgeError):
     """The database cannot keep the promise that acknowledged means durable."""
+
+
+class DataError(FfedgeError):
+    """A data set on disk cannot be used."""
+
+
+class TransferError(FfedgeError):
+    """An import or export cannot go on: the daemon does not answer, or refuses."""
 
 
 class RequestError(FfedgeError):
@@ -118,7 +128,7 @@ class IdConflictError(RequestError):
 
 
 class LabelConflictError(RequestError):
-    """The sample has another label, and nobody said to replace it."""
+    """The sample, or prediction, has another label, and nobody said to replace it."""
 
     status, code = 409, "label_conflict"
 
@@ -165,16 +175,16 @@ class NotFiniteError(RequestError):
     status, code = 422, "not_finite"
 
 
-class BadPictureError(RequestError):
-    """The picture is damaged, or of a kind that is not read."""
-
-    status, code = 422, "bad_picture"
-
-
 class KeyReusedError(RequestError):
     """The key came with a request of other content before."""
 
     status, code = 422, "key_reused"
+
+
+class BadPictureError(RequestError):
+    """The picture is damaged, or of a kind that is not read."""
+
+    status, code = 422, "bad_picture"
 
 
 class TooManyClassesError(RequestError):

@@ -29,7 +29,13 @@ def test_the_packages_are_ours() -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import daemon.http", "import engines", "import engines.tensorrt_predict", "import models"],
+    [
+        "import daemon.http",
+        "import daemon.transfer.importing",
+        "import engines",
+        "import engines.tensorrt_predict",
+        "import models",
+    ],
 )
 def test_torch_is_loaded_only_by_the_engine_that_needs_it(statement: str) -> None:
     assert "torch" not in loaded_by(statement)
@@ -54,6 +60,11 @@ def test_answering_loads_no_compiler() -> None:
 def test_importing_the_command_line_is_light() -> None:
     modules = loaded_by("import daemon.__main__")
     assert modules.isdisjoint({"torch", "fastapi", "uvicorn", "sklearn", "httpx2"})
+
+
+def test_a_transfer_is_a_client_and_loads_no_server() -> None:
+    modules = loaded_by("import daemon.transfer.importing, daemon.transfer.exporting")
+    assert modules.isdisjoint({"fastapi", "starlette", "uvicorn", "sqlite_utils", "PIL", "httpx2"})
 
 
 def test_files_keep_to_a_size() -> None:

@@ -168,6 +168,29 @@ def test_truncated_zip(tmp_path):
         load(str(path))
 
 
+# --- CSV and NPZ -------------------------------------------------------------------------------
+
+
+def test_csv_and_npz_rows_are_samples_too(tmp_path):
+    x = np.arange(12, dtype=np.float32).reshape(4, 3) / 2
+    np.savez(tmp_path / "a.npz", x=x, y=np.array([2, 10, 2, 10]))
+    lines = [",".join(map(str, row)) for row in x.tolist()]
+    text = "\n".join(f"{line},{label}" for line, label in zip(lines, (2, 10, 2, 10), strict=True))
+    (tmp_path / "a.csv").write_text(text)
+    for name in ("a.npz", "a.csv"):
+        samples = load(str(tmp_path / name))
+        assert samples.classes == ("2", "10")
+        assert samples.labels.tolist() == [0, 1, 0, 1]
+        np.testing.assert_array_equal(samples.x, x)
+    for line, message in {
+        "1,2,x,2": "line 5: holds a cell",
+        "1,2,3,": "line 5 has no label",
+    }.items():
+        (tmp_path / "a.csv").write_text(f"{text}\n{line}\n")
+        with pytest.raises(DataError, match=message):
+            load(str(tmp_path / "a.csv"))
+
+
 # --- splits ------------------------------------------------------------------------------------
 
 

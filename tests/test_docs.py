@@ -147,6 +147,8 @@ def test_every_module_that_the_architecture_names_exists() -> None:
         ["demo", "--help"],
         ["doctor", "--help"],
         ["status", "--help"],
+        ["import", "--help"],
+        ["export", "--help"],
         ["version"],
     ],
 )

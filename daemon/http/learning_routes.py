@@ -79,6 +79,8 @@ def _describe_models(service: Service, decisions: list[dict[str, Any]]) -> dict[
     ]
     return {
         "model": service.spec.name,
+        "input_shape": list(service.spec.input_shape),
+        "max_classes": service.spec.max_classes,
         "active": str(manifest.active),
         "previous": None if manifest.previous is None else str(manifest.previous),
         "classes": list(service.slot.current.weights.classes),

@@ -58,11 +58,10 @@ async def _keep(request: SampleRequest, key: str | None, service: Service) -> Re
     _name_label_conflicts(samples, results, service.kept)
     _count(request, results, service)
     _check_kept(request, results)
-    # The label of a prediction sent again makes nothing.
-    first = results[0]
-    again = request.single and isinstance(first, Stored) and first.duplicate
-    status = 200 if again and samples[0].id in service.kept else 201
-    return Response(answer or tell(results), status, None, JSON_TYPE)
+    made = [entry for entry in results if isinstance(entry, Stored)]
+    # A prediction's label sent again makes nothing.
+    nothing = request.single and made[0].duplicate and made[0].id in service.kept
+    return Response(answer or tell(results), 200 if nothing else 201, None, JSON_TYPE)
 
 
 def _name_label_conflicts(
@@ -70,10 +69,9 @@ def _name_label_conflicts(
 ) -> None:
     """Say of a prediction whose id is stored already what differs: its features cannot."""
     for index, (sample, result) in enumerate(zip(samples, results, strict=True)):
-        if isinstance(result, IdConflictError) and sample.id in kept:
+        if isinstance(result, IdConflictError) and sample.id is not None and sample.id in kept:
             results[index] = LabelConflictError(
-                "this prediction was given another label before: POST /samples/{id}/label with "
-                '"replace": true corrects it',
+                "this prediction was given another label before; the sample of the same id has it",
                 field="label",
             )
 

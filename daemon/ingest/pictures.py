@@ -46,7 +46,7 @@ class PictureDecoder:
                 "pictures need a model with input_shape [1 or 3, height, width], this one has "
                 f"{[*shape]}: send numbers"
             )
-        self._channels, self._height, self._width = shape
+        self._shape = shape[0], shape[1], shape[2]
         self._pixels_left = REQUEST_PIXEL_LIMIT
 
     def decode(self, data: bytes, field: str) -> NDArray[np.uint8]:
@@ -94,14 +94,27 @@ class PictureDecoder:
                 raise BadPictureError(
                     f"field '{field}' is animated: send one picture a sample", field=field
                 )
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-        size = (self._width, self._height)
-        plain = _eight_bits(upright).convert("L" if self._channels == 1 else "RGB")
-        if plain.size != size:
-            plain = plain.resize(size, Image.Resampling.BILINEAR)
-        pixels_first = np.asarray(plain, np.uint8).reshape(self._height, self._width, -1)
-        return np.ascontiguousarray(pixels_first.transpose(2, 0, 1)).reshape(-1)
+            return fit_picture(image, self._shape).reshape(-1)
+
+
+def fit_picture(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The pixels of a picture in the model's shape.
+
+    Args:
+        image: Open; it is decoded here.
+        shape: `[1 or 3, height, width]`.
+
+    Returns:
+        uint8, of this shape.
+    """
+    channels, height, width = shape
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    plain = _eight_bits(upright).convert("L" if channels == 1 else "RGB")
+    if plain.size != (width, height):
+        plain = plain.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(plain, np.uint8).reshape(height, width, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -56,7 +56,11 @@ def request_key(key: str, entries: Sequence[Sample | RequestError]) -> RequestKe
     """
     found = hashlib.blake2b(digest_size=16)
     for entry in entries:
-        told = [*vars(entry).values()] if isinstance(entry, Sample) else [entry.code]
+        told = (
+            (entry.features, entry.dtype, entry.label, entry.id, entry.source, entry.ts)
+            if isinstance(entry, Sample)
+            else (entry.code,)
+        )
         found.update(msgspec.msgpack.encode(told))
     return RequestKey(key, found.digest())
 
