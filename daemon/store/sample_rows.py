@@ -277,10 +277,10 @@ def _with_id(connection: sqlite3.Connection, sample: Sample) -> int | None:
     """
     rows = connection.execute(
         f"""SELECT retired, seq, features, dtype, name
-            FROM (SELECT * FROM samples WHERE id = ?1 AND {_CURRENT}
-                UNION ALL SELECT * FROM samples WHERE id = ?1 AND retired = {SUPERSEDED})
+            FROM (SELECT * FROM samples WHERE id = ? AND {_CURRENT}
+                UNION ALL SELECT * FROM samples WHERE id = ? AND retired = {SUPERSEDED})
             LEFT JOIN classes USING (class_index)""",  # noqa: S608 - our own numbers
-        (sample.id,),
+        (sample.id, sample.id),
     ).fetchall()
     current = [(retired, seq) for retired, seq, *_ in rows if retired != SUPERSEDED]
     if not current:
