@@ -26,9 +26,12 @@ from models import MODEL_NAMES, ModelSpec
 
 ENVIRONMENT_PREFIX = "FFEDGE_"
 Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
+# The log of a few large groups, and rows that are worth learning from.
+_LEAST_STORE_BYTES = 32 << 20
 _DEFAULT_HIDDEN = (500, 500, 500)
 
 
@@ -70,6 +73,18 @@ class StoreSettings(_Section):
     queue_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
     duplicates: Literal["keep", "drop"] = "keep"
     holdout_ratio: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    max_samples: NotNegative = 0
+    max_bytes: NotNegative = 4 << 30
+    max_age_days: Annotated[float, Field(ge=0)] = 0.0
+    max_class_samples: NotNegative = 0
+    scrub_rows_per_second: NotNegative = 2000
+
+    @field_validator("max_bytes")
+    @classmethod
+    def _room_for_rows(cls, size: int) -> int:
+        if 0 < size < _LEAST_STORE_BYTES:
+            raise ValueError(f"is below {_LEAST_STORE_BYTES}, the least that a store works in")
+        return size
 
     @field_validator("directory")
     @classmethod
@@ -169,6 +184,16 @@ class Settings(BaseSettings):
     power: PowerSettings = PowerSettings()
     log: LogSettings = LogSettings()
 
+    def warnings(self) -> list[str]:
+        """What can be had, and is hardly meant."""
+        replayed, kept = self.learner.replay_samples, self.store.max_samples
+        if 0 < kept < replayed:
+            return [
+                f"store.max_samples = {kept} keeps less than the {replayed} that "
+                "learner.replay_samples draws from"
+            ]
+        return []
+
 
 def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
     """Settings from a TOML file and the environment, the environment first.
@@ -206,7 +231,17 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
     settings.model.spec()
+    _check_limits(settings.store, settings.learner)
     return settings
+
+
+def _check_limits(store: StoreSettings, learner: LearnerSettings) -> None:
+    for name in ("max_samples", "max_class_samples"):
+        if 0 < getattr(store, name) < learner.block_samples:
+            raise ConfigError(
+                f"[store] {name} is below learner.block_samples, {learner.block_samples}: learning "
+                "would never begin; raise it, or set it to 0 for no limit"
+            )
 
 
 def _check_environment(environment: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of writers that were killed in the middle."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # they cost space, nothing else
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

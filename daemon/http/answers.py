@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from daemon.errors import BadFieldError, RequestError
+from daemon.errors import BadFieldError, RequestError, StorageError
 from daemon.ingest.forms import JSON_TYPE
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,12 @@ async def answer_nobody(_: Request, error: Exception) -> Response:
     """The client has gone, or was sent away, before its request was there: no bug of ours."""
     del error
     return Response(status_code=400)
+
+
+async def answer_unreadable(request: Request, error: Exception) -> Response:
+    """The database cannot be read: a damaged page, or a disk that fails."""
+    log.error("database cannot be read", extra={"path": request.url.path, "why": str(error)})
+    return await answer_request_error(request, StorageError("the store cannot be read now"))
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:

@@ -64,6 +64,8 @@ class SampleRows:
         self._holdout_ratio = holdout_ratio
         self._drop = drop_duplicates
         self._service_began: float | None = None
+        self._counts = StoreCounts(0, 0, 0, {}, 0)
+        self._classes: dict[str, int] = {}
 
     @property
     def counts(self) -> StoreCounts:
@@ -79,7 +81,7 @@ class SampleRows:
         """See `daemon.store.writer.Contents`."""
         self._begin()
         rows = connection.execute("SELECT name, class_index FROM classes").fetchall()
-        self._classes: dict[str, int] = dict(rows)
+        self._classes = dict(rows)
         self._counts = load_counts(connection)
         self._last_seq = self._counts.last_seq
         (self._written_seconds,) = connection.execute(

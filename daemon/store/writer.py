@@ -2,24 +2,31 @@
 
 Work waits in a queue. The thread takes whatever is there, up to a bound, runs it in one
 transaction, commits with `synchronous=FULL`, and only then lets go those who wait. No timer: while
-one group is being synced the next one gathers.
+one group is being synced the next one gathers. Between groups rows beyond the limits go.
+
+While the database is unavailable (`database.py`) what waits is refused; only records, which nobody
+would send again, are held until it is back.
 """
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import logging
 import queue
 import sqlite3
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from daemon.errors import QueueFullError, RequestError, StorageError
+from daemon.errors import QueueFullError, RequestError, StorageError, StoreUnavailableError
+from daemon.store.acknowledgement import Acknowledgement, tell
+from daemon.store.availability import Unavailable
+from daemon.store.counts import StoreCounts
+from daemon.store.database import Database
+from daemon.store.retention import STEP_ROWS, Retention
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +34,10 @@ GROUP_SAMPLES = 1024
 _GROUP_BYTES = 8 << 20
 # While nobody sends anything the time of service is still written down.
 _IDLE_SECONDS = 60.0
+_SETTLE_SECONDS = 1.0  # after the last group limits are met to the row
+_UNAVAILABLE_SECONDS = 0.2  # between two looks at whether the database can be opened
+_MOST_HELD = 1000
+_FAILED = "the samples could not be written; nothing of them was kept"
 
 _T = TypeVar("_T")
 Work = Callable[[sqlite3.Connection], Any]
@@ -34,6 +45,10 @@ Work = Callable[[sqlite3.Connection], Any]
 
 class Contents(Protocol):
     """What is remembered of the database, and held back until a group's end."""
+
+    @property
+    def counts(self) -> StoreCounts:
+        """As of the last commit."""
 
     def load(self, connection: sqlite3.Connection) -> None:
         """Forget what was held back, and read anew: at the opening, and after a roll-back."""
@@ -45,43 +60,22 @@ class Contents(Protocol):
         """What was written is durable."""
 
 
-class Acknowledgement(Future[_T]):
-    """What a thread may wait for and an event loop may await; a loop is woken once a group."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._waiter: asyncio.Future[None] | None = None
-        # A client that hangs up cancels its wait; the writer must not trip over that.
-        self.set_running_or_notify_cancel()
-
-    def __await__(self) -> Generator[Any, None, _T]:
-        waiter = asyncio.get_running_loop().create_future()
-        # Published before `done` is asked; the writer looks for it after it is done.
-        self._waiter = waiter
-        if not self.done():
-            yield from waiter
-        return self.result()
-
-    @property
-    def waiter(self) -> asyncio.Future[None] | None:
-        """Of the loop that awaits it, if one does."""
-        return self._waiter
-
-
 @dataclass(slots=True)
 class _Item:
     samples: int
     size: int
     work: Work
     acknowledgement: Acknowledgement[Any]
+    lasting: bool = False
 
 
 class Writer:
     """Runs work in transactions, in order, on a thread of its own.
 
     Args:
-        connection: Its own from now on.
+        database: Its own from now on; open, or unavailable.
         contents: Told of each transaction's end.
+        retention: Says what has to go.
         queue_samples: How many samples may wait before clients are told to come back.
         queue_bytes: And how many bytes of them.
         on_commit: Called in the thread after each group with its samples and its seconds.
@@ -89,26 +83,39 @@ class Writer:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        database: Database,
         contents: Contents,
+        retention: Retention,
         *,
         queue_samples: int,
         queue_bytes: int,
         on_commit: Callable[[int, float], None],
     ) -> None:
-        self._connection = connection
+        self._database = database
         self._contents = contents
+        self._retention = retention
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self.limit_samples, self._limit_bytes = queue_samples, queue_bytes
         self.waiting_samples = self._waiting_bytes = 0
         self._lock = threading.Lock()
-        self._closed = False
+        self._held: deque[_Item] = deque()
+        self._settled = self._closed = False
         self._loaded = True
         self._thread = threading.Thread(target=self._run, name="store-writer")
         self._thread.start()
 
-    def submit(self, work: Work, *, samples: int = 0, size: int = 0) -> Acknowledgement[Any]:
+    @property
+    def refuses(self) -> Unavailable | None:
+        """Why samples are refused; None: they are taken."""
+        if (unavailable := self._database.unavailable) is not None:
+            return unavailable
+        cause = self._retention.refuses
+        return None if cause is None else Unavailable(cause, "no room for more rows")
+
+    def submit(
+        self, work: Work, *, samples: int = 0, size: int = 0, lasting: bool = False
+    ) -> Acknowledgement[Any]:
         """Queue work; what it returns, or the `RequestError` it raises, comes once it is durable.
 
         Work that raises a `RequestError` must have changed nothing. Any other error undoes the
@@ -118,16 +125,21 @@ class Writer:
             work: Called with the connection, in a transaction.
             samples: How many samples it writes at most.
             size: Bytes that they hold while they wait.
+            lasting: Hold it while the database is unavailable, and acknowledge it when it is not.
 
         Raises:
             QueueFullError: Too much waits already; nothing was queued.
+            StoreUnavailableError: Nothing can be written now.
             StorageError: The daemon is stopping; or, from the acknowledgement, the transaction
                 failed and nothing of it was kept.
         """
-        item = _Item(samples, size, work, Acknowledgement())
+        item = _Item(samples, size, work, Acknowledgement(), lasting)
+        unavailable = self.refuses if samples else self._database.unavailable
         with self._lock:
             if self._closed:
                 raise StorageError("the daemon is stopping")
+            if unavailable is not None and not lasting:
+                raise _refusal(unavailable)
             # A request larger than the whole queue is let in when nothing else waits.
             if samples and self.waiting_samples:
                 self._check_room(samples, size)
@@ -160,16 +172,33 @@ class Writer:
         stop = False
         while not stop:
             group, stop = self._next_group()
-            if group or not stop:
+            if not self._database.open_again():
+                self._refuse(group, self._database.unavailable)
+                continue
+            if group or (self._settled and not stop):
                 self._commit(group)
-        self._connection.close()
+            if self._held and self._database.unavailable is None:
+                held, self._held = [*self._held], deque()
+                self._commit(held)
+            if not stop:
+                self._look_after(group)
+        if self._held:
+            log.error(
+                "records are lost: the store stayed unavailable", extra={"n": len(self._held)}
+            )
+        self._settle([*self._held], [StorageError(_FAILED)] * len(self._held))
+        self._database.close()
 
     def _next_group(self) -> tuple[list[_Item], bool]:
         group: list[_Item] = []
         samples = size = 0
+        at_rest = self._settled and self._retention.refuses is None
+        patience = _IDLE_SECONDS if at_rest else _SETTLE_SECONDS
+        if self._database.unavailable is not None:
+            patience = _UNAVAILABLE_SECONDS
         try:
             while samples < GROUP_SAMPLES and size < _GROUP_BYTES:
-                item = self._queue.get_nowait() if group else self._queue.get(timeout=_IDLE_SECONDS)
+                item = self._queue.get_nowait() if group else self._queue.get(timeout=patience)
                 if item is None:
                     return group, True
                 group.append(item)
@@ -179,72 +208,95 @@ class Writer:
             pass
         return group, False
 
-    def _commit(self, group: list[_Item]) -> None:
+    def _commit(self, group: list[_Item]) -> bool:
         started = time.monotonic()
         samples = sum(item.samples for item in group)
         results: list[Any] = []
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection = self._database.connection
+            connection.execute("BEGIN IMMEDIATE")
             if not self._loaded:
-                self._load()
+                self._load(connection)
             for item in group:
                 try:
-                    results.append(item.work(self._connection))
+                    results.append(item.work(connection))
                 except RequestError as error:
                     results.append(error)
-            self._contents.flush(self._connection)
-            self._connection.execute("COMMIT")
+            self._contents.flush(connection)
+            connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - the callers get it; the thread must live on
-            log.error("transaction failed", extra={"error": repr(error), "samples": samples})
-            self._roll_back()
-            failure = StorageError("the samples could not be written; nothing of them was kept")
-            self._settle(group, [failure] * len(group))
-            return
+            if not self._database.fail(error):
+                log.error("transaction failed", extra={"error": repr(error), "samples": samples})
+                self._roll_back()
+            self._refuse(group, self._database.unavailable)
+            return False
         self._contents.committed()
+        self._database.committed(self._contents.counts.last_seq)
         seconds = time.monotonic() - started
         self._settle(group, results)
         if samples:
             self._on_commit(samples, seconds)
+        return True
+
+    def _look_after(self, group: list[_Item]) -> None:
+        """Between groups: rows beyond the limits go, as many as came and some more."""
+        idle = not group
+        most = sum(item.samples for item in group) + STEP_ROWS
+        removed = 0
+        while self._database.unavailable is None and (removed < most or self._idle(idle)):
+            try:
+                reason = self._retention.reason(
+                    self._database.connection, idle=idle, disk_full=self._database.short_of_room
+                )
+            except sqlite3.Error as error:
+                log.error("limits cannot be looked at", extra={"error": repr(error)})
+                self._database.fail(error)
+                break
+            if reason is None:
+                break
+            step = Acknowledgement[int]()
+            work = functools.partial(self._retention.step, reason=reason)
+            if not self._commit([_Item(0, 0, work, step)]) or not step.result():
+                break
+            removed += step.result()
+            self._retention.removed[reason] += step.result()
+        self._settled = idle
+        self._database.tend(self._contents.counts.last_seq)
+
+    def _idle(self, idle: bool) -> bool:
+        return idle and self._queue.empty()
+
+    def _refuse(self, group: list[_Item], unavailable: Unavailable | None) -> None:
+        failure = StorageError(_FAILED) if unavailable is None else _refusal(unavailable)
+        self._held.extend(item for item in group if item.lasting)
+        while len(self._held) > _MOST_HELD:
+            log.error("a record is lost: too many wait for the store")
+            self._held.popleft().acknowledgement.set_exception(failure)
+        refused = [item for item in group if not item.lasting]
+        self._settle(refused, [failure] * len(refused))
 
     def _settle(self, group: list[_Item], results: list[Any]) -> None:
         with self._lock:
             self.waiting_samples -= sum(item.samples for item in group)
             self._waiting_bytes -= sum(item.size for item in group)
-        awaited: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]
-        awaited = defaultdict(list)
-        for item, result in zip(group, results, strict=True):
-            acknowledgement = item.acknowledgement
-            if isinstance(result, RequestError):
-                acknowledgement.set_exception(result)
-            else:
-                acknowledgement.set_result(result)
-            if (waiter := acknowledgement.waiter) is not None:
-                awaited[waiter.get_loop()].append(waiter)
-        for loop, waiters in awaited.items():
-            _wake(loop, waiters)
+        tell([item.acknowledgement for item in group], results)
 
     def _roll_back(self) -> None:
+        connection = self._database.connection
         # Should the reading fail now, the next transaction begins with it.
         self._loaded = False
         try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            self._load()
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self._load(connection)
         except sqlite3.Error as error:
-            log.error("roll-back failed", extra={"error": str(error)})
+            if not self._database.fail(error):
+                log.error("roll-back failed", extra={"error": str(error)})
 
-    def _load(self) -> None:
-        self._contents.load(self._connection)
+    def _load(self, connection: sqlite3.Connection) -> None:
+        self._contents.load(connection)
         self._loaded = True
 
 
-def _wake(loop: asyncio.AbstractEventLoop, waiters: list[asyncio.Future[None]]) -> None:
-    def wake() -> None:
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    try:
-        loop.call_soon_threadsafe(wake)
-    except RuntimeError:  # the loop has ended, and with it all that waited there
-        log.debug("nobody waits any more", extra={"waiters": len(waiters)})
+def _refusal(unavailable: Unavailable) -> StoreUnavailableError:
+    return StoreUnavailableError(unavailable.cause, unavailable.why)
