@@ -27,6 +27,7 @@ from uvicorn.server import ServerState
 from daemon.errors import (
     BadHttpError,
     BusyError,
+    DrainingError,
     HeadersTooLargeError,
     RequestError,
     TooLargeError,
@@ -212,6 +213,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self.flow.read_paused:  # it is we who keep it waiting
             self._wait(self._limits.body_seconds)
+        elif self._in_message and self._shared.draining:
+            self._refuse(DrainingError("the daemon is stopping: send it again later"), "draining")
         elif self._in_message:
             part = "head" if self._in_head else "body"
             seconds = self._limits.header_seconds if self._in_head else self._limits.body_seconds
