@@ -15,8 +15,9 @@ CIFAR ?= digit-images
 
 setup: .venv/ready
 
+# A file's tests share what they set up, so a file stays with one worker.
 test: .venv/ready
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -205,6 +205,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
     from prometheus_client import CollectorRegistry, disable_created_metrics
 
     from daemon.http import Service
+    from daemon.ingest.kept_predictions import KeptPredictions
     from daemon.jobs import JobBook
     from daemon.power import PowerMonitor, reader_command
     from daemon.power_log import PowerLog
@@ -300,7 +301,8 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         telemetry.registry.register(PowerMetrics(power))
         telemetry.registry.register(HostMetrics(processes))
         undo.pop_all()
-    return Service(spec, store, slot, versions, jobs, supervisor, telemetry, power)
+    kept = KeptPredictions(by_default=settings.server.keep_predictions)
+    return Service(spec, store, slot, versions, jobs, supervisor, telemetry, power, kept)
 
 
 def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:

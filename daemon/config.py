@@ -87,6 +87,7 @@ class ServerSettings(_Section):
     engine: Literal["auto", "tensorrt", "torch"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    keep_predictions: bool = False
     header_seconds: Annotated[float, Field(gt=0)] = 10.0
     body_seconds: Annotated[float, Field(gt=0)] = 15.0
     idle_seconds: Annotated[float, Field(gt=0)] = 60.0

@@ -57,11 +57,15 @@ def examine(config: Path, board: Board) -> Iterator[Finding]:
 
 
 def _probe_engines(settings: Settings | None, board: Board) -> list[Finding]:
-    network = open_train_engine(_PROBE_SPEC, seed=0)
     classes = tuple(range(_PROBE_SPEC.max_classes))
-    weights = network.export(classes=classes, version=1, parent=None, last_seq=0)
+    first, second = (
+        open_train_engine(_PROBE_SPEC, seed=seed).export(
+            classes=classes, version=seed + 1, parent=None, last_seq=0
+        )
+        for seed in (0, 1)
+    )
     wanted = settings.server.engine if settings else "auto"
-    return probe_predict_engines(weights, wanted=wanted, board=board.is_jetson)
+    return probe_predict_engines((first, second), wanted=wanted, board=board.is_jetson)
 
 
 def _probe_learner(settings: Settings | None) -> Iterator[Finding]:

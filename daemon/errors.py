@@ -5,7 +5,9 @@
     ├── StoreError                         the database cannot be used as promised
     └── RequestError                       answered as {"error", "code", "field"?}
         ├── BadHttpError            400    not a request that HTTP/1.1 knows
-        ├── BadJsonError            400    the body is not what its content type says
+        ├── BadJsonError            400    the body is not JSON
+        ├── BadHeaderError          400    a header that the body needs is missing or wrong
+        ├── BadBinaryError          400    the bytes of a body are not what they claim to be
         ├── UnknownIdError          404    nothing has this id
         ├── TooSlowError            408    the request did not arrive in time
         ├── IdConflictError         409    the id belongs to another sample
@@ -17,6 +19,7 @@
         ├── BadFieldError           422    a field is missing, unknown, or of the wrong type
         ├── BadShapeError           422    the features do not have the model's shape
         ├── NotFiniteError          422    a feature is not a number that float32 holds
+        ├── BadPictureError         422    the picture cannot be decoded
         ├── KeyReusedError          422    the key belongs to another request
         ├── TooManyClassesError     422    the label would be one class too many
         ├── AllRefusedError         422    no sample of a batch was accepted
@@ -80,9 +83,21 @@ class BadHttpError(RequestError):
 
 
 class BadJsonError(RequestError):
-    """The body cannot be decoded."""
+    """The body is not JSON."""
 
     status, code = 400, "bad_json"
+
+
+class BadHeaderError(RequestError):
+    """A header that says how to read the body is missing or wrong."""
+
+    status, code = 400, "bad_header"
+
+
+class BadBinaryError(RequestError):
+    """The bytes of a body are not what they claim to be."""
+
+    status, code = 400, "bad_binary"
 
 
 class UnknownIdError(RequestError):
@@ -149,6 +164,12 @@ class NotFiniteError(RequestError):
     """A feature is not finite as a float32."""
 
     status, code = 422, "not_finite"
+
+
+class BadPictureError(RequestError):
+    """The picture is damaged, or of a kind that is not read."""
+
+    status, code = 422, "bad_picture"
 
 
 class KeyReusedError(RequestError):

@@ -28,6 +28,7 @@ from engines.rounding import Noise, draws, noise
 from engines.serving_scale import ServingScale
 from engines.unit import Gradients, Step, TrainUnit
 from models.base import length_of
+from models.layers import LENGTH_EPSILON
 
 
 class DenseKept(NamedTuple):
@@ -159,6 +160,17 @@ def dense_activity(product: Accumulated, weight_scale: Tensor, bias: Tensor) -> 
         bias: float32 `[out]`.
     """
     return (product.values * stored(product.scale * weight_scale.t()) + bias).relu()
+
+
+def direction(rows: Tensor) -> Tensor:
+    """Rows with a root mean square of 1, as a served network divides them: float32 `[B, N]`.
+
+    Their squares are added in float64, where no order of the sum moves the float32 that it ends
+    as; an exported model, which has no float64, comes to the same (`onnx_units`). The root is of a
+    float64 as well: torch's of a float32 is not always the nearest one.
+    """
+    squares = rows.square().sum(dim=1, keepdim=True, dtype=torch.float64).float()
+    return rows / (squares / rows.shape[1] + LENGTH_EPSILON).double().sqrt().float()
 
 
 def forward(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -129,7 +130,8 @@ def _latent(units: Units, spec: ModelSpec, prefix: int) -> str:
     output = next(itertools.islice(_outputs(units, spec), prefix - 1, None))
     if isinstance(output, Steps):
         return output.value
-    return units.steps(units.length_normalized(output), f"units.{prefix}.input_scale").value
+    z = units.length_normalized(output, math.prod(spec.units[prefix].input_shape))
+    return units.steps(z, f"units.{prefix}.input_scale").value
 
 
 def _outputs(units: Units, spec: ModelSpec) -> Iterator[str | Steps]:
@@ -149,12 +151,12 @@ def _standardized(units: Units, spec: ModelSpec) -> str:
 
 
 def _dense_outputs(units: Units, spec: ModelSpec, x: str) -> Iterator[str]:
-    for index in range(len(spec.units)):
-        name = f"units.{index}"
-        if index or spec.label_places:
-            x = units.length_normalized(x)
+    for index, unit in enumerate(spec.units):
+        name, labels = f"units.{index}", 0 if index else spec.label_places
+        if index or labels:
+            x = units.length_normalized(x, math.prod(unit.input_shape) - labels)
         a = units.steps(x, f"{name}.input_scale")
-        sums = units.dense(name, a, 0 if index else spec.label_places)
+        sums = units.dense(name, a, labels)
         if index == 0 and spec.label_places:
             sums = _under_each_label(units, spec, name, sums)
         x = units.dense_activity(name, sums)

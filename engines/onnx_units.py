@@ -19,6 +19,8 @@ monotone, and the bounds of a ReLU are codes themselves); SiLU is computed from 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -117,10 +119,30 @@ class Units:
         scale = self._float(f"{name}.input_scale") * self._float(f"{name}.weight.scale")[:, 0]
         return self.graph.node("Relu", self._scaled(name, sums, scale, ()))
 
-    def length_normalized(self, x: str) -> str:
-        """Rows with a root mean square of 1, `[B, N]`; see `models.base.length_normalize`."""
-        graph = self.graph
-        mean = graph.node("ReduceMean", graph.node("Mul", x, x), axes=(1,), keepdims=1)
+    def length_normalized(self, x: str, columns: int) -> str:
+        """Rows with a root mean square of 1, `[B, N]`; see `engines.dense.direction`.
+
+        Args:
+            x: `[B, N]`.
+            columns: N.
+
+        Their squares are added in float32, yet in an order that does not matter: for squares of at
+        most t, `(s + m) - m` with `m = 2^k t >= 2 N t` leaves the upper bits of s, whose sum is
+        exact, and the same takes the next bits from what is left (Demmel and Nguyen 2013, "Fast
+        Reproducible Floating-Point Summation", algorithm 2), until 36 bits below t are in.
+        """
+        graph, k = self.graph, math.ceil(math.log2(2 * columns))
+        bits = 23 - k  # of each square, in one sum
+        rest = graph.node("Mul", x, x)
+        top = graph.node("ReduceMax", rest, axes=(1,), keepdims=1)
+        sums = []
+        for level in range(math.ceil(36 / bits)):
+            m = graph.node("Mul", top, graph.constant(2.0 ** (k - bits * level)))
+            upper = graph.node("Sub", graph.node("Add", rest, m), m)
+            sums.append(graph.node("ReduceSum", upper, graph.sizes(1), keepdims=1))
+            rest = graph.node("Sub", rest, upper)
+        squares = functools.reduce(lambda lower, upper: graph.node("Add", upper, lower), sums[::-1])
+        mean = graph.node("Div", squares, graph.constant(columns))
         length = graph.node("Sqrt", graph.node("Add", mean, graph.constant(LENGTH_EPSILON)))
         return graph.node("Div", x, length)
 

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from engines.conv_products import ConvProducts, conv_products
 from engines.conv_units import add_features
-from engines.dense import dense_activity
+from engines.dense import dense_activity, direction
 from engines.feature import Feature
 from engines.fusion import Fusion
 from engines.int8 import QTensor
 from engines.precision import Accumulated, Precision
 from engines.squeeze_excite import PARAMETERS, apply_gate, squeeze
-from models.base import length_normalize
 from models.layers import ConvLayer
 from models.units import (
     ConvUnitSpec,
@@ -104,7 +103,7 @@ class _Dense(FirstUnit):
     def answer(self, accumulator: Tensor, scale: Tensor) -> Answered:
         product = Accumulated(accumulator, scale)
         activity = dense_activity(product, self._weight.scale, self._bias)
-        return Answered(activity, length_normalize(activity)[0])
+        return Answered(activity, direction(activity))
 
 
 class _ConvParts:

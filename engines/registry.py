@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,10 +50,12 @@ class Loaded(NamedTuple):
     Args:
         open: Makes an engine for one version of the weights.
         where: What it computes on, and why.
+        builds: How many versions it has had to build, where neither a plan nor a refit would do.
     """
 
     open: Callable[[Weights], PredictEngine]
     where: str
+    builds: Callable[[], int] = lambda: 0
 
 
 def _open_device(name: str, memory_ratio: float = 1.0) -> Device:
@@ -67,7 +70,8 @@ def _open_device(name: str, memory_ratio: float = 1.0) -> Device:
 def _tensorrt(options: Options) -> Loaded:
     from engines.tensorrt_predict import TensorRTEngines
 
-    return Loaded(TensorRTEngines(options.cache), "on the GPU")
+    engines = TensorRTEngines(options.cache)
+    return Loaded(engines, "on the GPU", lambda: engines.builds)
 
 
 def _torch(options: Options) -> Loaded:
@@ -174,11 +178,13 @@ def open_predict_engine(
     return Opened([name], options, "asked for by name")
 
 
-def probe_predict_engines(weights: Weights, *, wanted: str, board: bool) -> list[Finding]:
-    """Open every engine there is and have it answer, in order of preference.
+def probe_predict_engines(
+    versions: tuple[Weights, Weights], *, wanted: str, board: bool
+) -> list[Finding]:
+    """Open every engine there is and have it answer for two versions, in order of preference.
 
     Args:
-        weights: What to open them on.
+        versions: What to open them on: of one network, one after the other.
         wanted: The engine that is asked for by name, and so must open; or `auto`.
         board: Whether this is a Jetson, where every engine is to be had.
 
@@ -189,18 +195,29 @@ def probe_predict_engines(weights: Weights, *, wanted: str, board: bool) -> list
     for candidate, load in _PREDICT_ENGINES.items():
         name = f"engine {candidate}"
         try:
-            with load(Options(device=AUTO)).open(weights) as engine:
-                right = canary_agrees(weights, engine)
+            finding = _probe(name, load(Options(device=AUTO)), versions)
         except (ImportError, EngineUnavailableError) as error:
             lack: Verdict = "FAIL" if candidate == wanted else "WARN" if board else "SKIP"
-            findings.append(Finding(name, lack, str(error)))
+            finding = Finding(name, lack, str(error))
         except Exception as error:  # noqa: BLE001 - whatever a library raises is the finding
-            findings.append(Finding(name, "FAIL", f"{type(error).__name__}: {error}"))
-        else:
-            found = "answers the canary batch as the learner does"
-            wrong = "answers the canary batch otherwise than the learner: it must not serve"
-            findings.append(Finding(name, *(("PASS", found) if right else ("FAIL", wrong))))
+            finding = Finding(name, "FAIL", f"{type(error).__name__}: {error}")
+        findings.append(finding)
     return findings
+
+
+def _probe(name: str, loaded: Loaded, versions: tuple[Weights, Weights]) -> Finding:
+    for weights in versions:
+        built, started = loaded.builds(), time.monotonic()
+        with loaded.open(weights) as engine:
+            seconds = time.monotonic() - started
+            if not canary_agrees(weights, engine):
+                wrong = "answers the canary batch otherwise than the learner: it must not serve"
+                return Finding(name, "FAIL", wrong)
+    found = f"answers the canary batch as the learner does; took another version in {seconds:.1g} s"
+    if loaded.builds() > built:
+        remedy = "by a build, not a refit: each swap will take so long, a large network minutes"
+        return Finding(name, "WARN", f"{found} {remedy}")
+    return Finding(name, "PASS", found)
 
 
 def probe_machine(*, board: bool) -> list[Finding]:

@@ -40,6 +40,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from engines.dense import direction
 from engines.feature import Feature
 from engines.heads import GroupHead, Head, LinearHead, SquareHead
 from engines.judging import judges_of, label_length
@@ -54,7 +55,6 @@ from engines.objective import ClassGoodness, ForwardForward, Objective
 from engines.precision import Precision
 from engines.recipe import Recipe
 from engines.rounding import NoiseKey
-from models.base import length_normalize
 from models.spec import FORWARD_FORWARD, ModelSpec
 from models.units import DenseUnitSpec, UnitSpec
 
@@ -198,7 +198,7 @@ class TwoPasses(Rule):
 
     def prepare(self, x: Tensor) -> Tensor:
         """The samples, each with a root mean square of 1 where `normalize` says so."""
-        return length_normalize(x)[0] if self.normalize else x
+        return direction(x) if self.normalize else x
 
     def absmax(self, prepared: Tensor) -> Tensor:
         """The largest magnitude of the samples and of a label's place, which every row has."""

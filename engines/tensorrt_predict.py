@@ -132,6 +132,7 @@ class TensorRTEngines:
         for _ in range(ENGINES):
             self._pool.put(None)
         self._opening = threading.Lock()
+        self.builds = 0  # how often a refit was not enough
 
     def __call__(self, weights: Weights) -> TensorRTPredictEngine:
         """An engine for one version of the weights, checked against its canary.
@@ -222,6 +223,7 @@ class TensorRTEngines:
             if idle is not None:  # half of it may be new, and the build wants the memory
                 idle.close()
         plan = self._builder.build(model, input_shape)
+        self.builds += 1
         native = make(plan)
         try:
             verify(native)

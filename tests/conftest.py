@@ -34,6 +34,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="samples that each exported network is asked for; make torture uses 10000",
     )
     parser.addoption(
+        "--bad-bodies",
+        type=int,
+        default=300,
+        help="bad requests that a daemon must refuse; make torture uses 10000",
+    )
+    parser.addoption(
+        "--decoder-runs",
+        type=int,
+        default=2000,
+        help="bad requests for the decoders alone; make torture uses 1000000",
+    )
+    parser.addoption(
         "--every-chain",
         action="store_true",
         help="compile every fused chain and a whole engine: minutes; else two chains and no engine",

@@ -18,7 +18,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from daemon.config import GateSettings
-from daemon.ingest.samples import Sample
+from daemon.ingest.sample import Sample
 from daemon.jobs import JobBook
 from daemon.promotion import Promotion
 from daemon.serving import Served, ServingSlot

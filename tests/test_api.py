@@ -167,12 +167,15 @@ def test_only_json_is_read(client: TestClient) -> None:
 def test_predict_names_its_version(client: TestClient) -> None:
     one = client.post("/predict", json={"x": X})
     assert one.status_code == 200
-    assert one.json() == {
+    answer = one.json()
+    assert answer.pop("id").startswith("p-")
+    assert answer == {
         "model": "mlp",
         "model_version": "1",
         "label": None,
         "goodness": [],
         "margin": None,
+        "kept": False,
     }
     many = client.post("/predict", json={"samples": [{"x": X}, {"x": X}]}).json()
     assert len(many["predictions"]) == 2

@@ -35,9 +35,9 @@ def test_torch_is_loaded_only_by_the_engine_that_needs_it(statement: str) -> Non
     assert "torch" not in loaded_by(statement)
 
 
-def test_the_learner_carries_no_web_server() -> None:
+def test_the_learner_carries_no_web_server_and_no_pictures() -> None:
     modules = loaded_by("import daemon.learner_process")
-    assert modules.isdisjoint({"fastapi", "starlette", "uvicorn"})
+    assert modules.isdisjoint({"fastapi", "starlette", "uvicorn", "PIL", "multipart"})
 
 
 def test_answering_loads_no_compiler() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from daemon.config import LearnerSettings
 from daemon.gate import Scores
-from daemon.ingest.samples import Sample, pack_features
+from daemon.ingest.sample import Sample, pack_features
 from daemon.learner import Learner, LearningError
 from daemon.store import SampleReader, SampleStore
 from engines import StepReport, open_predict_engine, open_train_engine

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daemon.ingest.samples import Sample, pack_features
+from daemon.ingest.sample import Sample, pack_features
 from daemon.learner import Learner
 from daemon.store import SampleStore
 from engines import StepReport

@@ -172,7 +172,7 @@ def test_weights_decay_and_what_is_small_does_not(name, optimizer, masters):
         ((2, 8, 8, 3), r"shape \[8, 8, 3\] per sample, the model needs \[[23], "),
     ],
 )
-def test_a_bad_image_is_named_and_changes_nothing(name, shape, message):
+def test_a_bad_picture_is_named_and_changes_nothing(name, shape, message):
     engine = learned(opened(name), name)
     before = bits(engine.state())
     with pytest.raises(ValueError, match=message):

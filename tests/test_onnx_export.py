@@ -24,8 +24,9 @@ PREFIXES = [name for name in NETWORKS if not name.endswith("-ff")]
 # the operator table of onnx/onnx-tensorrt: docs/operators.md, branch 10.1-GA, commit 96e7811; the
 # parser of 10.3 is that of 10.1 or later. It has more; one that is wanted is looked up there first.
 FLOAT_ONLY = {
-    "Add", "Clip", "Concat", "Conv", "Div", "Exp", "Flatten", "Gemm", "Min", "Mul", "ReduceMean",
-    "ReduceSumSquare", "Relu", "Reshape", "Round", "Sigmoid", "Slice", "Sqrt", "Sub", "Transpose",
+    "Add", "Clip", "Concat", "Conv", "Div", "Exp", "Flatten", "Gemm", "Min", "Mul", "ReduceMax",
+    "ReduceMean", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round", "Sigmoid", "Slice",
+    "Sqrt", "Sub", "Transpose",
 }  # fmt: skip
 READ_BY_TENSORRT = FLOAT_ONLY | {"QuantizeLinear", "DequantizeLinear"}
 
@@ -106,7 +107,7 @@ def test_int8_lies_between_a_quantizer_and_a_dequantizer_and_nowhere_else(name):
         types |= {v.name: v.type.tensor_type.elem_type for v in model.graph.output}
         types |= {"x": TensorProto.FLOAT}
         types |= {t.name: t.data_type for t in model.graph.initializer}
-        sizes_of = {"Reshape": [1], "Slice": [1, 2, 3]}
+        sizes_of = {"ReduceSum": [1], "Reshape": [1], "Slice": [1, 2, 3]}
         for node in model.graph.node:
             if node.op_type in FLOAT_ONLY:
                 for place, value in enumerate(node.input):

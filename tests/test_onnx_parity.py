@@ -1,7 +1,7 @@
 """An exported model answers as the torch engine does: in ONNX Runtime, on the CPU.
 
-What is integers is equal. What is rounded from float sums may be rounded to the next code: the
-length of a row is a sum whose order nobody promises, and a gate is float32 here and float64 there.
+What is integers is equal. A gate is float32 here and float64 there, with another exponential: what
+it opens may be rounded to the next code.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import open_predict_engine
+from engines.dense import direction
 from engines.feature import ACTIVATIONS, Feature
 from engines.fusion import Fusion
 from engines.heads import LinearHead
@@ -36,11 +37,10 @@ INT8 = PRECISIONS["int8"]
 EAGER = Fusion("eager", "a test")
 # Of the largest goodness of a row: its float32 sums are of up to 10^4 terms, in any order.
 FLOAT32_RTOL = 2e-5
-# Where a code may be rounded the other way: how many steps this may be worth at the last quantized
-# tensor, since one code of an early unit moves several of the later ones; and in which share of
-# answers.
-MOVED = 4
+# The share of answers in which a code may be rounded the other way, where gates are.
 ROUNDED_OTHERWISE = 0.01
+# And of the codes behind it, each of which moves later ones.
+MOVED_CODES = 0.002
 optimized = pytest.mark.parametrize("optimized", [False, True], ids=["as-it-is", "optimized"])
 scales = st.floats(2.0**-10, 1.0, width=32)
 seeds = st.integers(0, 2**32 - 1)
@@ -96,6 +96,26 @@ def conv_layers(draw):
 
 def codes_of(rng, *shape):
     return rng.integers(-127, 128, shape).astype(np.int8)
+
+
+@optimized
+@given(rows=st.integers(1, 40), columns=st.integers(1, 3000), seed=seeds, spread=st.integers(0, 9))
+def test_a_row_is_divided_by_the_engines_length(optimized, rows, columns, seed, spread):
+    """Bit for bit, though its squares are added up in another order, and in float32."""
+    rng = np.random.default_rng(seed)
+    x = np.maximum(rng.normal(size=(rows, columns)), 0) * np.exp(rng.normal(size=columns) * spread)
+    x = x.astype(np.float32)
+    graph = Graph("test")
+    z = Units(graph, {}).length_normalized(INPUT, columns)
+    found = given_by(graph, z, x, optimized=optimized)
+    wanted = direction(torch.from_numpy(x)).numpy()
+    # To the last bit, but for a sum so close to halfway between two floats that it ends as either.
+    assert (found != wanted).any(axis=1).sum() <= 1
+    np.testing.assert_allclose(found, wanted, rtol=2.0**-22)
+    order = rng.permutation(columns)
+    np.testing.assert_array_equal(
+        direction(torch.from_numpy(x[:, order])).numpy(), wanted[:, order]
+    )
 
 
 @given(layer=st.composite(conv_layers)(), seed=seeds)
@@ -164,42 +184,28 @@ def test_the_sums_of_labels_are_those_of_the_engines_first_layer(name):
 
 
 def exact(name: str) -> bool:
-    """Whether all codes are equal: no row is divided by its length, and there is no gate."""
-    return not name.startswith(("mlp", "efficientnet"))
+    """Whether all codes are equal: there is no gate."""
+    return not name.startswith("efficientnet")
 
 
 def tolerance(name: str, goodness):
     """How far a goodness may be off, `[rows, C]`.
 
-    Where codes are equal, float32's rounding of the sums that a goodness is. Elsewhere what a few
-    steps of the last quantized tensor make of it: of every code that a linear head sees, or that is
-    squared; before a dense unit, of the one code that matters most.
-
-    A mean square g moves by at most `2 sqrt(g) d + d^2` with its terms' root mean square move d.
+    Where codes are equal, float32's rounding of the sums that a goodness is. Elsewhere what a step
+    of the last quantized tensor makes of it, of every code that a linear head sees or that is
+    squared: a mean square g moves by at most `2 sqrt(g) d + d^2` with its terms' root mean square
+    move d.
     """
     if exact(name):
         return FLOAT32_RTOL * np.abs(goodness).max(axis=1, keepdims=True)
     spec, arrays = NETWORKS[name], trained(name).arrays
-    if name == "efficientnet_b0":
+    if not spec.label_places:
         step = arrays[f"units.{len(spec.units) - 1}.conv.output_scale"]
-        return MOVED * step * np.abs(arrays["head.weight"]).sum(axis=1)
-    judges = range(1, len(spec.units))
-    if name.startswith("efficientnet"):
-        moves = [MOVED * arrays[latent_scale_name(spec, u + 1)] for u in judges]
-    else:
-        moves = [_dense_move(arrays, u, mean=spec.label_places == 0) for u in judges]
+        return step * np.abs(arrays["head.weight"]).sum(axis=1)
+    steps = [arrays[latent_scale_name(spec, u + 1)] for u in range(1, len(spec.units))]
     # No unit's own goodness is more than all of them together.
-    largest = np.sqrt(len(judges) * goodness)
-    return np.mean([2 * largest * move + move**2 for move in moves], axis=0)
-
-
-def _dense_move(arrays, unit: int, *, mean: bool):
-    """Of a dense unit's activities, by steps of one of its inputs."""
-    codes = np.abs(arrays[f"units.{unit}.weight.codes"].astype(np.float64))
-    scale = arrays[f"units.{unit}.weight.scale"] * arrays[f"units.{unit}.input_scale"]
-    moves = MOVED * codes * scale  # [out, in]
-    # A class's group may hold but the largest; under `ff` the squares of all for each input.
-    return moves.max() if mean else np.sqrt((moves**2).sum(axis=0).max() / codes.shape[1])
+    largest = np.sqrt(len(steps) * goodness)
+    return np.mean([2 * largest * step + step**2 for step in steps], axis=0)
 
 
 @functools.cache
@@ -233,7 +239,7 @@ def test_an_exported_network_answers_as_the_torch_engine_does(name, optimized, r
                 f"{otherwise} differ by more than float32's rounding "
             )
     assert (off <= tolerance(name, wanted)).all()
-    assert otherwise <= 1 + ROUNDED_OTHERWISE * rows
+    assert otherwise <= (0 if exact(name) else 1 + ROUNDED_OTHERWISE * rows)
     assert len(others) == 0, f"of {rows} answers, {len(others)} differ; best two apart by {gaps}"
 
 
@@ -249,9 +255,9 @@ def test_an_exported_prefix_gives_the_engines_latents(name, optimized, request):
             found = answer(export_prefix(weights, units), x, optimized=optimized)
             assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
             differs = found != wanted
-            if exact(name) or (units == 1 and not name.startswith("mlp")):
+            if exact(name) or units == 1:
                 assert not differs.any()
-            assert differs.mean() <= 1e-4
+            assert differs.mean() <= MOVED_CODES
             assert np.abs(found - wanted.astype(np.int32)).max() <= (8 if units > 1 else 1)
 
 

@@ -14,6 +14,7 @@ from engines import Weights, open_train_engine, probe_predict_engines, registry
 from engines import probe as probes
 from engines.torch_predict import TorchPredictEngine
 from models import ModelSpec
+from tests.fake_tensorrt import VERSIONS, FakeDriver, Rig
 
 
 def test_integer_products_are_compared_element_by_element(monkeypatch):
@@ -101,9 +102,14 @@ def test_a_gpu_multiplies_integers_rightly():
 
 
 @pytest.fixture(scope="module")
-def weights() -> Weights:
-    engine = open_train_engine(ModelSpec("mlp", (4,), 2, (8,)), seed=0)
-    return engine.export(classes=("a", "b"), version=1, parent=None, last_seq=0)
+def versions() -> tuple[Weights, Weights]:
+    first, second = (
+        open_train_engine(ModelSpec("mlp", (4,), 2, (8,)), seed=seed).export(
+            classes=("a", "b"), version=seed + 1, parent=None, last_seq=0
+        )
+        for seed in (0, 1)
+    )
+    return first, second
 
 
 class Wrong(TorchPredictEngine):
@@ -123,15 +129,15 @@ class Wrong(TorchPredictEngine):
         ("tensorrt", False, "FAIL"),
     ],
 )
-def test_an_engine_that_is_not_to_be_had(monkeypatch, weights, wanted, board, verdict):
+def test_an_engine_that_is_not_to_be_had(monkeypatch, versions, wanted, board, verdict):
     monkeypatch.setitem(sys.modules, "pycuda", None)
-    tensorrt, torch_here = probe_predict_engines(weights, wanted=wanted, board=board)
+    tensorrt, torch_here = probe_predict_engines(versions, wanted=wanted, board=board)
     assert (tensorrt.name, tensorrt.verdict) == ("engine tensorrt", verdict)
     assert "pycuda unavailable" in tensorrt.found
     assert torch_here.verdict == "PASS"
 
 
-def test_every_engine_there_is_answers_refuses_or_is_told_broken(monkeypatch, weights):
+def test_every_engine_there_is_answers_refuses_or_is_told_broken(monkeypatch, versions):
     def refuse(options):
         raise ImportError("libnvinfer is not here")
 
@@ -145,7 +151,7 @@ def test_every_engine_there_is_answers_refuses_or_is_told_broken(monkeypatch, we
         "wrong": lambda options: registry.Loaded(Wrong, "here"),
     }
     monkeypatch.setattr(registry, "_PREDICT_ENGINES", loaders)
-    findings = probe_predict_engines(weights, wanted="auto", board=False)
+    findings = probe_predict_engines(versions, wanted="auto", board=False)
     assert [(finding.name, finding.verdict) for finding in findings] == [
         ("engine absent", "SKIP"),
         ("engine broken", "FAIL"),
@@ -155,3 +161,16 @@ def test_every_engine_there_is_answers_refuses_or_is_told_broken(monkeypatch, we
     assert findings[0].found == "libnvinfer is not here"
     assert findings[1].found == "RuntimeError: CUDA error"
     assert "must not serve" in findings[3].found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("refits", [True, False], ids=["refits", "does not refit"])
+def test_tensorrt_takes_another_version_by_a_refit_or_is_told_slow(versions, version, refits):
+    rig = Rig(version, FakeDriver())
+    rig.trt.refits = refits
+    with rig.installed():
+        tensorrt, _ = probe_predict_engines(versions, wanted="auto", board=True)
+    assert tensorrt.verdict == ("PASS" if refits else "WARN")
+    assert "took another version in" in tensorrt.found
+    assert ("by a build, not a refit" in tensorrt.found) is not refits
+    assert rig.trt.violations == set()

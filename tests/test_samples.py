@@ -15,20 +15,22 @@ from daemon.errors import (
     RequestError,
     TooLargeError,
 )
-from daemon.ingest.samples import (
-    BATCH_LIMIT,
+from daemon.http.learning_routes import TrainBody
+from daemon.ingest.encoding import JSON as JSON_ENCODING
+from daemon.ingest.encoding import decode_json
+from daemon.ingest.kept_predictions import KeptPredictions
+from daemon.ingest.objects import (
     STREAM_LIMIT_LINES,
-    Sample,
-    TrainBody,
-    decode_json,
-    decode_predict_request,
-    decode_sample_request,
-    unpack_features,
+    decode_lines,
+    decode_objects,
+    decode_predict_objects,
 )
+from daemon.ingest.sample import BATCH_LIMIT, Sample, unpack_features
 from models import ModelSpec
 
 FLAT = ModelSpec("mlp", (4,), 3, (8,))
 IMAGE = ModelSpec("mlp", (1, 2, 2), 3, (8,))
+KEPT = KeptPredictions(by_default=False)
 MARK = "EvilMark"  # stands in hostile input; must not come back in an answer
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -47,7 +49,13 @@ def one(x: str = "[1, 2, 3, 4]", label: str = '"a"', more: str = "") -> str:
 
 def decode(body: str | bytes, *, stream: bool = False, spec: ModelSpec = FLAT):
     raw = body.encode() if isinstance(body, str) else body
-    return decode_sample_request(raw, spec, stream=stream)
+    if stream:
+        return decode_lines(raw, spec, KEPT)
+    return decode_objects(raw, spec, KEPT, JSON_ENCODING)
+
+
+def decode_predict(body: bytes, spec: ModelSpec):
+    return decode_predict_objects(body, spec, JSON_ENCODING)
 
 
 def test_one_sample():
@@ -58,9 +66,12 @@ def test_one_sample():
     assert request.entries == [sample]
 
 
-def test_all_but_features_and_label_may_be_absent():
+def test_all_but_features_may_be_absent():
     (sample,) = decode(one()).entries
     assert sample == Sample(bytes([1, 2, 3, 4]), "uint8", "a", None, "", None)
+    for body in ('{"x": [1, 2, 3, 4]}', one(label="null")):
+        (unlabelled,) = decode(body).entries
+        assert unlabelled == Sample(bytes([1, 2, 3, 4]), "uint8", None, None, "", None)
 
 
 def test_a_batch_names_its_source_once():
@@ -120,6 +131,10 @@ REFUSED = {
     "bool in x": (one("[true, 2, 3, 4]"), FIELD, "x"),
     "null in x": (one("[null, 2, 3, 4]"), FIELD, "x"),
     "list beside numbers in x": (one("[1, [2, 3], 4]"), FIELD, "x"),
+    "label of blanks": (one(label='"  "'), FIELD, "label"),
+    "label that ends with a blank": (one(label=f'"{MARK} "'), FIELD, "label"),
+    "label with a line break": (one(label='"a\\nb"'), FIELD, "label"),
+    "label with a NUL": (one(label='"a\\u0000b"'), FIELD, "label"),
     "label true": (one(label="true"), FIELD, "label"),
     "label 1.0": (one(label="1.0"), FIELD, "label"),
     "label empty": (one(label='""'), FIELD, "label"),
@@ -237,24 +252,25 @@ def test_an_empty_stream_is_refused():
 
 
 def test_predict_takes_one_or_several():
-    x, single = decode_predict_request(b'{"x": [1, 2, 3, 4]}', IMAGE)
-    assert single
-    assert (x.shape, x.dtype) == ((1, 1, 2, 2), np.float32)
-    x, single = decode_predict_request(b'{"samples": [{"x": [1,2,3,4]}, {"x": [5,6,7,8]}]}', FLAT)
-    assert not single
-    np.testing.assert_array_equal(x, [[1, 2, 3, 4], [5, 6, 7, 8]])
+    one = decode_predict(b'{"x": [1, 2, 3, 4]}', IMAGE)
+    assert (one.single, one.keep) == (True, None)
+    assert (one.x.shape, one.x.dtype) == ((1, 1, 2, 2), np.float32)
+    body = b'{"samples": [{"x": [1,2,3,4]}, {"x": [5,6,7,8]}], "keep": true}'
+    many = decode_predict(body, FLAT)
+    assert (many.single, many.keep) == (False, True)
+    np.testing.assert_array_equal(many.x, [[1, 2, 3, 4], [5, 6, 7, 8]])
 
 
 def test_predict_names_the_sample_that_is_wrong():
     with pytest.raises(BadShapeError, match=r"samples\[1\]\.x") as caught:
-        decode_predict_request(b'{"samples": [{"x": [1,2,3,4]}, {"x": [5]}]}', FLAT)
+        decode_predict(b'{"samples": [{"x": [1,2,3,4]}, {"x": [5]}]}', FLAT)
     check_error(caught.value, BadShapeError, "samples[1].x")
 
 
 @pytest.mark.parametrize("body", ['{"samples": []}', one(), "{}", '{"samples": [{}]}'])
 def test_predict_is_as_strict(body):
     with pytest.raises(BadFieldError):
-        decode_predict_request(body.encode(), FLAT)
+        decode_predict(body.encode(), FLAT)
 
 
 @pytest.mark.parametrize("body", ['{"max_steps": 0}', '{"max_steps": true}', '{"reason": 1}'])

@@ -20,7 +20,7 @@ from daemon.errors import (
     TooManyClassesError,
     UnknownIdError,
 )
-from daemon.ingest.samples import Sample
+from daemon.ingest.sample import Sample
 from daemon.store import SampleReader, Stored, list_samples, request_key
 from daemon.store.row_check import CHECKED, is_sound
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, open_store, query, sample

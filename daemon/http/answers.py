@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from daemon.errors import BadFieldError, RequestError
-from daemon.http.bodies import JSON_TYPE
+from daemon.ingest.forms import JSON_TYPE
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,7 @@ from typing import Any
 from fastapi import Request
 
 from daemon.errors import ContentTypeError, TooLargeError
-
-JSON_TYPE = "application/json"
-STREAM_TYPE = "application/x-ndjson"
+from daemon.ingest.forms import JSON_TYPE
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -42,7 +40,9 @@ def content_type(request: Request, *wanted: str) -> str:
     return kind
 
 
-def body_schema(description: str) -> dict[str, Any]:
-    """What `/docs` says of a body that is read raw."""
+def body_schema(description: str, *types: str) -> dict[str, Any]:
+    """What `/docs` says of a body that is read raw: an object in JSON, bytes in other types."""
     schema = {"type": "object", "description": description}
-    return {"requestBody": {"content": {JSON_TYPE: {"schema": schema}}, "required": True}}
+    raw = {"schema": {"type": "string", "format": "binary"}}
+    content = dict.fromkeys(types, raw) | {JSON_TYPE: {"schema": schema}}
+    return {"requestBody": {"content": content, "required": True}}

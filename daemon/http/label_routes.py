@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 
 from daemon.http.answers import json_answer
-from daemon.http.bodies import JSON_TYPE, body_schema, content_type, read_body
+from daemon.http.bodies import body_schema, content_type, read_body
 from daemon.http.service import Service
-from daemon.ingest.samples import BODY_LIMIT_BYTES, LabelBody, decode_json
+from daemon.ingest.encoding import decode_json
+from daemon.ingest.forms import JSON_LIMIT_BYTES, JSON_TYPE
+from daemon.ingest.sample import check_label
+
+
+class LabelBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """JSON body of `POST /samples/{id}/label`."""
+
+    label: int | str
+    replace: bool = False
 
 
 def add_label_routes(app: FastAPI, service: Service) -> None:
@@ -17,8 +27,10 @@ def add_label_routes(app: FastAPI, service: Service) -> None:
     async def post_label(sample_id: str, request: Request) -> Response:
         """Label a sample, or correct its label; 200 is sent once that is durable."""
         content_type(request, JSON_TYPE)
-        asked = decode_json(await read_body(request, BODY_LIMIT_BYTES), LabelBody)
-        labelled = await service.store.label(sample_id, asked.label, replace=asked.replace)
+        asked = decode_json(await read_body(request, JSON_LIMIT_BYTES), LabelBody)
+        labelled = await service.store.label(
+            sample_id, check_label(asked.label), replace=asked.replace
+        )
         return json_answer(labelled._asdict())
 
     @app.delete("/samples/{sample_id}")

@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import FastAPI, Query, Request, Response
 
 from daemon.errors import UnknownIdError
 from daemon.http.answers import json_answer
-from daemon.http.bodies import JSON_TYPE, body_schema, content_type, read_body
+from daemon.http.bodies import body_schema, content_type, read_body
 from daemon.http.service import Service
-from daemon.ingest.samples import BODY_LIMIT_BYTES, TrainBody, decode_json
+from daemon.ingest.encoding import decode_json
+from daemon.ingest.forms import JSON_LIMIT_BYTES, JSON_TYPE
 from daemon.promotion import LEDGER
 
 _DECISIONS_SHOWN = 50
+
+
+class TrainBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """JSON body of `POST /train`; every field may be absent."""
+
+    max_steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = "operator"
 
 
 def add_learning_routes(app: FastAPI, service: Service) -> None:
@@ -29,7 +38,7 @@ def add_learning_routes(app: FastAPI, service: Service) -> None:
     @app.post("/train", status_code=202, openapi_extra=body_schema("{max_steps?, reason?}"))
     async def post_train(request: Request) -> Response:
         """Have the learner train now; while a job runs, that job is the answer."""
-        body = await read_body(request, BODY_LIMIT_BYTES)
+        body = await read_body(request, JSON_LIMIT_BYTES)
         if body:
             content_type(request, JSON_TYPE)
         asked = decode_json(body or b"{}", TrainBody)

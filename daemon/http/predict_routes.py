@@ -12,9 +12,12 @@ from fastapi import FastAPI, Request, Response
 
 from daemon.errors import EngineError, RequestError
 from daemon.http.answers import json_answer
-from daemon.http.bodies import JSON_TYPE, body_schema, content_type, read_body
+from daemon.http.bodies import body_schema
+from daemon.http.decoding import read_inputs
 from daemon.http.service import Service
-from daemon.ingest.samples import BODY_LIMIT_BYTES, decode_predict_request
+from daemon.ingest.forms import PREDICT_TYPES
+from daemon.ingest.kept_predictions import KeptPredictions, new_prediction_id
+from daemon.ingest.sample import PredictRequest, pack_rows
 from engines import EngineFailedError
 
 log = logging.getLogger(__name__)
@@ -30,19 +33,20 @@ def add_predict_routes(app: FastAPI, service: Service, predicting: Executor) -> 
             up ingest.
     """
 
-    @app.post("/predict", openapi_extra=body_schema("{x} or {samples: [{x}, ...]}"))
+    @app.post(
+        "/predict",
+        openapi_extra=body_schema("{x, keep?} or {samples: [{x}, ...], keep?}", *PREDICT_TYPES),
+    )
     async def post_predict(request: Request) -> Response:
         """Answer from the version that serves now; one answer never mixes two versions."""
         started = time.monotonic()
         code = 500
         try:
-            content_type(request, JSON_TYPE)
-            body = await read_body(request, BODY_LIMIT_BYTES)
-            x, single = decode_predict_request(body, service.spec)
+            asked = await read_inputs(request, service)
             served = service.slot.current
             loop = asyncio.get_running_loop()
             try:
-                answers = await loop.run_in_executor(predicting, served.answer, x)
+                answers = await loop.run_in_executor(predicting, served.answer, asked.x)
             except EngineFailedError as error:
                 service.slot.failures += 1
                 log.error("engine did not answer", extra={"why": str(error)})
@@ -52,7 +56,8 @@ def add_predict_routes(app: FastAPI, service: Service, predicting: Executor) -> 
                 "model": service.spec.name,
                 "model_version": str(served.weights.version),
             }
-            content |= answers[0] if single else {"predictions": answers}
+            named = _named(answers, asked, service.kept)
+            content |= named[0] if asked.single else {"predictions": named}
             code = 200
             return json_answer(content)
         except RequestError as error:
@@ -61,3 +66,17 @@ def add_predict_routes(app: FastAPI, service: Service, predicting: Executor) -> 
         finally:
             service.telemetry.inference_requests.labels(str(code)).inc()
             service.telemetry.inference_seconds.observe(time.monotonic() - started)
+
+
+def _named(
+    answers: list[dict[str, Any]], asked: PredictRequest, kept: KeptPredictions
+) -> list[dict[str, Any]]:
+    """Each answer with an id, under which a label may come later if its features are kept."""
+    keep = kept.by_default if asked.keep is None else asked.keep
+    named = [{"id": new_prediction_id(), **answer, "kept": keep} for answer in answers]
+    if keep:
+        rows = pack_rows(asked.x.reshape(len(asked.x), -1))
+        for answer, (features, dtype) in zip(named, rows, strict=True):
+            # A copy: a slice would hold the memory of the whole request.
+            kept.keep(answer["id"], bytes(features), dtype)
+    return named

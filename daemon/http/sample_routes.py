@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import re
 from collections import Counter
@@ -11,19 +10,21 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from daemon.errors import AllRefusedError, BadFieldError, RequestError
-from daemon.http.bodies import JSON_TYPE, STREAM_TYPE, body_schema, content_type, read_body
-from daemon.http.service import Service
-from daemon.ingest.samples import (
-    BODY_LIMIT_BYTES,
-    STREAM_LIMIT_BYTES,
-    Sample,
-    SampleRequest,
-    decode_sample_request,
+from daemon.errors import (
+    AllRefusedError,
+    BadFieldError,
+    IdConflictError,
+    LabelConflictError,
+    RequestError,
 )
+from daemon.http.bodies import body_schema
+from daemon.http.decoding import read_samples
+from daemon.http.service import Service
+from daemon.ingest.forms import JSON_TYPE, SAMPLE_TYPES
+from daemon.ingest.kept_predictions import KeptPredictions
+from daemon.ingest.sample import Sample, SampleRequest
 from daemon.store import Outcome, Stored, request_key
 
-_LARGE_BYTES = 16 << 10
 _KEY = "Idempotency-Key"
 
 
@@ -31,19 +32,14 @@ def add_sample_routes(app: FastAPI, service: Service) -> None:
     """Add the route that takes samples."""
 
     @app.post(
-        "/samples", status_code=201, openapi_extra=body_schema("{x, label?} or {samples: [...]}")
+        "/samples",
+        status_code=201,
+        openapi_extra=body_schema("{x, label?} or {samples: [...]}", *SAMPLE_TYPES),
     )
     async def post_samples(request: Request) -> Response:
         """Keep samples; 201 is sent once they are durable."""
         key = _key(request)
-        kind = content_type(request, JSON_TYPE, STREAM_TYPE)
-        stream = kind == STREAM_TYPE
-        limit = STREAM_LIMIT_BYTES if stream else BODY_LIMIT_BYTES
-        body = await read_body(request, limit)
-        # Off the event loop: ten thousand lines take a fifth of a second.
-        decode = functools.partial(decode_sample_request, body, service.spec, stream=stream)
-        decoded = await asyncio.to_thread(decode) if len(body) > _LARGE_BYTES else decode()
-        return await _keep(decoded, key, service)
+        return await _keep(await read_samples(request, service), key, service)
 
 
 async def _keep(request: SampleRequest, key: str | None, service: Service) -> Response:
@@ -59,9 +55,27 @@ async def _keep(request: SampleRequest, key: str | None, service: Service) -> Re
             for sample in samples:
                 service.telemetry.received(sample.source, "duplicate")
             return Response(answer, 201, {"Idempotent-Replayed": "true"}, JSON_TYPE)
+    _name_label_conflicts(samples, results, service.kept)
     _count(request, results, service)
     _check_kept(request, results)
-    return Response(answer or tell(results), 201, None, JSON_TYPE)
+    # The label of a prediction sent again makes nothing.
+    first = results[0]
+    again = request.single and isinstance(first, Stored) and first.duplicate
+    status = 200 if again and samples[0].id in service.kept else 201
+    return Response(answer or tell(results), status, None, JSON_TYPE)
+
+
+def _name_label_conflicts(
+    samples: list[Sample], results: list[Outcome], kept: KeptPredictions
+) -> None:
+    """Say of a prediction whose id is stored already what differs: its features cannot."""
+    for index, (sample, result) in enumerate(zip(samples, results, strict=True)):
+        if isinstance(result, IdConflictError) and sample.id in kept:
+            results[index] = LabelConflictError(
+                "this prediction was given another label before: POST /samples/{id}/label with "
+                '"replace": true corrects it',
+                field="label",
+            )
 
 
 def _key(request: Request) -> str | None:

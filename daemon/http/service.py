@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from daemon.ingest.kept_predictions import KeptPredictions
 from daemon.jobs import JobBook
 from daemon.power import PowerMonitor
 from daemon.serving import ServingSlot
@@ -27,6 +28,7 @@ class Service:
         supervisor: Runs the learner.
         telemetry: Counts.
         power: Knows what the board takes.
+        kept: Predictions that may be labelled later.
     """
 
     spec: ModelSpec
@@ -37,3 +39,4 @@ class Service:
     supervisor: Supervisor
     telemetry: Telemetry
     power: PowerMonitor
+    kept: KeptPredictions

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import msgspec
 
 from daemon.errors import KeyReusedError, RequestError
-from daemon.ingest.samples import Sample
+from daemon.ingest.sample import Sample
 from daemon.store.sample_rows import Outcome
 
 KEYS_KEPT = 10_000
@@ -56,7 +56,7 @@ def request_key(key: str, entries: Sequence[Sample | RequestError]) -> RequestKe
     """
     found = hashlib.blake2b(digest_size=16)
     for entry in entries:
-        told = astuple(entry) if isinstance(entry, Sample) else (entry.code,)
+        told = [*vars(entry).values()] if isinstance(entry, Sample) else [entry.code]
         found.update(msgspec.msgpack.encode(told))
     return RequestKey(key, found.digest())
 

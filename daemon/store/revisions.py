@@ -10,7 +10,7 @@ import sqlite3
 from typing import Any, NamedTuple
 
 from daemon.errors import LabelConflictError, UnknownIdError
-from daemon.ingest.samples import OWN_ID_PREFIX, Sample
+from daemon.ingest.sample import OWN_ID_PREFIX, Sample
 from daemon.store.counts import Kind
 from daemon.store.row_check import CHECKED, is_sound, row_crc
 from daemon.store.sample_rows import SampleRows

@@ -27,7 +27,7 @@ def row_crc(
     ts: str | None,
     stored_at: int,
     digest: int | None,
-    features: bytes,
+    features: bytes | memoryview,
 ) -> int:
     """CRC-32 of a row, of its columns in the order of `CHECKED`.
 

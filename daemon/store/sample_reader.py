@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.ingest.samples import unpack_features
+from daemon.ingest.sample import unpack_features
 from daemon.store.connections import open_reader
 from daemon.store.row_check import CHECKED, is_sound
 from daemon.store.schema import DATABASE_NAME

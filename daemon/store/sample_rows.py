@@ -14,7 +14,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from daemon.errors import IdConflictError, RequestError, TooManyClassesError
-from daemon.ingest.samples import OWN_ID_PREFIX, Sample
+from daemon.ingest.sample import OWN_ID_PREFIX, Sample
 from daemon.store.counts import Kind, StoreCounts, counted, load_counts, write_counts
 from daemon.store.row_check import row_crc
 from daemon.store.schema import LIVE, SUPERSEDED, UNLABELLED, WITHDRAWN

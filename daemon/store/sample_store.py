@@ -17,7 +17,7 @@ from typing import Any
 
 from daemon.durable import sync_folder
 from daemon.errors import KeyInUseError, StoreError
-from daemon.ingest.samples import Sample
+from daemon.ingest.sample import Sample
 from daemon.store.connections import open_reader, open_writer
 from daemon.store.counts import StoreCounts
 from daemon.store.idempotency import KeyedAnswer, RequestKey, first_answer, keep_answer

@@ -1,0 +1,124 @@
+"""JSON and MessagePack: two ways to write the same objects, both decoded by msgspec.
+
+What is not yet needed stays raw, so that nothing is built for a field that is refused. msgspec
+allocates for a claimed length only as far as bytes are there, and refuses NaN in JSON.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from daemon.errors import BadBinaryError, BadFieldError, BadJsonError, RequestError
+
+T = TypeVar("T")
+AXES_MAX = 4  # a batch of images
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One way to write objects.
+
+    Args:
+        open_decoder: A decoder for a type.
+        malformed: The error for a body that is not written so.
+        says: Its message.
+        depth: How deep a list of numbers is nested, from its first bytes; 0: no list.
+        holds_bytes: Whether a value, from its first byte, is a run of raw bytes.
+    """
+
+    open_decoder: Callable[[Any], Any]
+    malformed: type[RequestError]
+    says: str
+    depth: Callable[[bytes], int]
+    holds_bytes: Callable[[bytes], bool]
+
+    def decode(self, body: bytes, kind: type[T]) -> T:
+        """A typed object.
+
+        Raises:
+            RequestError: Malformed, or not of this type.
+        """
+        try:
+            decoded: T = self.decoder(kind).decode(body)
+        except msgspec.ValidationError as error:
+            raise _bad_field(error, kind) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise self.malformed(self.says) from None
+        return decoded
+
+    def decoder(self, kind: Any) -> Any:  # noqa: ANN401 - msgspec's two decoders share no type
+        """The decoder for a type, made once."""
+        return _decoder(self.open_decoder, kind)
+
+
+@functools.cache
+def _decoder(open_decoder: Callable[[Any], Any], kind: Any) -> Any:  # noqa: ANN401 - likewise
+    return open_decoder(kind)
+
+
+def _bad_field(error: msgspec.ValidationError, kind: type[Any]) -> BadFieldError:
+    text, _, path = str(error).partition(" - at ")
+    if path.startswith("`key`"):
+        return BadFieldError("the name of a field is not text")
+    field = path.strip("`").removeprefix("$").removeprefix(".") or None
+    if "unknown field" in text:  # the name is the client's, so it is not repeated
+        known = ", ".join(kind.__struct_fields__)
+        return BadFieldError(f"unknown field; known fields: {known}", field=field)
+    if missing := re.fullmatch(r"Object missing required field `(\w+)`", text):
+        field = missing[1] if field is None else f"{field}.{missing[1]}"
+        return BadFieldError(f"field '{field}' is missing", field=field)
+    if "Invalid enum value" in text:  # the same
+        text = "not one of the values that this field takes"
+    where = f"field '{field}': " if field else ""
+    return BadFieldError(where + text, field=field)
+
+
+def _json_depth(text: bytes) -> int:
+    return text[: len(text) - len(text.lstrip(b"[ \t\r\n"))].count(b"[")
+
+
+def _message_pack_depth(text: bytes) -> int:
+    depth = at = 0
+    while at < len(text) and depth <= AXES_MAX:
+        head = text[at]
+        width = 0 if 0x90 <= head <= 0x9F else {0xDC: 2, 0xDD: 4}.get(head)
+        if width is None:
+            break
+        depth += 1
+        count = int.from_bytes(text[at + 1 : at + 1 + width], "big") if width else head - 0x90
+        if count == 0:
+            break
+        at += 1 + width
+    return depth
+
+
+JSON = Encoding(
+    msgspec.json.Decoder,
+    BadJsonError,
+    "the body is not valid JSON (NaN and Infinity are not JSON)",
+    _json_depth,
+    lambda text: False,
+)
+MESSAGE_PACK = Encoding(
+    msgspec.msgpack.Decoder,
+    BadBinaryError,
+    "the body is not valid MessagePack: it is cut short, or goes on after its end",
+    _message_pack_depth,
+    lambda text: text[0] in {0xC4, 0xC5, 0xC6},
+)
+
+
+def decode_json(body: bytes, kind: type[T]) -> T:
+    """A typed object from JSON.
+
+    Raises:
+        BadJsonError: Not JSON.
+        BadFieldError: JSON, but not of this type.
+    """
+    return JSON.decode(body, kind)

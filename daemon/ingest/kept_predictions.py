@@ -1,0 +1,66 @@
+"""Features of predictions whose label may come later, in memory, the oldest making room."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+
+from daemon.errors import UnknownIdError
+
+KEPT_LIMIT = 10_000
+KEPT_LIMIT_BYTES = 32 << 20
+
+
+def new_prediction_id() -> str:
+    """An id that no other prediction has, before or after a restart, and that nobody guesses."""
+    return f"p-{secrets.token_urlsafe(12)}"
+
+
+class KeptPredictions:
+    """Bounded in number and in bytes; does not outlive the process. Any thread may call it.
+
+    Args:
+        by_default: Whether a prediction is kept when the client does not say.
+        limit: Most predictions.
+        limit_bytes: Most bytes of features.
+    """
+
+    def __init__(
+        self, *, by_default: bool, limit: int = KEPT_LIMIT, limit_bytes: int = KEPT_LIMIT_BYTES
+    ) -> None:
+        self.by_default = by_default
+        self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, prediction_id: str | None) -> bool:
+        return prediction_id in self._kept
+
+    def keep(self, prediction_id: str, features: bytes, dtype: str) -> None:
+        """Keep one prediction's features; the oldest go where there is no room."""
+        with self._lock:
+            self._kept[prediction_id] = features, dtype
+            self._bytes += len(features)
+            while len(self._kept) > self._limit or self._bytes > self._limit_bytes:
+                _, (oldest, _) = self._kept.popitem(last=False)
+                self._bytes -= len(oldest)
+
+    def find(self, prediction_id: str) -> tuple[bytes, str]:
+        """The features of a kept prediction, and their dtype.
+
+        Raises:
+            UnknownIdError: It is not kept.
+        """
+        with self._lock:
+            found = self._kept.get(prediction_id)
+        if found is None:
+            raise UnknownIdError(
+                'no prediction with this id is kept: it was not asked with "keep": true, newer '
+                f"ones took its place (at most {self._limit} and {self._limit_bytes >> 20} MiB "
+                "are kept), or the daemon has restarted since; send the features with the label",
+                field="inference_id",
+            )
+        return found
