@@ -209,11 +209,11 @@ def _read(daemon: LoadedDaemon, store: Path, features: int) -> dict[str, Any]:
     }
     reader = SampleReader(store, ModelSpec("mlp", (features,), 10, (64, 64)))
     random = np.random.default_rng(0)
-    newest = reader.training_seqs(reader.last_seq(), 2 * middle)
+    seqs = np.array(reader.training_seqs(reader.last_seq(), 2 * middle))
 
     def replay() -> None:
-        seqs = random.choice(newest, _REPLAY_SAMPLES, replace=False).tolist()
-        reader.batch(reader.samples(seqs))
+        drawn = seqs[random.integers(0, len(seqs), _REPLAY_SAMPLES)]
+        reader.batch(reader.samples(drawn.tolist()))
 
     found = {
         "page_milliseconds": pages,

@@ -373,7 +373,10 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
     service.telemetry.open_connections.set_function(lambda: len(connections))
     app = create_app(service, on_start=lambda: log.info("listening", extra={"address": address}))
     server = NotifiedServer(
-        server_config(app, connections, _GRACE_SECONDS), notifier, Health(well, status)
+        server_config(app, connections, _GRACE_SECONDS),
+        notifier,
+        Health(well, status),
+        connections,
     )
     settle_interpreter()
     # uvicorn raises the signal again once it has stopped; by then it has been obeyed.

@@ -28,6 +28,7 @@
         ├── TooManyConnectionsError 429    too many are open, in all or from one address; retry
         ├── HeadersTooLargeError    431    too many headers, or too long ones
         ├── BusyError               503    more samples arrive than can be kept; retry
+        ├── DrainingError           503    the daemon is stopping; retry
         ├── QueueFullError          503    ingest is behind; retry
         ├── StorageError            503    the sample could not be made durable; retry
         ├── StoreUnavailableError   503    the store takes nothing now, and why; retry
@@ -224,6 +225,12 @@ class BusyError(RequestError):
     """As many posts of samples wait as may; refused before the body was read."""
 
     status, code, retry_after_seconds = 503, "busy", 1
+
+
+class DrainingError(RequestError):
+    """The daemon stops before the request is there."""
+
+    status, code, retry_after_seconds = 503, "draining", 2
 
 
 class QueueFullError(RequestError):

@@ -163,6 +163,23 @@ def test_a_bad_request_behind_a_good_one_does_not_take_its_answer(server: Served
         assert client.closed()
 
 
+def test_an_answer_is_not_taken_for_that_of_the_request_behind() -> None:
+    with served() as server, Client(server) as client:
+        head = b"POST /samples HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n"
+        client.send(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n" + head + bytes(10))
+        server.hold.set()
+        assert client.answer().body == b"held"
+        assert client.send(bytes(10)).answer().body == b"20"
+
+
+def test_a_body_that_turns_bad_behind_a_good_request_waits_its_turn(server: Served) -> None:
+    with Client(server) as client:
+        head = b"POST /samples HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.send(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n" + head + b"zz\r\n")
+        assert client.answer().status == 404
+        refusal(client, 400, "bad_http")
+
+
 @pytest.mark.parametrize("more", ["", "Connection: close\r\n"])
 def test_who_is_refused_while_still_sending_gets_the_answer(server: Served, more: str) -> None:
     """The body is far larger than what the kernel holds; a client that only then reads sees 413."""

@@ -61,6 +61,8 @@ def test_more_than_it_can_carry_is_refused_early_and_the_rest_is_kept(
     assert found.statuses.keys() == {503}
     assert found.refusals_without_retry_after == 0
     assert found.unanswered == 0
+    refused = 'ffedge_requests_refused_total{reason="busy"} '
+    assert refused in daemon.get("/metrics").decode()
     assert daemon.metric("ffedge_samples_stored") - before >= accepted
     goodput = accepted / found.seconds / capacity
     # A short run on a busy machine says little of speed; that it did not collapse, it does say.
@@ -102,6 +104,19 @@ def test_slow_clients_do_not_starve_the_others(daemon: LoadedDaemon, seconds: fl
     assert beside.p99 is not None
     slack = 0.0 if seconds >= FULL_SECONDS else 0.1
     assert beside.p99 <= 2 * alone.p99 + slack
+
+
+def test_a_client_that_sends_slowly_does_not_hold_up_the_stop(daemon: LoadedDaemon) -> None:
+    """The last test of this daemon: who was busy sending is told to come back."""
+    with slow_socket(daemon, HEAD + b"Content-Length: 1000\r\n\r\n") as slow:
+        wait_for(lambda: daemon.metric("ffedge_open_connections") >= 2, "it to be connected")
+        began = time.monotonic()
+        psutil.Process(daemon.pid).terminate()
+        answer = slow.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: " in answer
+        assert b'"code":"draining"' in answer
+        assert time.monotonic() - began < SLOW_SECONDS
 
 
 def slow_socket(daemon: LoadedDaemon, data: bytes) -> socket.socket:

@@ -57,7 +57,14 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
         await asyncio.to_thread(service.store.close)
         predicting.shutdown()
 
-    app = FastAPI(title="ffedge", version=__version__, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="ffedge",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # The framework's own would look for an exporter in every request; ours is `/metrics`.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
     app.add_middleware(CountRequests, telemetry=service.telemetry)
     app.exception_handler(RequestError)(answer_request_error)
     app.exception_handler(RequestValidationError)(answer_bad_parameter)

@@ -74,6 +74,7 @@ class Connections:
         self.limits = limits
         self.refused = refused
         self.ingesting = 0
+        self.draining = False
         self._is_full = is_full
         self._open: set[Expiring] = set()
         self._addresses: Counter[str] = Counter()
@@ -106,6 +107,12 @@ class Connections:
     def overloaded(self) -> bool:
         """Whether another post of samples would only wait."""
         return self.ingesting >= self.limits.ingest_requests or self._is_full()
+
+    def drain(self, now: float) -> None:
+        """The server stops: nobody waits any longer for what a client still has to send."""
+        self.draining = True
+        for connection in self._open:
+            connection.deadline = min(connection.deadline, now)
 
     def _go_round(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()

@@ -69,11 +69,19 @@ class NotifiedServer(uvicorn.Server):
         config: uvicorn's.
         notifier: Told.
         health: Asked before the watchdog is fed.
+        connections: Those of `config`.
     """
 
-    def __init__(self, config: uvicorn.Config, notifier: Notifier, health: Health) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        notifier: Notifier,
+        health: Health,
+        connections: Connections,
+    ) -> None:
         super().__init__(config)
         self._notifier = notifier
+        self._connections = connections
         self._health = health
         self._watch: asyncio.Task[None] | None = None
 
@@ -87,6 +95,7 @@ class NotifiedServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server.shutdown`."""
         self._notifier.stopping()
+        self._connections.drain(asyncio.get_running_loop().time())
         await super().shutdown(sockets)
 
     async def _watching(self) -> None:

@@ -20,6 +20,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -27,12 +28,14 @@ from uvicorn.server import ServerState
 from daemon.errors import (
     BadHttpError,
     BusyError,
+    DrainingError,
     HeadersTooLargeError,
     RequestError,
     TooLargeError,
     TooManyConnectionsError,
     TooSlowError,
 )
+from daemon.http.answers import json_answer
 from daemon.http.connections import NEVER, Connections
 
 _INGEST = b"/samples"
@@ -175,7 +178,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The app has answered a request."""
         self._ingested()
-        if self._in_message and not self._in_head:
+        if self._in_message and not self._in_head and not self.pipeline:
             self._answered_early = True
         elif not self.flow.write_paused:
             self._wait(self._limits.idle_seconds)
@@ -212,6 +215,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self.flow.read_paused:  # it is we who keep it waiting
             self._wait(self._limits.body_seconds)
+        elif self._in_message and self._shared.draining:
+            self._refuse(DrainingError("the daemon is stopping: send it again later"), "draining")
         elif self._in_message:
             part = "head" if self._in_head else "body"
             seconds = self._limits.header_seconds if self._in_head else self._limits.body_seconds
@@ -248,10 +253,17 @@ class LimitedProtocol(HttpToolsProtocol):
             self._wait(self._limits.body_seconds)
             self.cycle.keep_alive = False
             return
+        if self.pipeline:
+            # Likewise, but this request has its turn in the queue, and is answered when that comes.
+            self.pipeline[0] = (self.cycle, _refusing(error))
+            self._lingering = True
+            self._wait(self._limits.body_seconds)
+            return
         if self._is_answering():
             self._answered_early = self.cycle.response_started
             # The app learns that there is nothing more to wait for, and nobody to answer.
             self.cycle.disconnected = True
+            self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         if not self._answered_early:
             self.transport.write(_answer(error, close=True))
@@ -263,6 +275,17 @@ class LimitedProtocol(HttpToolsProtocol):
         self._wait(self._limits.linger_seconds)
         self.flow.resume_reading()
         self.transport.write_eof()
+
+
+def _refusing(error: RequestError) -> Any:  # noqa: ANN401 - uvicorn's type of an application
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {"Connection": "close"}
+        if error.retry_after_seconds is not None:
+            headers["Retry-After"] = str(error.retry_after_seconds)
+        answer = json_answer(error.body(), status=error.status, headers=headers)
+        await answer(scope, receive, send)
+
+    return refuse
 
 
 def _answer(error: RequestError, *, close: bool) -> bytes:
