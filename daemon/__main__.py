@@ -249,6 +249,8 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             max_classes=spec.max_classes,
             holdout_ratio=settings.store.holdout_ratio,
             queue_samples=settings.store.queue_samples,
+            queue_bytes=settings.store.queue_bytes,
+            drop_duplicates=settings.store.duplicates == "drop",
             on_commit=telemetry.committed,
         )
         undo.callback(store.close)

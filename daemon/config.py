@@ -67,6 +67,8 @@ class StoreSettings(_Section):
 
     directory: Path = Path("./var")
     queue_samples: Positive = 4096
+    queue_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
+    duplicates: Literal["keep", "drop"] = "keep"
     holdout_ratio: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
 
     @field_validator("directory")

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from daemon.doctor_board import installed_version
 from daemon.errors import StoreError
-from daemon.store.schema import DATABASE_NAME, open_writer
+from daemon.store.connections import has_wal_reset_bug, open_writer
+from daemon.store.schema import DATABASE_NAME
 from engines import Finding
 
 _GIB = 1 << 30
@@ -110,11 +111,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _sqlite_version(version: str) -> Finding:
     """Versions with the fault that several writers at once can meet; there is one writer here."""
-    numbers = _numbers(version)
-    fixed = numbers >= (3, 51, 3) or any(
-        low <= numbers < high for low, high in (((3, 44, 6), (3, 45)), ((3, 50, 7), (3, 51)))
-    )
-    if fixed or numbers < (3, 7):
+    if not has_wal_reset_bug(_numbers(version)):
         return Finding("SQLite", "PASS", version)
     note = "its WAL-reset fault needs two writers; here one connection alone writes"
     return Finding("SQLite", "PASS", f"{version} ({note}: let no other program write to the store)")

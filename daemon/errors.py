@@ -7,12 +7,15 @@
         ├── BadJsonError            400    the body is not what its content type says
         ├── UnknownIdError          404    nothing has this id
         ├── IdConflictError         409    the id belongs to another sample
+        ├── LabelConflictError      409    the sample has another label
+        ├── KeyInUseError           409    a request with this key is being written
         ├── NothingToLearnError     409    training was asked for before any sample came
         ├── TooLargeError           413    the body exceeds its limit
         ├── ContentTypeError        415    the content type is not one we read
         ├── BadFieldError           422    a field is missing, unknown, or of the wrong type
         ├── BadShapeError           422    the features do not have the model's shape
         ├── NotFiniteError          422    a feature is not a number that float32 holds
+        ├── KeyReusedError          422    the key belongs to another request
         ├── TooManyClassesError     422    the label would be one class too many
         ├── AllRefusedError         422    no sample of a batch was accepted
         ├── QueueFullError          503    ingest is behind; retry
@@ -82,6 +85,18 @@ class IdConflictError(RequestError):
     status, code = 409, "id_conflict"
 
 
+class LabelConflictError(RequestError):
+    """The sample has another label, and nobody said to replace it."""
+
+    status, code = 409, "label_conflict"
+
+
+class KeyInUseError(RequestError):
+    """The first request with this key has no answer yet."""
+
+    status, code, retry_after_seconds = 409, "key_in_use", 1
+
+
 class NothingToLearnError(RequestError):
     """Training needs at least one sample."""
 
@@ -116,6 +131,12 @@ class NotFiniteError(RequestError):
     """A feature is not finite as a float32."""
 
     status, code = 422, "not_finite"
+
+
+class KeyReusedError(RequestError):
+    """The key came with a request of other content before."""
+
+    status, code = 422, "key_reused"
 
 
 class TooManyClassesError(RequestError):

@@ -7,7 +7,9 @@ Samples are learned in order of arrival, in blocks. For one block:
 
 Which rows a step takes depends on the seed and the step's number alone, and a full block on the
 order of the samples, so learning full blocks again from the checkpoint gives the same bits. (Where
-a block that waited too long is cut short is up to the clock.) A candidate is an export of the
+a block that waited too long is cut short is up to the clock.) What memory holds is asked of the
+store anew for each block: a sample that was relabelled or withdrawn has left it by then, in the
+same way for a learner that was stopped as for one that was not. A candidate is an export of the
 network as it stands: proposing one changes nothing in what is learned next.
 
 Where memory runs out in a step, some units have moved and others have not, and what the step had
@@ -142,7 +144,8 @@ class Learner:
 
     def _learn_block(self, on_step: OnStep) -> BlockReport:
         started = time.monotonic()
-        new = self._reader.training(self.last_seq, self._settings.block_samples)
+        new, through = self._reader.training(self.last_seq, self._settings.block_samples)
+        self.last_seq = through
         if not new:
             return BlockReport(0, 0, (), 0.0)
         x, labels = self._reader.batch(new)
@@ -150,6 +153,7 @@ class Learner:
             self._engine.standardize_from(x)
         with self._open_predict(self._export(0, None)) as predictor:
             self.score.add(_found(predictor, x, on_step) == labels)
+        self._classes = max(self._classes, *(sample.class_index + 1 for sample in new))
         self._remember(new)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
         losses = self._train(steps, new, on_step)
@@ -170,6 +174,7 @@ class Learner:
 
     def _rehearse(self, steps: int, on_step: OnStep) -> BlockReport:
         started = time.monotonic()
+        self._remember([])
         if not self._memory:
             return BlockReport(0, 0, (), 0.0)
         losses = self._train(steps, [], on_step)
@@ -262,7 +267,6 @@ class Learner:
         self.last_seq, self.steps = fields["last_seq"], fields["steps"]
         self._classes = fields["classes"]
         self.score = ProgressiveScore(fields["total"], fields["correct"], recent)
-        self._memory = self._reader.training_before(self.last_seq, self._settings.replay_samples)
         return True
 
     def _within_memory(self, work: Callable[[], BlockReport]) -> BlockReport:
@@ -289,10 +293,12 @@ class Learner:
         )
 
     def _remember(self, new: list[StoredSample]) -> None:
-        self.last_seq = new[-1].seq
-        self._classes = max(self._classes, *(sample.class_index + 1 for sample in new))
-        self._memory.extend(new)
-        del self._memory[: -self._settings.replay_samples]
+        """Memory becomes the newest samples that still count; only what is not held yet is read."""
+        held = {sample.seq: sample for sample in (*self._memory, *new)}
+        seqs = self._reader.training_seqs(self.last_seq, self._settings.replay_samples)
+        read = self._reader.samples([seq for seq in seqs if seq not in held])
+        held |= {sample.seq: sample for sample in read}
+        self._memory = [held[seq] for seq in seqs if seq in held]
 
     def _train(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
         settings = self._settings

@@ -135,11 +135,10 @@ class Supervisor:
             NothingToLearnError: Too few samples are stored.
             NotReadyError: The learner is not up.
         """
-        counts = self._store.counts
-        if (samples := counts.samples - counts.holdout) < self._first_samples:
+        if (samples := self._store.counts.to_learn) < self._first_samples:
             raise NothingToLearnError(
-                f"learning begins with the first {self._first_samples} samples outside the "
-                f"hold-out; there are {samples} so far"
+                f"learning begins with the first {self._first_samples} samples that have a label "
+                f"and are outside the hold-out; there are {samples} so far"
             )
         if not self._up:
             raise NotReadyError("the learner is starting; try again")

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from daemon import __version__
-from daemon.store import SampleStore
+from daemon.store import RETIRED_NAMES, SampleStore
 
 SOURCE_LIMIT = 32
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -45,7 +45,7 @@ class Telemetry:
         self.commit_samples = Histogram(
             "ffedge_commit_batch_samples",
             "Samples in one group.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
             registry=registry,
         )
         self.inference_requests = Counter(
@@ -174,10 +174,17 @@ class _StoreCollector(Collector):
         readings = {
             "ffedge_samples_stored": ("Samples in the store.", counts.samples),
             "ffedge_samples_holdout": ("Of them, kept to score only.", counts.holdout),
+            "ffedge_samples_unlabelled": ("Of them, without a label yet.", counts.unlabelled),
             "ffedge_sample_queue_depth": (
                 "Samples waiting to be written.",
                 self._store.queue_depth,
             ),
             "ffedge_sample_queue_limit": ("Most that may wait.", self._store.queue_limit),
         }
-        return [GaugeMetricFamily(name, text, value) for name, (text, value) in readings.items()]
+        retired = GaugeMetricFamily(
+            "ffedge_samples_retired", "Rows that no longer count.", labels=["reason"]
+        )
+        for why, name in RETIRED_NAMES.items():
+            retired.add_metric([name], counts.retired.get(why, 0))
+        plain = [GaugeMetricFamily(name, text, value) for name, (text, value) in readings.items()]
+        return [*plain, retired]

@@ -208,8 +208,7 @@ def test_memory_keeps_the_newest_samples(store: SampleStore, tmp_path: Path) -> 
     while learner.learn_block().samples:
         pass
     kept = [sample.seq for sample in learner._memory]
-    reader = SampleReader(tmp_path, SPEC)
-    assert kept == [sample.seq for sample in reader.training_before(200, 40)]
+    assert kept == SampleReader(tmp_path, SPEC).training_seqs(200, 40)
 
 
 def test_a_class_that_memory_has_forgotten_is_still_served(

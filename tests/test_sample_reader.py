@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from daemon.store import SampleReader
-from daemon.store.sample_store import in_holdout
+from daemon.store.sample_rows import in_holdout
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, open_store, query, sample
 
 COUNT = 200
@@ -33,14 +33,18 @@ def seqs(samples) -> list[int]:
 
 def test_training_goes_on_in_order_without_the_holdout(reader):
     assert len(HOLDOUT) > 10
-    assert seqs(reader.training(0, 1000)) == TRAINING
-    assert seqs(reader.training(50, 10)) == [s for s in TRAINING if s > 50][:10]
-    assert reader.training(COUNT, 10) == []
+    everything, through = reader.training(0, 1000)
+    assert (seqs(everything), through) == (TRAINING, TRAINING[-1])
+    some, through = reader.training(50, 10)
+    assert seqs(some) == [s for s in TRAINING if s > 50][:10]
+    assert through == some[-1].seq
+    assert reader.training(COUNT, 10) == ([], COUNT)
 
 
-def test_training_before_is_the_newest_up_to_and_with_a_sample(reader):
-    assert seqs(reader.training_before(TRAINING[60], 10)) == TRAINING[51:61]
-    assert reader.training_before(0, 10) == []
+def test_training_seqs_are_the_newest_up_to_and_with_a_sample(reader):
+    assert reader.training_seqs(TRAINING[60], 10) == TRAINING[51:61]
+    assert reader.training_seqs(0, 10) == []
+    assert seqs(reader.samples(TRAINING[51:61])) == TRAINING[51:61]
 
 
 def test_holdout_is_the_newest_in_order(reader):
@@ -50,11 +54,11 @@ def test_holdout_is_the_newest_in_order(reader):
 
 @pytest.mark.parametrize("after", [0, 1, 77, COUNT])
 def test_backlog_counts_what_training_would_give(reader, after):
-    assert reader.backlog(after) == len(reader.training(after, 1000))
+    assert reader.backlog(after) == len(reader.training(after, 1000)[0])
 
 
 def test_a_batch_has_features_and_class_places(reader):
-    samples = reader.training(0, 7)
+    samples, _ = reader.training(0, 7)
     x, places = reader.batch(samples)
     assert (x.shape, x.dtype, places.dtype) == ((7, 6), np.float32, np.int64)
     np.testing.assert_array_equal(x[:, 0], [s.seq for s in samples])
@@ -73,13 +77,14 @@ def test_only_what_is_committed_is_seen(tmp_path):
         inserted, proceed = threading.Event(), threading.Event()
 
         def insert_and_hold(connection) -> None:
-            store._insert(connection, [sample(1, "new")])
+            store._rows.insert(connection, [sample(1, "new")])
+            store._rows.settle(connection)
             inserted.set()
             assert proceed.wait(WAIT_SECONDS)
 
         store.add([sample(0)]).result(WAIT_SECONDS)
         with closing(SampleReader(tmp_path, SPEC)) as reader:
-            held = store._submit(1, insert_and_hold)
+            held = store._writer.submit(insert_and_hold, samples=1)
             assert inserted.wait(WAIT_SECONDS)
             try:
                 assert (reader.backlog(0), reader.labels()) == (1, ("a",))
@@ -93,7 +98,7 @@ def test_reads_let_go_so_that_the_log_can_be_checkpointed(tmp_path):
     with closing(open_store(tmp_path)) as store, closing(SampleReader(tmp_path, SPEC)) as reader:
         store.add([sample(i) for i in range(20)]).result(WAIT_SECONDS)
         reader.training(0, 1)
-        reader.training_before(20, 1)
+        reader.training_seqs(20, 1)
         reader.holdout(1)
         reader.labels()
         store.add([sample(i) for i in range(20)]).result(WAIT_SECONDS)

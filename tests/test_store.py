@@ -13,7 +13,8 @@ from daemon.errors import (
     TooManyClassesError,
 )
 from daemon.store import SampleReader
-from daemon.store.sample_store import GROUP_SAMPLES, in_holdout
+from daemon.store.sample_rows import in_holdout
+from daemon.store.writer import GROUP_SAMPLES
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, HeldWriter, added, open_store, query, sample
 from tests.running import wait_for
 
@@ -60,7 +61,7 @@ def test_what_waits_while_one_group_is_written_becomes_the_next(tmp_path, gate):
 
 
 def test_a_group_is_bounded(tmp_path, gate):
-    with closing(open_store(tmp_path, on_commit=gate.on_commit)) as store:
+    with closing(open_store(tmp_path, on_commit=gate.on_commit, queue_samples=5000)) as store:
         gate.hold(store)
         last = [store.add([sample(i)]) for i in range(GROUP_SAMPLES + 10)][-1]
         gate.open()
@@ -197,11 +198,11 @@ def test_records_are_kept_by_kind_newest_first(tmp_path):
 def test_the_pragmas_that_the_promise_rests_on(store, tmp_path):
     assert query(tmp_path, "PRAGMA journal_mode") == [("wal",)]
     # `synchronous` belongs to a connection, so the writer's own is asked.
-    work = store._submit(0, lambda own: own.execute("PRAGMA synchronous").fetchone())
+    work = store._writer.submit(lambda own: own.execute("PRAGMA synchronous").fetchone())
     assert work.result(WAIT_SECONDS) == (2,)
 
 
 def test_migrations_run_once(tmp_path):
     for _ in range(2):
         open_store(tmp_path).close()
-        assert query(tmp_path, "SELECT count(*) FROM _sqlite_migrations") == [(1,)]
+        assert query(tmp_path, "SELECT count(*) FROM _sqlite_migrations") == [(2,)]

@@ -19,9 +19,11 @@ from daemon.http.answers import (
     answer_http_error,
     answer_request_error,
 )
+from daemon.http.label_routes import add_label_routes
 from daemon.http.learning_routes import add_learning_routes
 from daemon.http.predict_routes import add_predict_routes
 from daemon.http.request_counts import CountRequests
+from daemon.http.sample_list_routes import add_sample_list_routes
 from daemon.http.sample_routes import add_sample_routes
 from daemon.http.service import Service
 from daemon.http.watch_routes import add_watch_routes
@@ -55,6 +57,8 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     app.exception_handler(HTTPException)(answer_http_error)
     app.exception_handler(Exception)(answer_bug)
     add_sample_routes(app, service)
+    add_sample_list_routes(app, service)
+    add_label_routes(app, service)
     add_predict_routes(app, service, predicting)
     add_learning_routes(app, service)
     add_watch_routes(app, service)

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
+from collections import Counter
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 
-from daemon.errors import AllRefusedError, RequestError
-from daemon.http.answers import json_answer
+from daemon.errors import AllRefusedError, BadFieldError, RequestError
 from daemon.http.bodies import JSON_TYPE, STREAM_TYPE, body_schema, content_type, read_body
 from daemon.http.service import Service
 from daemon.ingest.samples import (
     BODY_LIMIT_BYTES,
     STREAM_LIMIT_BYTES,
     Sample,
+    SampleRequest,
     decode_sample_request,
 )
-from daemon.store import Stored
+from daemon.store import Outcome, Stored, request_key
 
 _LARGE_BYTES = 16 << 10
+_KEY = "Idempotency-Key"
 
 
 def add_sample_routes(app: FastAPI, service: Service) -> None:
-    """Add the routes of `/samples`."""
+    """Add the route that takes samples."""
 
     @app.post(
-        "/samples", status_code=201, openapi_extra=body_schema("{x, label} or {samples: [...]}")
+        "/samples", status_code=201, openapi_extra=body_schema("{x, label?} or {samples: [...]}")
     )
     async def post_samples(request: Request) -> Response:
-        """Keep labelled samples; 201 is sent once they are durable."""
+        """Keep samples; 201 is sent once they are durable."""
+        key = _key(request)
         kind = content_type(request, JSON_TYPE, STREAM_TYPE)
         stream = kind == STREAM_TYPE
         limit = STREAM_LIMIT_BYTES if stream else BODY_LIMIT_BYTES
@@ -38,43 +43,85 @@ def add_sample_routes(app: FastAPI, service: Service) -> None:
         # Off the event loop: ten thousand lines take a fifth of a second.
         decode = functools.partial(decode_sample_request, body, service.spec, stream=stream)
         decoded = await asyncio.to_thread(decode) if len(body) > _LARGE_BYTES else decode()
-        results: list[Stored | RequestError] = []
-        samples = [entry for entry in decoded.entries if isinstance(entry, Sample)]
-        if samples:
-            results = await asyncio.wrap_future(service.store.add(samples))
-        stored = iter(results)
-        outcome = [
-            next(stored) if isinstance(entry, Sample) else entry for entry in decoded.entries
-        ]
-        sources = [e.source if isinstance(e, Sample) else "" for e in decoded.entries]
-        return _answer_samples(outcome, sources, service, single=decoded.single)
+        return await _keep(decoded, key, service)
 
 
-def _answer_samples(
-    outcome: list[Stored | RequestError], sources: list[str], service: Service, *, single: bool
-) -> Response:
-    rejected: list[dict[str, Any]] = []
-    for index, (entry, source) in enumerate(zip(outcome, sources, strict=True)):
-        if isinstance(entry, RequestError):
-            rejected.append({"index": index} | entry.body())
-            service.telemetry.received(source, "rejected")
-        else:
-            service.telemetry.received(source, "duplicate" if entry.duplicate else "accepted")
-    stored = [entry for entry in outcome if isinstance(entry, Stored)]
-    if not stored:
-        if single and isinstance(outcome[0], RequestError):
-            raise outcome[0]
-        raise AllRefusedError(rejected)
+async def _keep(request: SampleRequest, key: str | None, service: Service) -> Response:
+    samples = [entry for entry in request.entries if isinstance(entry, Sample)]
+    tell = functools.partial(_tell, request, service)
+    answer: bytes | None = None
+    if key is None or not samples:
+        results = await service.store.add(samples) if samples else []
+    else:
+        keyed = await service.store.add_once(samples, request_key(key, request.entries), tell)
+        answer, results = keyed.body, keyed.outcomes
+        if keyed.replayed:
+            for sample in samples:
+                service.telemetry.received(sample.source, "duplicate")
+            return Response(answer, 201, {"Idempotent-Replayed": "true"}, JSON_TYPE)
+    _count(request, results, service)
+    _check_kept(request, results)
+    return Response(answer or tell(results), 201, None, JSON_TYPE)
+
+
+def _key(request: Request) -> str | None:
+    key = request.headers.get(_KEY)
+    if key is not None and not re.fullmatch("[ -~]{1,128}", key):
+        raise BadFieldError(
+            f"header {_KEY}: 1 to 128 printable ASCII characters are wanted", field=_KEY
+        )
+    return key
+
+
+def _outcomes(request: SampleRequest, results: list[Outcome]) -> list[Outcome]:
+    """Of each entry, in order: `results` are those of the samples among them."""
+    stored = iter(results)
+    return [next(stored) if isinstance(entry, Sample) else entry for entry in request.entries]
+
+
+def _tell(request: SampleRequest, service: Service, results: list[Outcome]) -> bytes:
+    """The answer to a request of which something was kept."""
+    outcomes = _outcomes(request, results)
+    stored = [entry for entry in outcomes if isinstance(entry, Stored)]
     new = [entry.seq for entry in stored if not entry.duplicate]
-    return json_answer(
+    return msgspec.json.encode(
         {
             "accepted": len(new),
             "duplicates": len(stored) - len(new),
-            "rejected": rejected,
-            "ids": [entry.id if isinstance(entry, Stored) else None for entry in outcome],
+            "rejected": _rejected(outcomes),
+            "ids": [entry.id if isinstance(entry, Stored) else None for entry in outcomes],
             "first_seq": min(new, default=None),
             "last_seq": max(new, default=None),
             "queue_depth": service.store.queue_depth,
-        },
-        status=201,
+        }
     )
+
+
+def _check_kept(request: SampleRequest, results: list[Outcome]) -> None:
+    outcomes = _outcomes(request, results)
+    if any(isinstance(entry, Stored) for entry in outcomes):
+        return
+    if request.single and isinstance(outcomes[0], RequestError):
+        raise outcomes[0]
+    raise AllRefusedError(_rejected(outcomes))
+
+
+def _rejected(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    return [
+        {"index": index} | entry.body()
+        for index, entry in enumerate(outcomes)
+        if isinstance(entry, RequestError)
+    ]
+
+
+def _count(request: SampleRequest, results: list[Outcome], service: Service) -> None:
+    """By source and by what became of them; in one go, since many have the same."""
+    received: Counter[tuple[str, str]] = Counter()
+    for entry, outcome in zip(request.entries, _outcomes(request, results), strict=True):
+        source = entry.source if isinstance(entry, Sample) else ""
+        if isinstance(outcome, RequestError):
+            received[source, "rejected"] += 1
+        else:
+            received[source, "duplicate" if outcome.duplicate else "accepted"] += 1
+    for (source, result), count in received.items():
+        service.telemetry.received(source, result, count)

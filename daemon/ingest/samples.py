@@ -45,12 +45,12 @@ _NESTED_DECODERS = [msgspec.json.Decoder(kind) for kind in _NESTED]
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled sample on its way to the store.
+    """One sample on its way to the store.
 
     Args:
         features: Little-endian bytes of the features.
         dtype: `uint8` or `float32`.
-        label: As the client gave it.
+        label: As the client gave it; None: not known yet.
         id: The client's own id; None: the store makes one.
         source: Which sensor or client it came from.
         ts: The client's own time stamp, a note and never an order.
@@ -58,7 +58,7 @@ class Sample:
 
     features: bytes
     dtype: str
-    label: int | str
+    label: int | str | None
     id: str | None
     source: str
     ts: str | None
@@ -68,7 +68,7 @@ class SampleBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """JSON form of one sample."""
 
     x: msgspec.Raw
-    label: _Label
+    label: _Label | None = None
     id: _Id | None = None
     source: _Source | None = None
     ts: float | Annotated[str, msgspec.Meta(max_length=64)] | None = None
@@ -85,6 +85,13 @@ class _PredictBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 class _PredictBatchBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     samples: list[_PredictBody]
+
+
+class LabelBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """JSON body of `POST /samples/{id}/label`."""
+
+    label: _Label
+    replace: bool = False
 
 
 class TrainBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

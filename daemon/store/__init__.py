@@ -1,6 +1,23 @@
 """Samples on disk: one process writes, in one thread; others read."""
 
+from daemon.store.counts import StoreCounts
+from daemon.store.idempotency import RequestKey, request_key
+from daemon.store.sample_list import count_samples, list_samples
 from daemon.store.sample_reader import SampleReader, StoredSample
-from daemon.store.sample_store import SampleStore, StoreCounts, Stored
+from daemon.store.sample_rows import Outcome, Stored
+from daemon.store.sample_store import SampleStore
+from daemon.store.schema import RETIRED_NAMES
 
-__all__ = ["SampleReader", "SampleStore", "StoreCounts", "Stored", "StoredSample"]
+__all__ = [
+    "RETIRED_NAMES",
+    "Outcome",
+    "RequestKey",
+    "SampleReader",
+    "SampleStore",
+    "StoreCounts",
+    "Stored",
+    "StoredSample",
+    "count_samples",
+    "list_samples",
+    "request_key",
+]

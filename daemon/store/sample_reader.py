@@ -1,11 +1,12 @@
 """The learner's view of the samples: a read-only connection of its own, every read short.
 
 A reader that holds a transaction open keeps the writer from checkpointing its log, so each method
-fetches what it returns and lets go.
+fetches what it returns and lets go. A row that is not as it was written is passed over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.ingest.samples import unpack_features
-from daemon.store.schema import DATABASE_NAME, open_reader
+from daemon.store.connections import open_reader
+from daemon.store.row_check import CHECKED, is_sound
+from daemon.store.schema import DATABASE_NAME
 from engines import Label
 from models import ModelSpec
+
+_COUNTS = "retired = 0 AND class_index IS NOT NULL"
+_TO_LEARN = f"holdout = 0 AND {_COUNTS}"
 
 
 @dataclass(frozen=True)
@@ -41,34 +47,74 @@ class SampleReader:
     Args:
         directory: The store's.
         spec: The model whose shape the features have.
+        on_damage: Called with the `seq` of each row that is passed over, each time.
     """
 
-    def __init__(self, directory: Path, spec: ModelSpec) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        spec: ModelSpec,
+        on_damage: Callable[[int], None] = lambda seq: None,
+    ) -> None:
         self._spec = spec
+        self._on_damage = on_damage
         self._connection = open_reader(directory / DATABASE_NAME)
 
-    def training(self, after_seq: int, limit: int) -> list[StoredSample]:
-        """The oldest samples after `after_seq` that may be learned from, in order of arrival."""
-        return self._samples("holdout = 0 AND seq > ? ORDER BY seq LIMIT ?", after_seq, limit)
+    def training(self, after_seq: int, limit: int) -> tuple[list[StoredSample], int]:
+        """The oldest samples after `after_seq` that may be learned from, in order of arrival.
 
-    def training_before(self, seq: int, limit: int) -> list[StoredSample]:
-        """The newest samples up to and with `seq` that may be learned from, in order of arrival."""
-        newest = self._samples("holdout = 0 AND seq <= ? ORDER BY seq DESC LIMIT ?", seq, limit)
-        return newest[::-1]
+        Returns:
+            As many as there are, at most `limit`; and the `seq` up to which rows were looked at:
+            damaged ones are passed for good.
+        """
+        found: list[StoredSample] = []
+        through = after_seq
+        while len(found) < limit:
+            wanted = limit - len(found)
+            seqs = self._seqs(f"{_TO_LEARN} AND seq > ? ORDER BY seq LIMIT ?", through, wanted)
+            if not seqs:
+                break
+            found += self.samples(seqs)
+            through = seqs[-1]
+        return found, through
+
+    def training_seqs(self, through: int, limit: int) -> list[int]:
+        """Which the newest samples up to and with `through` are that may be learned from, in order.
+
+        From an index alone: asked once a block.
+        """
+        where = f"{_TO_LEARN} AND seq <= ? ORDER BY seq DESC LIMIT ?"
+        return self._seqs(where, through, limit)[::-1]
+
+    def samples(self, seqs: list[int]) -> list[StoredSample]:
+        """The samples with these numbers, in their order; none for one that is damaged or gone."""
+        query = f"SELECT {CHECKED}, crc FROM samples WHERE seq = ?"  # noqa: S608 - our own text
+        found = []
+        for seq in seqs:
+            row = self._connection.execute(query, (seq,)).fetchone()
+            if row is None:
+                continue
+            if not is_sound(row):
+                self._on_damage(seq)
+                continue
+            _, _, class_index, _, dtype, *_, features, _ = row
+            found.append(StoredSample(seq, class_index, dtype, features))
+        return found
 
     def holdout(self, limit: int) -> list[StoredSample]:
         """The newest samples that only score, in order of arrival."""
-        return self._samples("holdout = 1 AND seq > ? ORDER BY seq DESC LIMIT ?", 0, limit)[::-1]
+        where = f"holdout = 1 AND {_COUNTS} AND seq > ? ORDER BY seq DESC LIMIT ?"
+        return self.samples(self._seqs(where, 0, limit)[::-1])
 
     def backlog(self, after_seq: int) -> int:
         """How many samples after `after_seq` may be learned from."""
-        query = "SELECT count(*) FROM samples WHERE holdout = 0 AND seq > ?"
+        query = f"SELECT count(*) FROM samples WHERE {_TO_LEARN} AND seq > ?"  # noqa: S608
         (count,) = self._connection.execute(query, (after_seq,)).fetchone()
         return int(count)
 
     def last_seq(self) -> int:
-        """Sequence number of the newest sample; 0 when there is none."""
-        (seq,) = self._connection.execute("SELECT ifnull(max(seq), 0) FROM samples").fetchone()
+        """Sequence number of the newest sample; 0 when there never was one."""
+        (seq,) = self._connection.execute("SELECT last_seq FROM store_state").fetchone()
         return int(seq)
 
     def labels(self) -> tuple[Label, ...]:
@@ -87,6 +133,6 @@ class SampleReader:
         """Close the connection."""
         self._connection.close()
 
-    def _samples(self, where: str, *values: int) -> list[StoredSample]:
-        query = f"SELECT seq, class_index, dtype, features FROM samples WHERE {where}"  # noqa: S608
-        return [StoredSample(*row) for row in self._connection.execute(query, values)]
+    def _seqs(self, where: str, seq: int, limit: int) -> list[int]:
+        query = f"SELECT seq FROM samples WHERE {where}"  # noqa: S608 - our own text
+        return [found for (found,) in self._connection.execute(query, (seq, limit))]

@@ -1,0 +1,46 @@
+"""`GET /samples`: what is kept, page by page, and how much of what."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Response
+
+from daemon.http.answers import json_answer
+from daemon.http.service import Service
+from daemon.store import count_samples, list_samples
+
+_LARGEST_SEQ = 2**63 - 1
+_Name = Annotated[str | None, Query(min_length=1, max_length=64)]
+
+
+def add_sample_list_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes that list samples."""
+    path = service.store.path
+
+    @app.get("/samples")
+    async def get_samples(
+        label: _Name = None,
+        source: _Name = None,
+        after_seq: Annotated[int, Query(ge=0, le=_LARGEST_SEQ)] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        features: bool = False,
+    ) -> Response:
+        """Samples in order of arrival; `label=null` lists those without a label."""
+        page = functools.partial(
+            list_samples,
+            path,
+            label=label,
+            source=source,
+            after_seq=after_seq,
+            limit=limit,
+            features=features,
+        )
+        return json_answer(await asyncio.to_thread(page))
+
+    @app.get("/samples/counts")
+    async def get_counts() -> Response:
+        """Samples by label and by source."""
+        return json_answer(await asyncio.to_thread(count_samples, path))

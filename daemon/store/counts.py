@@ -1,0 +1,98 @@
+"""How much there is, by what it is: a table kept in the transactions that change it.
+
+So no start counts a million rows, and no page of a dashboard does.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from daemon.store.schema import LIVE, UNLABELLED
+
+
+class Kind(NamedTuple):
+    """What a row counts as.
+
+    Args:
+        retired: Whether it counts, or why not.
+        class_index: Its class place; `UNLABELLED`: none yet.
+        source: Which sensor or client it came from.
+        holdout: 1: it only ever scores.
+    """
+
+    retired: int
+    class_index: int
+    source: str
+    holdout: int
+
+
+@dataclass(frozen=True)
+class StoreCounts:
+    """How much the store holds.
+
+    Args:
+        samples: All that count, with or without a label.
+        holdout: Of them, with a label, those that only ever score.
+        unlabelled: Of them, those without a label.
+        retired: Rows that no longer count, by why: relabelled, withdrawn or damaged.
+        last_seq: Sequence number of the newest; 0 when there never was one.
+    """
+
+    samples: int
+    holdout: int
+    unlabelled: int
+    retired: dict[int, int]
+    last_seq: int
+
+    @property
+    def to_learn(self) -> int:
+        """Samples that may be learned from."""
+        return self.samples - self.holdout - self.unlabelled
+
+
+def load_counts(connection: sqlite3.Connection) -> StoreCounts:
+    """As the tables have them."""
+    (last_seq,) = connection.execute("SELECT last_seq FROM store_state").fetchone()
+    rows = connection.execute("SELECT retired, class_index, source, holdout, samples FROM counts")
+    changes = Counter({Kind(*kind): samples for *kind, samples in rows})
+    return counted(StoreCounts(0, 0, 0, {}, last_seq), changes, last_seq)
+
+
+def counted(counts: StoreCounts, changes: Counter[Kind], last_seq: int) -> StoreCounts:
+    """`counts` after `changes`."""
+    samples, holdout, unlabelled = counts.samples, counts.holdout, counts.unlabelled
+    retired = Counter(counts.retired)
+    for kind, change in changes.items():
+        if kind.retired != LIVE:
+            retired[kind.retired] += change
+        else:
+            samples += change
+            if kind.class_index == UNLABELLED:
+                unlabelled += change
+            else:
+                holdout += change * kind.holdout
+    return replace(
+        counts,
+        samples=samples,
+        holdout=holdout,
+        unlabelled=unlabelled,
+        retired=dict(retired),
+        last_seq=last_seq,
+    )
+
+
+def write_counts(connection: sqlite3.Connection, changes: Counter[Kind]) -> None:
+    """Put changes into the table; what there is none of any more leaves it."""
+    connection.executemany(
+        """INSERT INTO counts VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT DO UPDATE SET samples = samples + excluded.samples""",
+        [(*kind, change) for kind, change in changes.items() if change],
+    )
+    connection.executemany(
+        """DELETE FROM counts WHERE samples <= 0
+            AND retired = ? AND class_index = ? AND source = ? AND holdout = ?""",
+        [kind for kind, change in changes.items() if change < 0],
+    )

@@ -1,0 +1,241 @@
+"""The one thread that writes: a bounded queue, group commit, and nothing told before it is durable.
+
+Work waits in a queue. The thread takes whatever is there, up to a bound, runs it in one
+transaction, commits with `synchronous=FULL`, and only then lets go those who wait. No timer: while
+one group is being synced the next one gathers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from daemon.errors import QueueFullError, RequestError, StorageError
+
+log = logging.getLogger(__name__)
+
+GROUP_SAMPLES = 1024
+_GROUP_BYTES = 8 << 20
+# While nobody sends anything the time of service is still written down.
+_IDLE_SECONDS = 60.0
+
+_T = TypeVar("_T")
+Work = Callable[[sqlite3.Connection], Any]
+
+
+class Contents(Protocol):
+    """What is remembered of the database, and held back until a group's end."""
+
+    def load(self, connection: sqlite3.Connection) -> None:
+        """Read it: at the opening, and after a roll-back."""
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        """Write what is held back: last in each transaction."""
+
+    def committed(self) -> None:
+        """What was written is durable."""
+
+
+class Acknowledgement(Future[_T]):
+    """What a thread may wait for and an event loop may await; a loop is woken once a group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiter: asyncio.Future[None] | None = None
+        # A client that hangs up cancels its wait; the writer must not trip over that.
+        self.set_running_or_notify_cancel()
+
+    def __await__(self) -> Generator[Any, None, _T]:
+        waiter = asyncio.get_running_loop().create_future()
+        # Published before `done` is asked; the writer looks for it after it is done.
+        self._waiter = waiter
+        if not self.done():
+            yield from waiter
+        return self.result()
+
+    @property
+    def waiter(self) -> asyncio.Future[None] | None:
+        """Of the loop that awaits it, if one does."""
+        return self._waiter
+
+
+@dataclass(slots=True)
+class _Item:
+    samples: int
+    size: int
+    work: Work
+    acknowledgement: Acknowledgement[Any]
+
+
+class Writer:
+    """Runs work in transactions, in order, on a thread of its own.
+
+    Args:
+        connection: Its own from now on.
+        contents: Told of each transaction's end.
+        queue_samples: How many samples may wait before clients are told to come back.
+        queue_bytes: And how many bytes of them.
+        on_commit: Called in the thread after each group with its samples and its seconds.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        contents: Contents,
+        *,
+        queue_samples: int,
+        queue_bytes: int,
+        on_commit: Callable[[int, float], None],
+    ) -> None:
+        self._connection = connection
+        self._contents = contents
+        self._on_commit = on_commit
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self.limit_samples, self._limit_bytes = queue_samples, queue_bytes
+        self.waiting_samples = self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="store-writer")
+        self._thread.start()
+
+    def submit(self, work: Work, *, samples: int = 0, size: int = 0) -> Acknowledgement[Any]:
+        """Queue work; what it returns, or the `RequestError` it raises, comes once it is durable.
+
+        Work that raises a `RequestError` must have changed nothing. Any other error undoes the
+        whole group.
+
+        Args:
+            work: Called with the connection, in a transaction.
+            samples: How many samples it writes at most.
+            size: Bytes that they hold while they wait.
+
+        Raises:
+            QueueFullError: Too much waits already; nothing was queued.
+            StorageError: The daemon is stopping; or, from the acknowledgement, the transaction
+                failed and nothing of it was kept.
+        """
+        item = _Item(samples, size, work, Acknowledgement())
+        with self._lock:
+            if self._closed:
+                raise StorageError("the daemon is stopping")
+            # A request larger than the whole queue is let in when nothing else waits.
+            if samples and self.waiting_samples:
+                self._check_room(samples, size)
+            self.waiting_samples += samples
+            self._waiting_bytes += size
+            self._queue.put(item)
+        return item.acknowledgement
+
+    def close(self) -> None:
+        """Write what is queued, then close the connection; closing twice is harmless."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if first:
+            self._queue.put(None)
+        self._thread.join()
+
+    def _check_room(self, samples: int, size: int) -> None:
+        if self.waiting_samples + samples > self.limit_samples:
+            raise QueueFullError(
+                f"{self.waiting_samples} samples wait to be written, at most "
+                f"{self.limit_samples} may"
+            )
+        if self._waiting_bytes + size > self._limit_bytes:
+            raise QueueFullError(
+                f"{self._waiting_bytes} bytes of samples wait to be written, at most "
+                f"{self._limit_bytes} may"
+            )
+
+    def _run(self) -> None:
+        stop = False
+        while not stop:
+            group, stop = self._next_group()
+            if group or not stop:
+                self._commit(group)
+        self._connection.close()
+
+    def _next_group(self) -> tuple[list[_Item], bool]:
+        group: list[_Item] = []
+        samples = size = 0
+        try:
+            while samples < GROUP_SAMPLES and size < _GROUP_BYTES:
+                item = self._queue.get_nowait() if group else self._queue.get(timeout=_IDLE_SECONDS)
+                if item is None:
+                    return group, True
+                group.append(item)
+                samples += item.samples
+                size += item.size
+        except queue.Empty:
+            pass
+        return group, False
+
+    def _commit(self, group: list[_Item]) -> None:
+        started = time.monotonic()
+        samples = sum(item.samples for item in group)
+        results: list[Any] = []
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for item in group:
+                try:
+                    results.append(item.work(self._connection))
+                except RequestError as error:
+                    results.append(error)
+            self._contents.flush(self._connection)
+            self._connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - the callers get it; the thread must live on
+            log.error("transaction failed", extra={"error": repr(error), "samples": samples})
+            self._roll_back()
+            failure = StorageError("the samples could not be written; nothing of them was kept")
+            self._settle(group, [failure] * len(group))
+            return
+        self._contents.committed()
+        seconds = time.monotonic() - started
+        self._settle(group, results)
+        if samples:
+            self._on_commit(samples, seconds)
+
+    def _settle(self, group: list[_Item], results: list[Any]) -> None:
+        with self._lock:
+            self.waiting_samples -= sum(item.samples for item in group)
+            self._waiting_bytes -= sum(item.size for item in group)
+        awaited: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]
+        awaited = defaultdict(list)
+        for item, result in zip(group, results, strict=True):
+            acknowledgement = item.acknowledgement
+            if isinstance(result, RequestError):
+                acknowledgement.set_exception(result)
+            else:
+                acknowledgement.set_result(result)
+            if (waiter := acknowledgement.waiter) is not None:
+                awaited[waiter.get_loop()].append(waiter)
+        for loop, waiters in awaited.items():
+            _wake(loop, waiters)
+
+    def _roll_back(self) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._contents.load(self._connection)
+        except sqlite3.Error as error:
+            log.error("roll-back failed", extra={"error": str(error)})
+
+
+def _wake(loop: asyncio.AbstractEventLoop, waiters: list[asyncio.Future[None]]) -> None:
+    def wake() -> None:
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    try:
+        loop.call_soon_threadsafe(wake)
+    except RuntimeError:  # the loop has ended, and with it all that waited there
+        log.debug("nobody waits any more", extra={"waiters": len(waiters)})
