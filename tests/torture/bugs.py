@@ -16,6 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from daemon.store.schema import DATABASE_NAME
+
 BUGS: dict[str, Callable[[], None]] = {}
 
 
@@ -47,29 +49,30 @@ def _replace(target: str, new: Any) -> Any:
 
 
 def _writers_connection(kind: type[sqlite3.Connection]) -> None:
-    """Have every connection that may write be of `kind`."""
+    """Have every connection that may write to the database be of `kind`."""
     real = sqlite3.connect
 
     def connect(path: Any, **more: Any) -> sqlite3.Connection:
-        return real(path, **more) if more.get("uri") else real(path, factory=kind, **more)
+        writes = Path(path).name == DATABASE_NAME and not more.get("uri")
+        return real(path, factory=kind, **more) if writes else real(path, **more)
 
     sqlite3.connect = connect  # type: ignore[assignment]
 
 
 @_bug
 def ack_before_commit() -> None:
-    """A group is committed when the next one begins, and acknowledged before."""
+    """A transaction stays open for 50 ms, and what is in it is acknowledged at once."""
 
     class Late(sqlite3.Connection):
-        late = False
+        begun = 0.0
 
         def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-            if sql == "COMMIT":
-                self.late = True
+            if sql == "BEGIN IMMEDIATE":
+                if self.in_transaction:
+                    return super().execute("SELECT 1")
+                self.begun = time.monotonic()
+            if sql == "COMMIT" and time.monotonic() - self.begun < 0.05:
                 return super().execute("SELECT 1")
-            if sql.startswith("BEGIN") and self.late:
-                super().execute("COMMIT")
-                self.late = False
             return super().execute(sql, *values)
 
     _writers_connection(Late)
@@ -119,7 +122,7 @@ def go_on_after_error() -> None:
             """Stays open."""
 
     def connect(path: Any, **more: Any) -> sqlite3.Connection:
-        if more.get("uri"):
+        if Path(path).name != DATABASE_NAME or more.get("uri"):
             return real(path, **more)
         if "writer" not in opened:
             opened["writer"] = real(path, factory=Kept, **more)

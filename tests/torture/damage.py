@@ -11,15 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.store import SampleReader
 from daemon.store.schema import DATABASE_NAME
-from models import ModelSpec
 from tests.running import wait_for
 from tests.torture.ledger import FEATURES, Entries, Ledger, audit, features_of, label_of
 from tests.torture.load import sample_body
 from tests.torture.processes import ForkedDaemon, Zygote
 
-SPEC = ModelSpec("mlp", (FEATURES,), 10, (64, 64))
 _ROWS = 60
 # Columns of a row that lie before its features in the file, as bytes: dtype, source, check.
 _BEFORE_FEATURES = 20
@@ -123,9 +120,9 @@ def flip_rows(
         assert start > 0
         image[start + place.randrange(_BEFORE_FEATURES + FEATURES)] ^= 1 << place.randrange(8)
     path.write_bytes(image)
-    seen = _as_the_learner_sees(written, rows)
+    seen = _as_the_learner_sees(zygote, folder, written, bugs)
     for number in range(rows):
-        whole = (features_of(number), "uint8", label_of(number))
+        whole = [features_of(number).hex(), "uint8", label_of(number)]
         found = seen.get(entries[f"n-{number}"][1])
         if number in chosen:
             damaged.trials += 1
@@ -138,14 +135,16 @@ def flip_rows(
     return damaged
 
 
-def _as_the_learner_sees(directory: Path, rows: int) -> dict[int | None, tuple[object, ...]]:
+def _as_the_learner_sees(
+    zygote: Zygote, folder: Path, directory: Path, bugs: Sequence[str]
+) -> dict[int | None, list[object]]:
     """Content of every sample that is learned from or scores, by its place in the order."""
-    with closing(SampleReader(directory, SPEC)) as reader:
-        labels = reader.labels()
-        return {
-            row.seq: (row.features, row.dtype, labels[row.class_index])
-            for row in [*reader.training(0, rows), *reader.holdout(rows)]
-        }
+    order = {"directory": str(directory), "found": str(folder / "found"), "bugs": [*bugs]}
+    log = folder / "store.log"
+    target = "tests.torture.store_load:read_as_the_learner"
+    process = zygote.fork(target, [json.dumps(order)], log)
+    assert process.wait(60) == 0, log.read_text()
+    return {seq: content for seq, *content in json.loads((folder / "found").read_text())}
 
 
 def start_on(zygote: Zygote, home: Path) -> str:

@@ -60,7 +60,7 @@ class FailurePoints:
         disk: Where the stores lie, and where the power goes; None: in `folder`, and it does not.
         bugs: Planted in the process that writes.
 
-    `calls` is how many operations a life without a fault has.
+    `calls` is how many operations a life without a fault has, `syncs` which of them are syncs.
     """
 
     zygote: Zygote
@@ -74,6 +74,7 @@ class FailurePoints:
         self.log = self.folder / "store.log"
         self._begun = 0
         self.calls = self._life(None, 0, Moved())
+        self.syncs = self.shim.calls_of("S")
 
     def move(
         self,

@@ -20,7 +20,7 @@ from tests.torture.ledger import Ledger, features_of, label_of
 
 CLIENTS = 8
 _REPEATED = 0.3
-NAMED = 1.0
+NAMED = 0.6
 _DEAD = (OSError, http.client.HTTPException)
 
 

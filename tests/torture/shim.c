@@ -32,6 +32,7 @@ enum { LOST_FILES = 64 };
 struct control {
     _Atomic int64_t action, error, at, calls, struck, clock_offset_seconds, sync_delay_microseconds;
     char prefix[512];
+    char kinds[4096]; /* of the calls counted: S sync, T truncate, W write, R rename */
 };
 
 static struct control *control;
@@ -60,8 +61,9 @@ static int counts_file(int file) {
 }
 
 /* What becomes of this call: an action, NOTHING if it is to be done. */
-static int64_t fate(void) {
+static int64_t fate(char kind) {
     int64_t number = atomic_fetch_add(&control->calls, 1) + 1, at = control->at;
+    if (number < (int64_t)sizeof control->kinds) control->kinds[number] = kind;
     int64_t action = control->action;
     if (action == NOTHING || number < at || (number > at && action != FAIL_FROM)) return NOTHING;
     atomic_fetch_add(&control->struck, 1);
@@ -69,8 +71,8 @@ static int64_t fate(void) {
     return action;
 }
 
-static int fails(void) {
-    int64_t action = fate();
+static int fails(char kind) {
+    int64_t action = fate(kind);
     if (action == TEAR) raise(SIGKILL);
     if (action == NOTHING) return 0;
     errno = (int)control->error;
@@ -114,7 +116,7 @@ static void written_anew(int file) {
     int name(int file) {                                                                           \
         REAL(name);                                                                                \
         if (control && control->prefix[0] && counts_file(file)) {                                  \
-            if (fails()) {                                                                         \
+            if (fails('S')) {                                                                      \
                 if (control->action == LOSE) lose(file);                                           \
                 return -1;                                                                         \
             }                                                                                      \
@@ -128,7 +130,7 @@ static void written_anew(int file) {
     int name(int file, type size) {                                                                \
         REAL(name);                                                                                \
         if (control && control->prefix[0] && counts_file(file)) {                                  \
-            if (fails()) return -1;                                                                \
+            if (fails('T')) return -1;                                                             \
             written_anew(file);                                                                    \
         }                                                                                          \
         return real(file, size);                                                                   \
@@ -138,7 +140,7 @@ static void written_anew(int file) {
     ssize_t name parameters {                                                                      \
         REAL(name);                                                                                \
         if (control && control->prefix[0] && counts_file(file)) {                                  \
-            int64_t action = fate();                                                               \
+            int64_t action = fate('W');                                                            \
             if (action == TEAR) {                                                                  \
                 (void)!half;                                                                       \
                 raise(SIGKILL);                                                                    \
@@ -163,7 +165,7 @@ WRITE_CALL(pwrite64, (int file, const void *from, size_t size, off64_t where),
 
 int rename(const char *from, const char *to) {
     REAL(rename);
-    if (control && control->prefix[0] && counts(to) && fails()) return -1;
+    if (control && control->prefix[0] && counts(to) && fails('R')) return -1;
     return real(from, to);
 }
 

@@ -22,7 +22,8 @@ _FIELDS = (
     "sync_delay_microseconds",
 )
 _PREFIX_BYTES = 512
-_SIZE = 8 * len(_FIELDS) + _PREFIX_BYTES
+_KINDS = 4096
+_SIZE = 8 * len(_FIELDS) + _PREFIX_BYTES + _KINDS
 
 
 def missing() -> str | None:
@@ -54,7 +55,8 @@ class Shim:
         prefix = os.fsencode(folder)
         assert len(prefix) < _PREFIX_BYTES
         self._set(calls=0, struck=0)
-        self._map[8 * len(_FIELDS) :] = prefix.ljust(_PREFIX_BYTES, b"\0")
+        start = 8 * len(_FIELDS)
+        self._map[start : start + _PREFIX_BYTES] = prefix.ljust(_PREFIX_BYTES, b"\0")
 
     def arm(self, action: int, at: int, error: int = errno.EIO) -> None:
         """Have call number `at` from now on, or all from it on, end as `action` says."""
@@ -76,6 +78,11 @@ class Shim:
     def calls(self) -> int:
         """Calls counted."""
         return self._get("calls")
+
+    def calls_of(self, kind: str) -> list[int]:
+        """Numbers of the calls of a kind: S sync, T truncate, W write, R rename."""
+        kinds = self._map[_SIZE - _KINDS :][: self.calls + 1]
+        return [number for number, found in enumerate(kinds) if found == ord(kind)]
 
     @property
     def struck(self) -> int:

@@ -10,18 +10,21 @@ import json
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import daemon.durable
 from daemon.errors import RequestError, StoreError
 from daemon.ingest.samples import Sample
-from daemon.store import SampleStore
+from daemon.store import SampleReader, SampleStore
+from models import ModelSpec
 from tests.torture.bugs import plant
 from tests.torture.filesystems import cut_power
-from tests.torture.ledger import CLASSES, Ledger, features_of, label_of
+from tests.torture.ledger import CLASSES, FEATURES, Ledger, features_of, label_of
 
 _WAIT_SECONDS = 30.0
+_ALL = 1 << 30
 
 
 def stored_sample(number: int) -> Sample:
@@ -74,6 +77,22 @@ def main() -> None:
     if order["end"] == "close":
         store.close()
     os._exit(0)
+
+
+def read_as_the_learner() -> None:
+    """Write down all samples that the learner's view of a store holds.
+
+    The one argument is JSON: directory, found (the file for it), bugs.
+    """
+    order = json.loads(sys.argv[1])
+    for bug in order["bugs"]:
+        plant(bug)
+    spec = ModelSpec("mlp", (FEATURES,), CLASSES, (64, 64))
+    with closing(SampleReader(Path(order["directory"]), spec)) as reader:
+        labels = reader.labels()
+        rows = [*reader.training(0, _ALL)[0], *reader.holdout(_ALL)]
+    found = [(row.seq, row.features.hex(), row.dtype, labels[row.class_index]) for row in rows]
+    Path(order["found"]).write_text(json.dumps(found))
 
 
 def replace_until_cut() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +57,11 @@ def replaced(rig: Rig) -> list[str]:
 
 
 def failing(rig: Rig) -> list[str]:
-    """Every sync of a life, for these are what can be retried wrongly."""
+    """Every sync of a life, the last one first: these are what can be retried wrongly."""
     assert rig.shim is not None
     with mounted("ext4", rig.folder) as disk:
         lives = FailurePoints(rig.zygote, rig.shim, rig.folder, disk, rig.bugs)
-        points = [*range(1, lives.calls + 1)]
-        random.Random(1).shuffle(points)
-        return lives.move(points, ["fail once"], until_broken=True).broken
+        return lives.move(lives.syncs[::-1], ["fail once"], until_broken=True).broken
 
 
 def damaged(rig: Rig) -> list[str]:
