@@ -46,9 +46,28 @@ bench: .venv/ready
 	  --hidden 200,200,200
 	$(BENCH).operations --json var/bench/operations.json --rounds 5 --widths 0.5,1,1.5,2
 
-# The slow tests at full size; their figures go to benchmarks/RECORDS.md.
-.PHONY: torture
-torture: .venv/ready
-	$(BIN)/pytest -q tests/test_end_to_end.py -k kill_9 --kill-cycles 20 --timeout 900
-	$(BIN)/pytest -q tests/test_power_monitor.py tests/test_power_daemon.py tests/test_jtop.py --every-failure
-	$(BIN)/pytest -q tests/test_onnx_parity.py -k exported --onnx-inputs 10000 --timeout 3600
+# The slow tests at full size, in pieces of at most ten minutes, each by itself as `make torture-kill`,
+# and so on; what the harnesses find goes to var/torture.jsonl, figures to benchmarks/RECORDS.md.
+# `sudo make torture` where mounting needs root; without it the power is not cut.
+HARNESS := $(BIN)/pytest -q --torture-json var/torture.jsonl tests/torture
+PIECES := kill retry power power-daemon xfs damage disk io clock bugs power-readings onnx
+.PHONY: torture $(PIECES:%=torture-%)
+torture: $(PIECES:%=torture-%)
+$(PIECES:%=torture-%): torture-%: .venv/ready
+	mkdir -p var
+	$(TORTURE)
+torture-kill: TORTURE = for seed in 1 2 3; do \
+	  $(HARNESS)/test_kill.py -k kill_9 --kill-cycles 100 --torture-seed $$seed || exit 1; done
+torture-retry: TORTURE = $(HARNESS)/test_kill.py -k retry --retry-posts 100000
+torture-power: TORTURE = $(HARNESS)/test_power_cut.py -k 'ext4 and not daemon' --power-cuts 2000
+torture-power-daemon: TORTURE = $(HARNESS)/test_power_cut.py -k 'ext4 and daemon' --power-cuts 2000
+torture-xfs: TORTURE = $(HARNESS)/test_power_cut.py -k xfs --power-cuts 500
+torture-damage: TORTURE = $(HARNESS)/test_damage.py --damaged-logs 200 --flips 5000
+torture-disk: TORTURE = $(HARNESS)/test_full_disk.py --fills 50
+torture-io: TORTURE = $(HARNESS)/test_io_errors.py --io-points 1000
+torture-clock: TORTURE = $(HARNESS)/test_clock.py tests/torture/test_overload.py --jumps 200
+torture-bugs: TORTURE = $(HARNESS)/test_bugs.py
+torture-power-readings: TORTURE = $(BIN)/pytest -q --every-failure \
+	  tests/test_power_monitor.py tests/test_power_daemon.py tests/test_jtop.py
+torture-onnx: TORTURE = $(BIN)/pytest -q tests/test_onnx_parity.py -k exported --onnx-inputs 10000 \
+	  --timeout 3600

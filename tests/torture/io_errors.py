@@ -74,7 +74,7 @@ class FailurePoints:
         self.log = self.folder / "store.log"
         self._begun = 0
         self.calls = self._life(None, 0, Moved())
-        self.syncs = self.shim.calls_of("S")
+        self.syncs = [call for call in self.shim.calls_of("S") if call <= self.calls]
 
     def move(
         self,
