@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +36,7 @@ ConfigOption = Annotated[Path, typer.Option(help="Configuration file (TOML).")]
 _GRACE_SECONDS = 10
 # Requests in a row that the engine fails before the service manager is to start us again.
 _MOST_FAILURES = 10
+_DAY_SECONDS = 86400.0
 
 
 def main() -> None:
@@ -55,6 +57,8 @@ def serve(config: ConfigOption = Path("ffedge.toml")) -> None:
         "ffedge starts",
         extra={"version": __version__, "settings": settings.model_dump(mode="json")},
     )
+    for warning in settings.warnings():
+        log.warning(warning)
     with _listen(settings) as listener:
         _serve(settings, config, listener)
 
@@ -64,7 +68,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     """The learner process; started by `serve`, never by hand."""
     from daemon.learner import Learner, LearningError
     from daemon.learner_process import LearnerProcess, lower_priority
-    from daemon.messages import MISCONFIGURED
+    from daemon.messages import MISCONFIGURED, STORAGE
     from daemon.store import SampleReader
     from daemon.versions import VersionStore
     from engines import (
@@ -128,6 +132,9 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
             extra={"why": f"learner.device or learner.fusion: {error}"},
         )
         sys.exit(MISCONFIGURED)
+    except sqlite3.Error as error:
+        log.error("learner cannot read the samples", extra={"why": str(error)})
+        sys.exit(STORAGE)
     except (LearningError, WeightsError, OSError) as error:
         log.error("learner gives up", extra={"why": str(error)})
         sys.exit(1)
@@ -205,13 +212,14 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
     from prometheus_client import CollectorRegistry, disable_created_metrics
 
     from daemon.http import Service
-    from daemon.jobs import JobBook
+    from daemon.jobs import JOBS, JOBS_KEPT, JobBook
     from daemon.power import PowerMonitor, reader_command
     from daemon.power_log import PowerLog
     from daemon.power_metrics import HostMetrics, PowerMetrics
     from daemon.promotion import Promotion
     from daemon.serving import Served, ServingSlot
-    from daemon.store import SampleStore
+    from daemon.store import Limits, SampleStore, Scrub
+    from daemon.store_metrics import StoreMetrics
     from daemon.supervisor import Supervisor
     from daemon.telemetry import Telemetry
     from daemon.versions import VersionStore
@@ -251,11 +259,23 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             queue_samples=settings.store.queue_samples,
             queue_bytes=settings.store.queue_bytes,
             drop_duplicates=settings.store.duplicates == "drop",
+            limits=Limits(
+                max_samples=settings.store.max_samples,
+                max_bytes=settings.store.max_bytes,
+                max_age_seconds=settings.store.max_age_days * _DAY_SECONDS,
+                max_class_samples=settings.store.max_class_samples,
+            ),
             on_commit=telemetry.committed,
         )
         undo.callback(store.close)
         remove_leftovers(directory)
         telemetry.watch_store(store)
+        scrub = Scrub(
+            store.path,
+            lambda seqs: store.retire_damaged(seqs).result(),
+            rows_per_second=settings.store.scrub_rows_per_second,
+        )
+        telemetry.registry.register(StoreMetrics(store, scrub))
         try:
             versions = VersionStore(directory / "versions", keep=settings.gate.keep_versions)
             weights = versions.start(untrained)
@@ -276,14 +296,14 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             raise ConfigError(f"server.engine: {error}") from error
         log.info("engine chosen", extra={"engine": engine.name, "reason": engine.reason})
         telemetry.served_by(engine.name)
-        past = store.records("job", 100)
+        past = [] if store.unavailable else store.records(JOBS, JOBS_KEPT)
         reading = settings.power
         power = PowerMonitor(reader_command(reading), reading.interval_seconds, PowerLog(directory))
 
         def job_ended(number: int, job: dict[str, Any]) -> None:
             accepted = job["gate"] is not None and job["gate"]["decision"] == "accepted"
             power.learning_ended(job["samples"], accepted=accepted)
-            store.record("job", number, job)
+            store.record_when_possible(JOBS, number, job)
 
         jobs = JobBook(past, job_ended, power.learning_began)
         promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)
@@ -300,7 +320,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         telemetry.registry.register(PowerMetrics(power))
         telemetry.registry.register(HostMetrics(processes))
         undo.pop_all()
-    return Service(spec, store, slot, versions, jobs, supervisor, telemetry, power)
+    return Service(spec, store, scrub, slot, versions, jobs, supervisor, telemetry, power)
 
 
 def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:

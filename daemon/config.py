@@ -26,9 +26,12 @@ from models import MODEL_NAMES, ModelSpec
 
 ENVIRONMENT_PREFIX = "FFEDGE_"
 Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
+# The log of a few large groups, and rows that are worth learning from.
+_LEAST_STORE_BYTES = 32 << 20
 _DEFAULT_HIDDEN = (500, 500, 500)
 
 
@@ -70,6 +73,18 @@ class StoreSettings(_Section):
     queue_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
     duplicates: Literal["keep", "drop"] = "keep"
     holdout_ratio: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    max_samples: NotNegative = 0
+    max_bytes: NotNegative = 4 << 30
+    max_age_days: Annotated[float, Field(ge=0)] = 0.0
+    max_class_samples: NotNegative = 0
+    scrub_rows_per_second: NotNegative = 2000
+
+    @field_validator("max_bytes")
+    @classmethod
+    def _room_for_rows(cls, size: int) -> int:
+        if 0 < size < _LEAST_STORE_BYTES:
+            raise ValueError(f"is below {_LEAST_STORE_BYTES}, the least that a store works in")
+        return size
 
     @field_validator("directory")
     @classmethod
@@ -161,6 +176,27 @@ class Settings(BaseSettings):
     gate: GateSettings = GateSettings()
     power: PowerSettings = PowerSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _enough_is_kept_to_learn(self) -> Settings:
+        store, block = self.store, self.learner.block_samples
+        for name in ("max_samples", "max_class_samples"):
+            if 0 < getattr(store, name) < block:
+                raise ValueError(
+                    f"store.{name} is below learner.block_samples, {block}: learning would never "
+                    "begin"
+                )
+        return self
+
+    def warnings(self) -> list[str]:
+        """What can be had, and is hardly meant."""
+        replayed, kept = self.learner.replay_samples, self.store.max_samples
+        if 0 < kept < replayed:
+            return [
+                f"store.max_samples = {kept} keeps less than the {replayed} that "
+                "learner.replay_samples draws from"
+            ]
+        return []
 
 
 def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
 
 from daemon.errors import StoreError
+
+# Faults that may pass, and that must not keep what can be read from being served.
+_DISK_FAULTS = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 def lock_directory(directory: Path, name: str, *, wait: bool) -> int:
@@ -25,7 +29,7 @@ def lock_directory(directory: Path, name: str, *, wait: bool) -> int:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        descriptor = _open(directory, directory / f"{name}.lock")
     except OSError as error:
         raise StoreError(
             f"cannot write to {directory} ({error.strerror}): choose another store.directory"
@@ -38,3 +42,13 @@ def lock_directory(directory: Path, name: str, *, wait: bool) -> int:
             f"another daemon works in {directory}: stop it, or choose another store.directory"
         ) from error
     return descriptor
+
+
+def _open(directory: Path, path: Path) -> int:
+    """The lock file; where the disk does not let it be made, the directory, which locks as well."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+    return os.open(path if path.exists() else directory, os.O_RDONLY | os.O_CLOEXEC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def replace_file(path: Path, content: bytes) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of writers that were killed in the middle."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # they cost space, nothing else
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,6 +20,7 @@
         ├── AllRefusedError         422    no sample of a batch was accepted
         ├── QueueFullError          503    ingest is behind; retry
         ├── StorageError            503    the sample could not be made durable; retry
+        ├── StoreUnavailableError   503    the store takes nothing now, and why; retry
         ├── EngineError             503    the engine did not answer; retry
         └── NotReadyError           503    a part that this request needs is not up; retry
 
@@ -169,6 +170,20 @@ class StorageError(RequestError):
     """The transaction failed; nothing of it was kept."""
 
     status, code, retry_after_seconds = 503, "storage", 5
+
+
+class StoreUnavailableError(RequestError):
+    """The store takes nothing: the disk is full, read-only or failing, or its quota is reached."""
+
+    status, code, retry_after_seconds = 503, "store_unavailable", 5
+
+    def __init__(self, cause: str, why: str) -> None:
+        super().__init__(f"the store takes nothing now ({why}); predictions go on")
+        self.cause = cause
+
+    def body(self) -> dict[str, Any]:
+        """See `RequestError.body`."""
+        return super().body() | {"cause": self.cause}
 
 
 class EngineError(RequestError):

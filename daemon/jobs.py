@@ -15,7 +15,8 @@ from typing import Any
 
 from daemon.gate import Decision
 
-_KEPT = 100
+JOBS = "job"  # their records in the store
+JOBS_KEPT = 100
 
 
 @dataclasses.dataclass
@@ -85,13 +86,25 @@ class JobBook:
         on_start: Callable[[], object] = lambda: None,
     ) -> None:
         self._lock = threading.Lock()
-        self._past: deque[dict[str, Any]] = deque(reversed(past), maxlen=_KEPT)
+        self._past: deque[dict[str, Any]] = deque(reversed(past), maxlen=JOBS_KEPT)
         self._last = max(map(_number, past), default=0)
         self._on_end = on_end
         self._on_start = on_start
         self._waiting: Job | None = None
         self._running: Job | None = None
         self._started = 0.0
+
+    def recall(self, past: list[dict[str, Any]]) -> None:
+        """Take in finished jobs of earlier runs that could not be read at the start.
+
+        Args:
+            past: As for the class.
+        """
+        with self._lock:
+            known = {_number(job) for job in self._past}
+            earlier = [job for job in reversed(past) if _number(job) not in known]
+            self._past.extendleft(reversed(earlier))
+            self._last = max(self._last, *map(_number, past), 0)
 
     def request(self, reason: str, max_steps: int | None) -> tuple[dict[str, Any], bool]:
         """Ask for a manual job.

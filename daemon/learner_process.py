@@ -49,6 +49,10 @@ _ALIVE_SECONDS = 1.0
 _REST_SECONDS = 30.0
 
 
+class UnwritableError(RuntimeError):
+    """The checkpoint or a candidate cannot be written; nothing that was learned is lost by it."""
+
+
 def lower_priority(niceness: int) -> None:
     """Give way to the server: less CPU time, and killed first when memory runs out."""
     os.nice(niceness)
@@ -83,6 +87,7 @@ class LearnerProcess:
         self._closed = threading.Event()
         self._alive: float | None = None  # when we last said that we are
         self._rests_until = 0.0
+        self._paused: str | None = None  # why nothing is learned
         reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
         reader.start()
 
@@ -118,12 +123,14 @@ class LearnerProcess:
                 if command is None:
                     return
                 if isinstance(command, Train):
-                    self._job("manual", command.max_steps or self._settings.train_steps)
+                    self._asked(command)
             backlog = self._learner.backlog()
             now = time.monotonic()
+            if self._paused is not None and now >= self._rests_until:
+                self._try_again()
             waiting_since = (waiting_since or now) if backlog else None
             begun = self._learner.last_seq > 0  # the first block fixes the standardisation
-            rested = now >= self._rests_until
+            rested = self._paused is None and now >= self._rests_until
             if rested and backlog >= self._settings.block_samples:
                 self._job("samples", 0)
                 waiting_since = None
@@ -139,6 +146,13 @@ class LearnerProcess:
                 self._report_progress(backlog=backlog)
                 reported = now
 
+    def _asked(self, command: Train) -> None:
+        if self._paused is None:
+            self._job("manual", command.max_steps or self._settings.train_steps)
+        else:
+            send(self._reports, JobStarted("manual", self._learner.last_seq))
+            send(self._reports, JobFailed(self._paused))
+
     def _job(self, trigger: str, rehearsal_steps: int) -> None:
         """Learn, propose, wait for the verdict, save."""
         send(self._reports, JobStarted(trigger, self._learner.last_seq))
@@ -148,18 +162,49 @@ class LearnerProcess:
                 version=self._next_version, parent=self._incumbent.version
             )
             scores = self._learner.compare(candidate, self._incumbent, self._best, self._say_alive)
+            self._write(candidate)
         except MemoryShortageError as error:
             send(self._reports, JobFailed(str(error)))
             self._rests_until = time.monotonic() + _REST_SECONDS
             return
+        except UnwritableError as error:
+            self._pause(error)
+            return
         except (LearningError, WeightsError) as error:
             send(self._reports, JobFailed(str(error)))
             raise
-        replace_file(self._versions.path(candidate.version), weights_to_bytes(candidate))
-        # Saved before the verdict: the weights learned are the same whatever it is.
-        self._learner.save()
         send(self._reports, Proposed(candidate.version, weights_digest(candidate), scores))
         self._await_verdict(candidate, scores)
+
+    def _write(self, candidate: Weights) -> None:
+        try:
+            replace_file(self._versions.path(candidate.version), weights_to_bytes(candidate))
+        except OSError as error:
+            raise UnwritableError(f"the candidate cannot be written ({error})") from error
+        # Saved before the verdict: the weights learned are the same whatever it is.
+        self._save()
+
+    def _save(self) -> None:
+        try:
+            self._learner.save()
+        except OSError as error:
+            raise UnwritableError(f"the checkpoint cannot be written ({error})") from error
+
+    def _pause(self, error: UnwritableError) -> None:
+        """Learn nothing that could not be kept; what is learned already waits in memory."""
+        self._paused = f"learning pauses: {error}"
+        self._rests_until = time.monotonic() + _REST_SECONDS
+        send(self._reports, JobFailed(self._paused))
+
+    def _try_again(self) -> None:
+        try:
+            self._save()
+        except UnwritableError:
+            self._rests_until = time.monotonic() + _REST_SECONDS
+            return
+        log.info("learning goes on", extra={"paused": self._paused})
+        self._paused = None
+        self._job("resumed", 0)
 
     def _learn(self, trigger: str, rehearsal_steps: int) -> None:
         started = saved = time.monotonic()
@@ -170,7 +215,7 @@ class LearnerProcess:
             log.debug("learned a block", extra={"samples": block.samples, "backlog": backlog})
             now = time.monotonic()
             if now - saved >= self._settings.checkpoint_seconds:
-                self._learner.save()
+                self._save()
                 saved = now
             if now - started >= _PROPOSE_SECONDS:
                 break
@@ -226,5 +271,6 @@ class LearnerProcess:
             progressive_accuracy=learner.score.accuracy,
             recent_accuracy=learner.score.recent_accuracy,
             losses=losses or [],
+            paused=self._paused,
         )
         send(self._reports, progress)

@@ -10,6 +10,8 @@ from daemon.gate import Scores
 
 # The learner's exit status when its settings cannot be had here: EX_CONFIG of sysexits.h.
 MISCONFIGURED = 78
+# And when what it reads or writes cannot be had now: EX_IOERR.
+STORAGE = 74
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -58,7 +60,8 @@ class JobStarted(msgspec.Struct, frozen=True, tag="job_started"):
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """Learner: still alive; where it stands after a block, or while idle.
 
-    `samples`, `steps` and `seconds` are those of the block; 0 while idle.
+    `samples`, `steps` and `seconds` are those of the block; 0 while idle. `paused` is why
+    nothing is learned, such as a disk that does not take the checkpoint.
     """
 
     samples: int
@@ -69,6 +72,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     progressive_accuracy: float | None
     recent_accuracy: float | None
     losses: list[float]
+    paused: str | None = None
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from concurrent.futures import wait
 from typing import Any
 
 from daemon.clock import stamp
 from daemon.config import GateSettings
+from daemon.errors import RequestError
 from daemon.gate import Decision, Scores, becomes_best, judge
 from daemon.serving import Served, ServingSlot
 from daemon.store import SampleStore
 from daemon.telemetry import Telemetry
 from daemon.versions import VersionStore
-from engines import EngineFailedError, EngineUnavailableError, Opened, WeightsError
+from engines import (
+    EngineFailedError,
+    EngineUnavailableError,
+    Opened,
+    PredictEngine,
+    Weights,
+    WeightsError,
+)
 
 log = logging.getLogger(__name__)
 
 LEDGER = "decision"
+# How long a refusal waits to be on record; a store that fails meanwhile keeps it for later.
+_LEDGER_SECONDS = 5.0
 
 
 class Promotion:
@@ -68,34 +80,49 @@ class Promotion:
         except (EngineUnavailableError, EngineFailedError) as error:
             decision = self._not_opened(version, incumbent, scores, "engine", error)
         else:
-            decision = judge(weights, incumbent, engine, scores, self._settings)
-            # First the ledger, then the manifest, then the swap: what serves is always on record.
-            self._record(decision)
-            if decision.accepted:
-                self._versions.accept(weights, best=becomes_best(scores))
-                self._slot.swap(Served(weights, engine))
-                self._telemetry.model_version.set(version)
-                self._telemetry.served_by(self._engine.name)
-            else:
-                engine.close()
-                self._versions.refuse(version)
+            decision = self._decide(weights, incumbent, engine, scores)
         self._count(decision)
+        return decision
+
+    def _decide(
+        self, weights: Weights, incumbent: int, engine: PredictEngine, scores: Scores
+    ) -> Decision:
+        decision = judge(weights, incumbent, engine, scores, self._settings)
+        if decision.accepted:
+            # First the ledger, then the manifest, then the swap: what serves is always on record.
+            try:
+                self._store.record(LEDGER, decision.version, _record(decision)).result()
+                self._versions.accept(weights, best=becomes_best(scores))
+            except (RequestError, OSError) as error:
+                log.error("candidate cannot be recorded", extra={"why": str(error)})
+                decision = dataclasses.replace(decision, accepted=False, reason="storage")
+        if not decision.accepted:
+            engine.close()
+            return self._refuse(decision)
+        self._slot.swap(Served(weights, engine))
+        self._telemetry.model_version.set(decision.version)
+        self._telemetry.served_by(self._engine.name)
+        log.info("gate decision", extra=_record(decision))
         return decision
 
     def _not_opened(
         self, version: int, incumbent: int, scores: Scores, reason: str, error: Exception
     ) -> Decision:
         log.error("candidate does not open", extra={"version": version, "why": str(error)})
-        decision = Decision(version, incumbent, False, reason, scores, self._settings.margin)
-        self._record(decision)
-        self._versions.refuse(version)
-        return decision
+        margin = self._settings.margin
+        return self._refuse(Decision(version, incumbent, False, reason, scores, margin))
 
-    def _record(self, decision: Decision) -> None:
-        record: dict[str, Any] = {"version": str(decision.version), **decision.to_json()}
-        record["decided"] = stamp()
-        self._store.record(LEDGER, decision.version, record).result()
+    def _refuse(self, decision: Decision) -> Decision:
+        """On record as soon as the store takes it; a disk that is full does not stop judging."""
+        record = _record(decision)
+        kept = self._store.record_when_possible(LEDGER, decision.version, record)
+        wait([kept], 0 if self._store.unavailable else _LEDGER_SECONDS)
         log.info("gate decision", extra=record)
+        try:
+            self._versions.refuse(decision.version)
+        except OSError as error:
+            log.error("manifest cannot be written", extra={"why": str(error)})
+        return decision
 
     def _count(self, decision: Decision) -> None:
         body = decision.to_json()
@@ -105,3 +132,7 @@ class Promotion:
             self._telemetry.holdout_accuracy.labels("active").set(body[active])
             self._telemetry.holdout_accuracy.labels("candidate").set(body["candidate_accuracy"])
             self._telemetry.holdout_samples.set(decision.scores.n)
+
+
+def _record(decision: Decision) -> dict[str, Any]:
+    return {"version": str(decision.version), **decision.to_json(), "decided": stamp()}

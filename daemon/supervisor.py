@@ -14,10 +14,11 @@ from typing import IO, Any
 
 import msgspec
 
-from daemon.errors import NothingToLearnError, NotReadyError
-from daemon.jobs import Job, JobBook
+from daemon.errors import NothingToLearnError, NotReadyError, RequestError
+from daemon.jobs import JOBS, JOBS_KEPT, Job, JobBook
 from daemon.messages import (
     MISCONFIGURED,
+    STORAGE,
     Alive,
     Begin,
     FromLearner,
@@ -42,6 +43,9 @@ _LAST_BACKOFF_SECONDS = 5.0
 _STOP_SECONDS = 5.0
 # How long a learner is left alone whose settings cannot be had here: trying soon does not help.
 _MISCONFIGURED_SECONDS = 60.0
+# And one that could not read or write what it has to.
+_STORAGE_SECONDS = 30.0
+_STORE_POLL_SECONDS = 0.5
 # How long a learner may say nothing while it starts, takes the first step of its life (chains are
 # compiled then), or waits for a verdict (an engine is built then).
 _LONG_SILENCE_SECONDS = 900.0
@@ -84,6 +88,7 @@ class Supervisor:
         self._asking = threading.Lock()
         self._asked: int | None = None  # the job that this learner was asked for
         self._up = False
+        self._paused: str | None = None
         self._stepped = False  # whether this learner has taken a step
         self._heard = (time.monotonic(), _LONG_SILENCE_SECONDS)  # when, and what may follow
         self._thread = threading.Thread(target=self._run, name="learner-supervisor")
@@ -92,6 +97,11 @@ class Supervisor:
     def up(self) -> bool:
         """Whether the learner has reported since it was started."""
         return self._up
+
+    @property
+    def paused(self) -> str | None:
+        """Why nothing is learned though the learner is up, or why it is not started; else None."""
+        return self._paused
 
     @property
     def pid(self) -> int | None:
@@ -150,6 +160,7 @@ class Supervisor:
     def _run(self) -> None:
         backoff = _FIRST_BACKOFF_SECONDS
         while not self._stopping.is_set():
+            self._wait_for_store()
             started = time.monotonic()
             code = self._run_once()
             self._up = False
@@ -160,11 +171,31 @@ class Supervisor:
             if time.monotonic() - started > 60:
                 backoff = _FIRST_BACKOFF_SECONDS
             self._telemetry.learner_restarts.inc()
-            pause = _MISCONFIGURED_SECONDS if code == MISCONFIGURED else backoff
+            pauses = {MISCONFIGURED: _MISCONFIGURED_SECONDS, STORAGE: _STORAGE_SECONDS}
+            pause = backoff if code is None else pauses.get(code, backoff)
             log.error("learner ended", extra={"exit_code": code, "restart_seconds": pause})
             self._expect(pause)
             self._stopping.wait(pause)
             backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
+
+    def _wait_for_store(self) -> None:
+        """A learner that cannot read the samples would only end, and learn all again."""
+        if (unavailable := self._store.unavailable) is None:
+            return
+        self._paused = f"learning waits for the store: {unavailable.why}"
+        log.warning("learning waits for the store", extra={"cause": unavailable.cause})
+        while self._store.unavailable and not self._stopping.wait(_STORE_POLL_SECONDS):
+            self._expect(_LONG_SILENCE_SECONDS)
+        self._paused = None
+        if not self._stopping.is_set():
+            # At a start without the store they could not be read, and would be written over.
+            self._recall()
+
+    def _recall(self) -> None:
+        try:
+            self._jobs.recall(self._store.records(JOBS, JOBS_KEPT))
+        except RequestError as error:
+            log.error("earlier jobs cannot be read", extra={"why": str(error)})
 
     def _run_once(self) -> int | None:
         """Start a learner and hear it until it ends; its exit code, None if it never ran."""
@@ -244,6 +275,8 @@ class Supervisor:
     def _progress(self, message: Progress) -> None:
         telemetry = self._telemetry
         telemetry.learner_backlog.set(message.backlog)
+        telemetry.learner_paused.set(message.paused is not None)
+        self._paused = message.paused
         telemetry.progressive(message.progressive_accuracy, message.recent_accuracy)
         if message.steps:
             self._jobs.progress(message.samples, message.steps, message.last_seq, message.losses)

@@ -66,6 +66,11 @@ class Telemetry:
         self.learner_up = Gauge(
             "ffedge_learner_up", "Whether the learner process reports.", registry=registry
         )
+        self.learner_paused = Gauge(
+            "ffedge_learner_paused",
+            "Whether the learner is up and learns nothing, since the disk does not take it.",
+            registry=registry,
+        )
         self.learner_restarts = Counter(
             "ffedge_learner_restarts",
             "Times the learner process ended by itself.",

@@ -169,7 +169,12 @@ class VersionStore:
         whole = [entry for entry in old.versions if entry not in damaged]
         kept = {entry.version for entry in whole}
         best = old.best if old.best in kept else version
-        self._write(Manifest(version, None, best, old.last, whole))
+        manifest = Manifest(version, None, best, old.last, whole)
+        try:
+            self._write(manifest)
+        except OSError as error:  # the next start falls back again; what serves now is whole
+            log.error("manifest cannot be written", extra={"why": str(error)})
+            self._manifest = manifest
         for entry in damaged:
             self._remove(entry.version)
 

@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from daemon.errors import BadFieldError, RequestError
+from daemon.errors import BadFieldError, RequestError, StorageError
 from daemon.http.bodies import JSON_TYPE
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,12 @@ async def answer_http_error(_: Request, error: Exception) -> Response:
     headers = dict(error.headers) if error.headers else None
     body = {"error": text, "code": code}
     return json_answer(body, status=error.status_code, headers=headers)
+
+
+async def answer_unreadable(request: Request, error: Exception) -> Response:
+    """The database cannot be read: a damaged page, or a disk that fails."""
+    log.error("database cannot be read", extra={"path": request.url.path, "why": str(error)})
+    return await answer_request_error(request, StorageError("the store cannot be read now"))
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:

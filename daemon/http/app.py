@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from daemon.http.answers import (
     answer_bug,
     answer_http_error,
     answer_request_error,
+    answer_unreadable,
 )
 from daemon.http.label_routes import add_label_routes
 from daemon.http.learning_routes import add_learning_routes
@@ -33,8 +35,8 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     """The application.
 
     Args:
-        service: Its collaborators, all running but the supervisor and the power monitor; the app
-            starts these, and stops them and the store when it ends.
+        service: Its collaborators, all running but the supervisor, the power monitor and the scrub;
+            the app starts these, and stops them and the store when it ends.
         on_start: Called when requests are about to be answered.
     """
     predicting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
@@ -43,8 +45,10 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.supervisor.start()
         service.power.start()
+        service.scrub.start()
         on_start()
         yield
+        await asyncio.to_thread(service.scrub.stop)
         await asyncio.to_thread(service.supervisor.stop)
         await asyncio.to_thread(service.power.stop)
         await asyncio.to_thread(service.store.close)
@@ -55,6 +59,7 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     app.exception_handler(RequestError)(answer_request_error)
     app.exception_handler(RequestValidationError)(answer_bad_parameter)
     app.exception_handler(HTTPException)(answer_http_error)
+    app.exception_handler(sqlite3.Error)(answer_unreadable)
     app.exception_handler(Exception)(answer_bug)
     add_sample_routes(app, service)
     add_sample_list_routes(app, service)

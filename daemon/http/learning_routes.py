@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 
-from daemon.errors import UnknownIdError
+from daemon.errors import StorageError, UnknownIdError
 from daemon.http.answers import json_answer
 from daemon.http.bodies import JSON_TYPE, body_schema, content_type, read_body
 from daemon.http.service import Service
@@ -23,7 +23,10 @@ def add_learning_routes(app: FastAPI, service: Service) -> None:
     @app.get("/models")
     async def get_models() -> Response:
         """The version that serves, those kept, and the newest decisions about candidates."""
-        decisions = await asyncio.to_thread(service.store.records, LEDGER, _DECISIONS_SHOWN)
+        try:
+            decisions = await asyncio.to_thread(service.store.records, LEDGER, _DECISIONS_SHOWN)
+        except StorageError:  # which versions there are, and what serves, is known without them
+            decisions = []
         return json_answer(_describe_models(service, decisions))
 
     @app.post("/train", status_code=202, openapi_extra=body_schema("{max_steps?, reason?}"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from daemon.jobs import JobBook
 from daemon.power import PowerMonitor
 from daemon.serving import ServingSlot
-from daemon.store import SampleStore
+from daemon.store import SampleStore, Scrub
 from daemon.supervisor import Supervisor
 from daemon.telemetry import Telemetry
 from daemon.versions import VersionStore
@@ -21,6 +21,7 @@ class Service:
     Args:
         spec: The network.
         store: Keeps samples.
+        scrub: Checks them.
         slot: Answers predictions.
         versions: Lists versions.
         jobs: Lists training jobs.
@@ -31,6 +32,7 @@ class Service:
 
     spec: ModelSpec
     store: SampleStore
+    scrub: Scrub
     slot: ServingSlot
     versions: VersionStore
     jobs: JobBook

@@ -25,11 +25,18 @@ def add_watch_routes(app: FastAPI, service: Service) -> None:
     @app.get("/health/ready")
     async def get_ready() -> Response:
         """Samples are kept and predictions answered; the learner may be down meanwhile."""
-        full = service.store.queue_depth >= service.store.queue_limit
+        store = service.store
+        why = "the queue is full" if store.queue_depth >= store.queue_limit else None
+        if store.refuses is not None:
+            why = store.refuses.why
         status = {
-            "ready": not full,
+            "ready": why is None,
             "live": True,
+            "ingest": {"ok": why is None, "why": why},
+            "predict": True,
+            "samples_lost": store.samples_lost,
             "learner": service.supervisor.up,
+            "learning_paused": service.supervisor.paused,
             "power": service.power.sources(),
         }
-        return json_answer(status, status=503 if full else 200)
+        return json_answer(status, status=200 if why is None else 503)

@@ -2,18 +2,22 @@
 
 from daemon.store.counts import StoreCounts
 from daemon.store.idempotency import RequestKey, request_key
+from daemon.store.retention import Limits
 from daemon.store.sample_list import count_samples, list_samples
 from daemon.store.sample_reader import SampleReader, StoredSample
 from daemon.store.sample_rows import Outcome, Stored
 from daemon.store.sample_store import SampleStore
 from daemon.store.schema import RETIRED_NAMES
+from daemon.store.scrub import Scrub
 
 __all__ = [
     "RETIRED_NAMES",
+    "Limits",
     "Outcome",
     "RequestKey",
     "SampleReader",
     "SampleStore",
+    "Scrub",
     "StoreCounts",
     "Stored",
     "StoredSample",

@@ -24,13 +24,10 @@ _PRAGMAS = {
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A read-only connection for the calling thread.
-
-    Text that is not UTF-8 is damage; it reads as other text, which the row's check then refuses.
-    """
+    """A read-only connection for the calling thread."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
-    connection.text_factory = lambda text: text.decode(errors="replace")
+    _read_any_text(connection)
     return connection
 
 
@@ -41,6 +38,29 @@ def open_writer(path: Path) -> sqlite3.Connection:
         StoreError: The file system does not let it be, or the tables are of a later version.
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        _make_durable(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    log.info("database opened", extra={"sqlite": sqlite3.sqlite_version, **_PRAGMAS})
+    if has_wal_reset_bug(sqlite3.sqlite_version_info):
+        log.info(
+            "this SQLite can damage a database that two connections checkpoint at once "
+            "(mended in 3.51.3, 3.50.7 and 3.44.6); here one connection writes, and it alone "
+            "checkpoints",
+            extra={"sqlite": sqlite3.sqlite_version},
+        )
+    return connection
+
+
+def _read_any_text(connection: sqlite3.Connection) -> None:
+    """Text that is not UTF-8 is damage; it reads as other text, which the row's check refuses."""
+    connection.text_factory = lambda text: text.decode(errors="replace")
+
+
+def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
+    _read_any_text(connection)
     for pragma, value in _PRAGMAS.items():
         connection.execute(f"PRAGMA {pragma} = {value}")
         row = connection.execute(f"PRAGMA {pragma}").fetchone()
@@ -51,7 +71,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
             )
     # Whatever a crash has left in the log goes into the database first: nothing that is
     # acknowledged from now on lies behind frames that may have been cut or damaged.
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise sqlite3.OperationalError("a reader keeps the log from being emptied")
     try:
         migrate(connection)
     except ValueError as error:
@@ -61,15 +83,6 @@ def open_writer(path: Path) -> sqlite3.Connection:
     # Fails now, and not at the first sample, where the file may be read but not written.
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("ROLLBACK")
-    log.info("database opened", extra={"sqlite": sqlite3.sqlite_version, **_PRAGMAS})
-    if has_wal_reset_bug(sqlite3.sqlite_version_info):
-        log.info(
-            "this SQLite can damage a database that two connections checkpoint at once "
-            "(mended in 3.51.3, 3.50.7 and 3.44.6); here one connection writes, and it alone "
-            "checkpoints",
-            extra={"sqlite": sqlite3.sqlite_version},
-        )
-    return connection
 
 
 def has_wal_reset_bug(version: tuple[int, ...]) -> bool:

@@ -14,7 +14,7 @@ from daemon.ingest.samples import OWN_ID_PREFIX, Sample
 from daemon.store.counts import Kind
 from daemon.store.row_check import CHECKED, row_crc
 from daemon.store.sample_rows import SampleRows
-from daemon.store.schema import LIVE, SUPERSEDED, UNLABELLED, WITHDRAWN
+from daemon.store.schema import DAMAGED, LIVE, SUPERSEDED, UNLABELLED, WITHDRAWN
 
 Label = int | str
 
@@ -116,7 +116,7 @@ def withdraw_sample(connection: sqlite3.Connection, rows: SampleRows, sample_id:
         return Withdrawn(sample_id, row.seq)
     _retire(connection, rows, row, WITHDRAWN)
     earlier = _rows(connection, f"id = ? AND retired = {SUPERSEDED}", sample_id)
-    first = _own_seq(sample_id)
+    first = own_seq(sample_id)
     if first is not None:
         earlier += _rows(connection, "seq = ? AND id IS NULL", first)
     for emptied in (row, *earlier):
@@ -124,11 +124,29 @@ def withdraw_sample(connection: sqlite3.Connection, rows: SampleRows, sample_id:
     return Withdrawn(sample_id, row.seq)
 
 
+def retire_damaged(connection: sqlite3.Connection, rows: SampleRows, seqs: list[int]) -> None:
+    """Retire rows that their check has refused; what they hold is not touched.
+
+    A bit that flipped in what an index is made of leaves the index without the row: it is made
+    anew then.
+    """
+    rows.settle(connection)
+    for seq in seqs:
+        for row in _rows(connection, f"seq = ? AND retired = {LIVE}", seq):
+            try:
+                _retire(connection, rows, row, DAMAGED)
+            except sqlite3.DatabaseError as error:
+                if "malformed" not in str(error):
+                    raise
+                connection.execute("REINDEX samples")
+                _retire(connection, rows, row, DAMAGED)
+
+
 def _find(connection: sqlite3.Connection, rows: SampleRows, sample_id: str) -> _Row:
     rows.settle(connection)
     current = f"retired IN ({LIVE}, {WITHDRAWN})"
     found = _rows(connection, f"id = ? AND {current}", sample_id)
-    first = _own_seq(sample_id)
+    first = own_seq(sample_id)
     if not found and first is not None:
         found = _rows(connection, f"seq = ? AND id IS NULL AND {current}", first)
     if not found:
@@ -136,7 +154,7 @@ def _find(connection: sqlite3.Connection, rows: SampleRows, sample_id: str) -> _
     return found[0]
 
 
-def _own_seq(sample_id: str) -> int | None:
+def own_seq(sample_id: str) -> int | None:
     """Where the store put the sample that it named itself."""
     number = sample_id.removeprefix(OWN_ID_PREFIX)
     # 18 digits are below the largest seq; no other text than the one given out names a sample.

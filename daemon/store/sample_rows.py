@@ -56,6 +56,8 @@ class SampleRows:
         self._holdout_ratio = holdout_ratio
         self._drop = drop_duplicates
         self._service_began: float | None = None
+        self._counts = StoreCounts(0, 0, 0, {}, 0)
+        self._classes: dict[str, int] = {}
 
     @property
     def counts(self) -> StoreCounts:
@@ -70,7 +72,7 @@ class SampleRows:
     def load(self, connection: sqlite3.Connection) -> None:
         """See `daemon.store.writer.Contents`."""
         rows = connection.execute("SELECT name, class_index FROM classes").fetchall()
-        self._classes: dict[str, int] = dict(rows)
+        self._classes = dict(rows)
         self._counts = load_counts(connection)
         self._last_seq = self._counts.last_seq
         (self._written_seconds,) = connection.execute(

@@ -8,26 +8,40 @@ is written runs on its connection directly, because each of its own calls commit
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from daemon.durable import sync_folder
-from daemon.errors import KeyInUseError, StoreError
+from daemon.errors import KeyInUseError, StorageError
 from daemon.ingest.samples import Sample
-from daemon.store.connections import open_reader, open_writer
+from daemon.store.availability import Unavailable
+from daemon.store.connections import open_reader
 from daemon.store.counts import StoreCounts
+from daemon.store.database import Database
 from daemon.store.idempotency import KeyedAnswer, RequestKey, first_answer, keep_answer
-from daemon.store.revisions import Label, Labelled, Withdrawn, label_sample, withdraw_sample
+from daemon.store.retention import NO_LIMITS, Limits, Retention
+from daemon.store.revisions import (
+    Label,
+    Labelled,
+    Withdrawn,
+    label_sample,
+    retire_damaged,
+    withdraw_sample,
+)
 from daemon.store.sample_rows import Outcome, SampleRows, Stored
 from daemon.store.schema import DATABASE_NAME
-from daemon.store.writer import Acknowledgement, Writer
+from daemon.store.writer import Acknowledgement, Work, Writer
 
 # What a sample takes in the queue beside its features, about.
 _SAMPLE_BYTES = 400
+_RECORDS_KEPT = 10_000  # of a kind
+
+log = logging.getLogger(__name__)
 
 
 class SampleStore:
@@ -40,10 +54,12 @@ class SampleStore:
         queue_samples: How many may wait to be written before clients are told to come back.
         queue_bytes: And how many bytes of them.
         drop_duplicates: Equal features, label and source are one sample, id and key or not.
+        limits: What is kept; the oldest beyond it go.
         on_commit: Called in the writer thread after each group with its size and its seconds.
 
     Raises:
-        StoreError: The database cannot be opened with the promised durability.
+        StoreError: The database cannot be opened with the promised durability, and waiting will
+            not change that; where it may, the store is there and unavailable.
     """
 
     def __init__(
@@ -55,6 +71,7 @@ class SampleStore:
         queue_samples: int,
         queue_bytes: int = 64 << 20,
         drop_duplicates: bool = False,
+        limits: Limits = NO_LIMITS,
         on_commit: Callable[[int, float], None] = lambda samples, seconds: None,
     ) -> None:
         self._rows = SampleRows(
@@ -62,20 +79,14 @@ class SampleStore:
         )
         self._keys: set[str] = set()
         self._keys_lock = threading.Lock()
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._path = directory / DATABASE_NAME
-            connection = open_writer(self._path)
-            sync_folder(directory.absolute().parent)
-            self._rows.load(connection)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(
-                f"cannot use the database in {directory} ({error}): make it writable, or move "
-                f"{DATABASE_NAME} away to begin without its samples"
-            ) from error
+        self._path = directory / DATABASE_NAME
+        self._database = Database(directory, self._rows.load)
+        self._database.open()
+        self._retention = Retention(limits, self._rows)
         self._writer = Writer(
-            connection,
+            self._database,
             self._rows,
+            self._retention,
             queue_samples=queue_samples,
             queue_bytes=queue_bytes,
             on_commit=on_commit,
@@ -85,6 +96,26 @@ class SampleStore:
     def path(self) -> Path:
         """The database; `list_samples` and `count_samples` read it past the writer."""
         return self._path
+
+    @property
+    def unavailable(self) -> Unavailable | None:
+        """Why nothing can be written; None: it can."""
+        return self._database.unavailable
+
+    @property
+    def refuses(self) -> Unavailable | None:
+        """Why no sample is taken; None: they are."""
+        return self._writer.refuses
+
+    @property
+    def samples_lost(self) -> int:
+        """Acknowledged samples that the database was found without, ever."""
+        return self._database.samples_lost
+
+    @property
+    def removed(self) -> Counter[str]:
+        """Rows that went since the start, by the limit that they were beyond."""
+        return self._retention.removed
 
     @property
     def counts(self) -> StoreCounts:
@@ -175,24 +206,49 @@ class SampleStore:
             lambda connection: withdraw_sample(connection, self._rows, sample_id)
         )
 
+    def retire_damaged(self, seqs: list[int]) -> Acknowledgement[None]:
+        """Take rows out of all that counts whose check failed."""
+        return self._writer.submit(lambda connection: retire_damaged(connection, self._rows, seqs))
+
     def record(self, kind: str, number: int, body: dict[str, Any]) -> Acknowledgement[None]:
-        """Keep a JSON record, such as a finished job or a gate decision, under its number."""
-        text = json.dumps(body)
+        """Keep a JSON record, such as a gate decision, under its number."""
+        return self._writer.submit(_record(kind, number, body))
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute("REPLACE INTO records VALUES (?, ?, ?)", (kind, number, text))
-
-        return self._writer.submit(write)
+    def record_when_possible(
+        self, kind: str, number: int, body: dict[str, Any]
+    ) -> Acknowledgement[None]:
+        """Keep a JSON record now, or when the store is available again."""
+        return self._writer.submit(_record(kind, number, body), lasting=True)
 
     def records(self, kind: str, limit: int) -> list[dict[str, Any]]:
-        """The newest records of a kind, newest first; read past the writer."""
+        """The newest records of a kind, newest first; read past the writer.
+
+        Raises:
+            StorageError: They cannot be read.
+        """
         query = "SELECT body FROM records WHERE kind = ? ORDER BY number DESC LIMIT ?"
-        with closing(open_reader(self._path)) as connection:
-            return [json.loads(body) for (body,) in connection.execute(query, (kind, limit))]
+        try:
+            with closing(open_reader(self._path)) as connection:
+                return [json.loads(body) for (body,) in connection.execute(query, (kind, limit))]
+        except sqlite3.Error as error:
+            log.warning("records cannot be read", extra={"why": str(error)})
+            raise StorageError("what was recorded cannot be read now") from error
 
     def close(self) -> None:
         """Write what is queued, then close; closing twice is harmless."""
         self._writer.close()
+
+
+def _record(kind: str, number: int, body: dict[str, Any]) -> Work:
+    text = json.dumps(body)
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute("REPLACE INTO records VALUES (?, ?, ?)", (kind, number, text))
+        connection.execute(
+            "DELETE FROM records WHERE kind = ? AND number <= ?", (kind, number - _RECORDS_KEPT)
+        )
+
+    return write
 
 
 def _size(samples: list[Sample]) -> int:

@@ -2,24 +2,32 @@
 
 Work waits in a queue. The thread takes whatever is there, up to a bound, runs it in one
 transaction, commits with `synchronous=FULL`, and only then lets go those who wait. No timer: while
-one group is being synced the next one gathers.
+one group is being synced the next one gathers. Between groups rows beyond the limits go.
+
+While the database is unavailable (`database.py`) what waits is refused; only records, which nobody
+would send again, are held until it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import queue
 import sqlite3
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from daemon.errors import QueueFullError, RequestError, StorageError
+from daemon.errors import QueueFullError, RequestError, StorageError, StoreUnavailableError
+from daemon.store.availability import Unavailable
+from daemon.store.counts import StoreCounts
+from daemon.store.database import Database
+from daemon.store.retention import STEP_ROWS, Retention
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +35,10 @@ GROUP_SAMPLES = 1024
 _GROUP_BYTES = 8 << 20
 # While nobody sends anything the time of service is still written down.
 _IDLE_SECONDS = 60.0
+# So soon after the last group limits are met to the row; and so often a store that is unavailable
+# is looked after.
+_SETTLE_SECONDS = 1.0
+_MOST_HELD = 1000
 
 _T = TypeVar("_T")
 Work = Callable[[sqlite3.Connection], Any]
@@ -34,6 +46,10 @@ Work = Callable[[sqlite3.Connection], Any]
 
 class Contents(Protocol):
     """What is remembered of the database, and held back until a group's end."""
+
+    @property
+    def counts(self) -> StoreCounts:
+        """As of the last commit."""
 
     def load(self, connection: sqlite3.Connection) -> None:
         """Read it: at the opening, and after a roll-back."""
@@ -74,14 +90,16 @@ class _Item:
     size: int
     work: Work
     acknowledgement: Acknowledgement[Any]
+    lasting: bool = False
 
 
 class Writer:
     """Runs work in transactions, in order, on a thread of its own.
 
     Args:
-        connection: Its own from now on.
+        database: Its own from now on; open, or unavailable.
         contents: Told of each transaction's end.
+        retention: Says what has to go.
         queue_samples: How many samples may wait before clients are told to come back.
         queue_bytes: And how many bytes of them.
         on_commit: Called in the thread after each group with its samples and its seconds.
@@ -89,25 +107,37 @@ class Writer:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        database: Database,
         contents: Contents,
+        retention: Retention,
         *,
         queue_samples: int,
         queue_bytes: int,
         on_commit: Callable[[int, float], None],
     ) -> None:
-        self._connection = connection
+        self._database = database
         self._contents = contents
+        self._retention = retention
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self.limit_samples, self._limit_bytes = queue_samples, queue_bytes
         self.waiting_samples = self._waiting_bytes = 0
         self._lock = threading.Lock()
-        self._closed = False
+        self._held: deque[_Item] = deque()
+        self._settled = self._closed = False
         self._thread = threading.Thread(target=self._run, name="store-writer")
         self._thread.start()
 
-    def submit(self, work: Work, *, samples: int = 0, size: int = 0) -> Acknowledgement[Any]:
+    @property
+    def refuses(self) -> Unavailable | None:
+        """Why samples are refused; None: they are taken."""
+        if self._retention.over_quota:
+            return Unavailable("quota", "")
+        return self._database.unavailable
+
+    def submit(
+        self, work: Work, *, samples: int = 0, size: int = 0, lasting: bool = False
+    ) -> Acknowledgement[Any]:
         """Queue work; what it returns, or the `RequestError` it raises, comes once it is durable.
 
         Work that raises a `RequestError` must have changed nothing. Any other error undoes the
@@ -117,16 +147,21 @@ class Writer:
             work: Called with the connection, in a transaction.
             samples: How many samples it writes at most.
             size: Bytes that they hold while they wait.
+            lasting: Hold it while the database is unavailable, and acknowledge it when it is not.
 
         Raises:
             QueueFullError: Too much waits already; nothing was queued.
+            StoreUnavailableError: Nothing can be written now.
             StorageError: The daemon is stopping; or, from the acknowledgement, the transaction
                 failed and nothing of it was kept.
         """
-        item = _Item(samples, size, work, Acknowledgement())
+        item = _Item(samples, size, work, Acknowledgement(), lasting)
+        unavailable = self.refuses if samples else self._database.unavailable
         with self._lock:
             if self._closed:
                 raise StorageError("the daemon is stopping")
+            if unavailable is not None and not lasting:
+                raise _refusal(unavailable)
             # A request larger than the whole queue is let in when nothing else waits.
             if samples and self.waiting_samples:
                 self._check_room(samples, size)
@@ -159,16 +194,30 @@ class Writer:
         stop = False
         while not stop:
             group, stop = self._next_group()
-            if group or not stop:
+            if not self._database.open_again():
+                self._refuse(group, self._database.unavailable)
+                continue
+            if group or (self._settled and not stop):
                 self._commit(group)
-        self._connection.close()
+            if self._held and self._database.unavailable is None:
+                held, self._held = [*self._held], deque()
+                self._commit(held)
+            if not stop:
+                self._look_after(group)
+        if self._held:
+            log.error(
+                "records are lost: the store stayed unavailable", extra={"n": len(self._held)}
+            )
+        self._database.close()
 
     def _next_group(self) -> tuple[list[_Item], bool]:
         group: list[_Item] = []
         samples = size = 0
+        at_rest = self._settled and self.refuses is None
+        patience = _IDLE_SECONDS if at_rest else _SETTLE_SECONDS
         try:
             while samples < GROUP_SAMPLES and size < _GROUP_BYTES:
-                item = self._queue.get_nowait() if group else self._queue.get(timeout=_IDLE_SECONDS)
+                item = self._queue.get_nowait() if group else self._queue.get(timeout=patience)
                 if item is None:
                     return group, True
                 group.append(item)
@@ -178,30 +227,73 @@ class Writer:
             pass
         return group, False
 
-    def _commit(self, group: list[_Item]) -> None:
+    def _commit(self, group: list[_Item]) -> bool:
         started = time.monotonic()
         samples = sum(item.samples for item in group)
         results: list[Any] = []
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection = self._database.connection
+            connection.execute("BEGIN IMMEDIATE")
             for item in group:
                 try:
-                    results.append(item.work(self._connection))
+                    results.append(item.work(connection))
                 except RequestError as error:
                     results.append(error)
-            self._contents.flush(self._connection)
-            self._connection.execute("COMMIT")
+            self._contents.flush(connection)
+            connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - the callers get it; the thread must live on
-            log.error("transaction failed", extra={"error": repr(error), "samples": samples})
-            self._roll_back()
-            failure = StorageError("the samples could not be written; nothing of them was kept")
-            self._settle(group, [failure] * len(group))
-            return
+            if not self._database.fail(error):
+                log.error("transaction failed", extra={"error": repr(error), "samples": samples})
+                self._roll_back()
+            self._refuse(group, self._database.unavailable)
+            return False
         self._contents.committed()
+        self._database.committed(self._contents.counts.last_seq)
         seconds = time.monotonic() - started
         self._settle(group, results)
         if samples:
             self._on_commit(samples, seconds)
+        return True
+
+    def _look_after(self, group: list[_Item]) -> None:
+        """Between groups: rows beyond the limits go, as many as came and some more."""
+        idle = not group
+        most = sum(item.samples for item in group) + STEP_ROWS
+        removed = 0
+        while self._database.unavailable is None and (removed < most or self._idle(idle)):
+            try:
+                reason = self._retention.reason(
+                    self._database.connection, idle=idle, disk_full=self._database.short_of_room
+                )
+            except sqlite3.Error as error:
+                log.error("limits cannot be looked at", extra={"error": repr(error)})
+                self._database.fail(error)
+                break
+            if reason is None:
+                break
+            step = Acknowledgement[int]()
+            work = functools.partial(self._retention.step, reason=reason)
+            if not self._commit([_Item(0, 0, work, step)]) or not step.result():
+                break
+            removed += step.result()
+        self._settled = idle
+        self._database.tend(self._contents.counts.last_seq)
+
+    def _idle(self, idle: bool) -> bool:
+        return idle and self._queue.empty()
+
+    def _refuse(self, group: list[_Item], unavailable: Unavailable | None) -> None:
+        failure: RequestError = StorageError(
+            "the samples could not be written; nothing of them was kept"
+        )
+        if unavailable is not None:
+            failure = _refusal(unavailable)
+        self._held.extend(item for item in group if item.lasting)
+        while len(self._held) > _MOST_HELD:
+            log.error("a record is lost: too many wait for the store")
+            self._held.popleft().acknowledgement.set_exception(failure)
+        refused = [item for item in group if not item.lasting]
+        self._settle(refused, [failure] * len(refused))
 
     def _settle(self, group: list[_Item], results: list[Any]) -> None:
         with self._lock:
@@ -221,12 +313,18 @@ class Writer:
             _wake(loop, waiters)
 
     def _roll_back(self) -> None:
+        connection = self._database.connection
         try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            self._contents.load(self._connection)
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self._contents.load(connection)
         except sqlite3.Error as error:
-            log.error("roll-back failed", extra={"error": str(error)})
+            if not self._database.fail(error):
+                log.error("roll-back failed", extra={"error": str(error)})
+
+
+def _refusal(unavailable: Unavailable) -> StoreUnavailableError:
+    return StoreUnavailableError(unavailable.cause, unavailable.why)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, waiters: list[asyncio.Future[None]]) -> None:
