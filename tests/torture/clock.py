@@ -19,6 +19,8 @@ HOUR, YEAR = 3600, 365 * 86400
 _JUMPS = (HOUR, -HOUR, 10 * YEAR, -10 * YEAR)
 # An age that a forward jump of a year would exceed, were age taken from the clock.
 SETTINGS = {"store__max_age_days": 1}
+# Limits are looked at after every 256 samples.
+_POSTS = (256, 1, 1)
 _DURATION = re.compile(r"^(ffedge_\w*seconds\w*)(\{[^}]*\})? (\S+)$", re.MULTILINE)
 _COUNTER = re.compile(
     r"^(ffedge_\w+(?:_total|_count|_sum|_bucket)(?:\{[^}]*\})?) (\S+)$", re.MULTILINE
@@ -79,16 +81,18 @@ def jump(
 def _post(
     daemon: RunningDaemon, ledger: Ledger, last_seq: int, number: int, jumped: Jumped
 ) -> tuple[int, int]:
-    for _ in range(5):
-        answer = daemon.client.post("/samples", json=sample_body(number, f"j-{number}"))
+    for size in _POSTS:
+        numbers = [*range(number, number + size)]
+        body = {"samples": [sample_body(n, f"j-{n}") for n in numbers]}
+        answer = daemon.client.post("/samples", json=body)
         if answer.status_code != 201:
-            jumped.broken.append(f"a sample was answered {answer.status_code}")
+            jumped.broken.append(f"samples were answered {answer.status_code}")
             break
-        seq = answer.json()["first_seq"]
-        if seq <= last_seq:
+        told = answer.json()
+        if told["first_seq"] <= last_seq:
             jumped.broken.append("the order is not that of arrival")
-        ledger.acknowledged(answer.json()["ids"], [number], seq)
-        last_seq, number = seq, number + 1
+        ledger.acknowledged(told["ids"], numbers, told["first_seq"])
+        last_seq, number = told["last_seq"], number + size
     return last_seq, number
 
 

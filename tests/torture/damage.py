@@ -190,7 +190,6 @@ REFUSALS = {
     "garbage for a database": lambda directory: (directory / DATABASE_NAME).write_bytes(
         b"\x07garbage" * 1000
     ),
-    "a folder in the database's place": lambda directory: (directory / DATABASE_NAME).mkdir(),
     "half a database": lambda directory: (directory / DATABASE_NAME).write_bytes(
         b"SQLite format 3\0" + bytes(1000)
     ),

@@ -119,10 +119,12 @@ class FailurePoints:
             broken.append(f"not usable afterwards: {self.log.read_text().splitlines()[-1]}")
         else:
             broken += audit(directory, entries).broken()
+            if f"n-{_SAMPLES + _AFTERWARDS - 1}" not in entries:
+                broken.append("takes no samples afterwards")
         moved.broken += [f"{action} at call {point}: {text}" for text in broken]
         moved.struck += bool(struck)
         moved.acknowledged += len(entries)
-        moved.outlived += action == "fail once" and len(entries) > _SAMPLES
+        moved.outlived += action == "fail once" and f"n-{_SAMPLES - 1}" in entries
         return calls
 
     def _write(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 import time
 from contextlib import closing
@@ -18,6 +19,8 @@ import daemon.durable
 from daemon.errors import RequestError, StoreError
 from daemon.ingest.samples import Sample
 from daemon.store import SampleReader, SampleStore
+from daemon.store.connections import open_reader
+from daemon.store.schema import DATABASE_NAME
 from models import ModelSpec
 from tests.torture.bugs import plant
 from tests.torture.filesystems import cut_power
@@ -53,6 +56,7 @@ def main() -> None:
     except StoreError as error:
         sys.stderr.write(f"cannot open: {error}\n")
         os._exit(3)
+    reader = _reading(directory)
     number, end = order["first"], order["first"] + order["count"]
     patience = order.get("patience", 0.0)
     while number < end:
@@ -70,6 +74,8 @@ def main() -> None:
                 kept = _acknowledged(ledger, numbers, _add(store, numbers))
             if not kept:
                 patience = 0.0
+    if reader is not None:
+        reader.close()
     if order["end"] == "cut":
         # Not acknowledged, and on its way when the power goes.
         _add(store, [*range(end, end + 8)])
@@ -117,6 +123,16 @@ def replace_until_cut() -> None:
 def file_of(version: int) -> bytes:
     """Content of the replaced file's version, of which every block depends on the version."""
     return json.dumps([version] * 20_000).encode()
+
+
+def _reading(directory: Path) -> sqlite3.Connection | None:
+    """A reader as the learner is one: while it is open the log outlives the writer's connection."""
+    try:
+        reader = open_reader(directory / DATABASE_NAME)
+        reader.execute("SELECT count(*) FROM samples").fetchall()
+    except sqlite3.Error:
+        return None
+    return reader
 
 
 def _add(store: SampleStore, numbers: list[int]) -> Any:

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.timeout(900)
 def test_a_full_disk_costs_ingest_alone(zygote, disk, tmp_path, size, progress, record):
     filler = Filler(disk)
     faults = DiskFaults(zygote, tmp_path, disk.point / "var")
-    filled = faults.run(size("--fills"), filler.fill, filler.free, "full", progress=progress)
+    filled = faults.run(
+        size("--fills"), filler.fill, filler.free, "disk is full", progress=progress
+    )
     record(filled)
     assert filled.broken == []
     assert filled.cycles == size("--fills")
@@ -24,7 +26,7 @@ def test_a_read_only_disk_costs_ingest_alone(zygote, fault_shim, tmp_path, size,
     store = tmp_path / "var"
     faults = DiskFaults(zygote, tmp_path, store)
     fail = read_only(fault_shim, store)
-    filled = faults.run(size("--fills"), fail, fault_shim.disarm, "read", progress=progress)
+    filled = faults.run(size("--fills"), fail, fault_shim.disarm, "read-only", progress=progress)
     record(filled)
     assert filled.broken == []
     assert filled.cycles == size("--fills")
