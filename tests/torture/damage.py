@@ -135,6 +135,43 @@ def flip_rows(
     return damaged
 
 
+def flip_anywhere(
+    zygote: Zygote,
+    folder: Path,
+    trials: int,
+    seed: int,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Damaged:
+    """Flip a bit anywhere in the database: the daemon starts and predicts, or ends with one line.
+
+    Nothing altered may reach the learner; what is no longer readable may be missing.
+    """
+    written, entries = written_store(zygote, folder, 100, "close")
+    wholes = {
+        entries[f"n-{n}"][1]: [features_of(n).hex(), "uint8", label_of(n)] for n in range(100)
+    }
+    damaged, place = Damaged(), random.Random(seed)
+    for trial in range(trials):
+        home = folder / f"flip-{trial}"
+        home.mkdir()
+        shutil.copytree(written, home / "var")
+        path = home / "var" / DATABASE_NAME
+        image = bytearray(path.read_bytes())
+        image[place.randrange(len(image))] ^= 1 << place.randrange(8)
+        path.write_bytes(image)
+        damaged.trials += 1
+        if start_on(zygote, home) == "starts":
+            seen = _as_the_learner_sees(zygote, home, home / "var", ())
+            for seq, content in seen.items():
+                if wholes.get(seq) != content:
+                    damaged.broken.append(f"sample {seq} is read altered")
+            damaged.found += len(seen) < len(wholes)
+        shutil.rmtree(home)
+        if damaged.trials % 50 == 0:
+            progress(f"{damaged.trials} bits flipped, broken: {damaged.broken or 'nothing'}")
+    return damaged
+
+
 def _as_the_learner_sees(
     zygote: Zygote, folder: Path, directory: Path, bugs: Sequence[str]
 ) -> dict[int | None, list[object]]:

@@ -161,6 +161,37 @@ def predicting(daemon: ForkedDaemon, filled: Filled) -> Iterator[None]:
         thread.join()
 
 
+def start_read_only(zygote: Zygote, folder: Path, disk: Disk) -> Filled:
+    """Start on a file system that is read-only, then make it writable under the daemon."""
+    filled = Filled(cycles=1)
+    daemon = ForkedDaemon(zygote, folder / "daemon", store=disk.point / "var")
+    with closing(Ledger(folder / "disk-ledger")) as ledger, closing(Load(ledger, 1)) as load:
+        with daemon:
+            load.start(daemon.client.base_url.port or 0, most=20)
+            load.join()
+            daemon.process.terminate()
+            daemon.process.wait(20)
+        disk.remount("ro")
+        with daemon, predicting(daemon, filled):
+            ready = daemon.client.get("/health/ready")
+            if ready.status_code != 503 or "read-only" not in ready.text:
+                filled.broken.append("/health/ready does not say that the disk is read-only")
+            load.start(daemon.client.base_url.port or 0)
+            wait_for(lambda: sum(load.refused.values()) > 20, "posts to be refused")
+            disk.remount("rw")
+            mended, posts = time.monotonic(), load.posts
+            wait_for(lambda: load.posts > posts + 8, "ingest", 4 * BACK_SECONDS)
+            filled.back_seconds.append(round(time.monotonic() - mended, 2))
+            load.stop()
+        filled.refusals = load.refused
+        found = audit(daemon.store, ledger.entries())
+        filled.acknowledged = found.acknowledged
+        filled.broken += found.broken() + load.wrong
+    if filled.back_seconds[0] > BACK_SECONDS:
+        filled.broken.append(f"ingest took {filled.back_seconds[0]} s to come back")
+    return filled
+
+
 class Filler:
     """A file that takes all the room there is."""
 

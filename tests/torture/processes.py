@@ -47,6 +47,10 @@ class Forked:
             time.sleep(0.002)
         raise subprocess.TimeoutExpired(f"pid {self.pid}", seconds)
 
+    def terminate(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
     def kill_group(self) -> None:
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.torture.damage import REFUSALS, STARTS, damage_log, flip_rows, start_on
+from tests.torture.damage import (
+    REFUSALS,
+    STARTS,
+    damage_log,
+    flip_anywhere,
+    flip_rows,
+    start_on,
+)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -21,6 +28,13 @@ def test_every_flip_in_a_row_is_found(zygote, tmp_path, size, seed, record):
     record(damaged)
     assert damaged.broken == []
     assert damaged.found == damaged.trials == size("--flips")
+
+
+def test_a_flip_anywhere_alters_nothing(zygote, tmp_path, size, seed, progress, record):
+    damaged = flip_anywhere(zygote, tmp_path, size("--damaged-logs"), seed, progress)
+    record(damaged)
+    assert damaged.broken == []
+    assert damaged.trials == size("--damaged-logs")
 
 
 @pytest.mark.parametrize("state", STARTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.torture.full_disk import DiskFaults, Filler, read_only
+from tests.torture.full_disk import DiskFaults, Filler, read_only, start_read_only
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -31,3 +31,11 @@ def test_a_read_only_disk_costs_ingest_alone(zygote, fault_shim, tmp_path, size,
     assert filled.broken == []
     assert filled.cycles == size("--fills")
     assert filled.predictions > 10 * filled.cycles
+
+
+@pytest.mark.parametrize("disk", ["tmpfs", "ext4"], indirect=True)
+def test_it_starts_on_a_read_only_disk_and_predicts(zygote, disk, tmp_path, record):
+    filled = start_read_only(zygote, tmp_path, disk)
+    record(filled)
+    assert filled.broken == []
+    assert filled.predictions > 0
