@@ -50,7 +50,7 @@ bench: .venv/ready
 # and so on; what the harnesses find goes to var/torture.jsonl, figures to benchmarks/RECORDS.md.
 # `sudo make torture` where mounting needs root; without it the power is not cut.
 HARNESS := $(BIN)/pytest -q --torture-json var/torture.jsonl tests/torture
-PIECES := kill retry power power-daemon xfs damage disk io clock bugs power-readings onnx
+PIECES := kill retry power power-daemon xfs crash damage disk io clock bugs power-readings onnx
 .PHONY: torture $(PIECES:%=torture-%)
 torture: $(PIECES:%=torture-%)
 $(PIECES:%=torture-%): torture-%: .venv/ready
@@ -62,6 +62,7 @@ torture-retry: TORTURE = $(HARNESS)/test_kill.py -k retry --retry-posts 100000
 torture-power: TORTURE = $(HARNESS)/test_power_cut.py -k 'ext4 and not daemon' --power-cuts 2000
 torture-power-daemon: TORTURE = $(HARNESS)/test_power_cut.py -k 'ext4 and daemon' --power-cuts 2000
 torture-xfs: TORTURE = $(HARNESS)/test_power_cut.py -k xfs --power-cuts 500
+torture-crash: TORTURE = $(HARNESS)/test_crash_states.py --crash-states 10000
 torture-damage: TORTURE = $(HARNESS)/test_damage.py --damaged-logs 200 --flips 5000
 torture-disk: TORTURE = $(HARNESS)/test_full_disk.py --fills 50
 torture-io: TORTURE = $(HARNESS)/test_io_errors.py --io-points 1000

@@ -20,6 +20,8 @@ from tests.torture.ledger import Ledger, features_of, label_of
 
 CLIENTS = 8
 _REPEATED = 0.3
+_MISUSED = 0.02
+_OTHER = 1 << 60
 NAMED = 0.6
 _DEAD = (OSError, http.client.HTTPException)
 
@@ -104,11 +106,23 @@ class Client:
                 repeat = self._pending.answer is None and self._choose.random() < _REPEATED
                 self._pending.answer = answer.get("ids")
                 if not repeat:
+                    if self._choose.random() < _MISUSED:
+                        self._misuse(connection, self._pending)
                     self._pending = None
         except _DEAD:
             return
         finally:
             connection.close()
+
+    def _misuse(self, connection: http.client.HTTPConnection, request: Request) -> None:
+        """The same key, or the same id, with other content: refused, and nothing changes."""
+        body = sample_body(request.numbers[0] + _OTHER, request.ids[0] if request.ids else None)
+        headers = {**request.headers, "Content-Type": "application/json"}
+        other = Request(request.numbers[:1], None, headers, json.dumps(body).encode())
+        status, answer = self._send(connection, other)
+        wanted = (409, "id_conflict") if request.ids else (422, "key_reused")
+        if status < 500 and (status, answer.get("code")) != wanted:
+            self.wrong.append(f"other content was answered {status} {answer.get('code')}")
 
     def _send(self, connection: http.client.HTTPConnection, request: Request) -> tuple[int, Any]:
         connection.request("POST", "/samples", request.body, request.headers)

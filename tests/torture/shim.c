@@ -30,17 +30,20 @@ enum { NOTHING, LOSE, FAIL_FROM, KILL, TEAR };
 enum { LOST_FILES = 64 };
 
 struct control {
-    _Atomic int64_t action, error, at, calls, struck, clock_offset_seconds, sync_delay_microseconds;
+    _Atomic int64_t action, error, at, calls, struck, clock_offset_seconds, sync_delay_microseconds,
+        recording;
     char prefix[512];
     char kinds[4096]; /* of the calls counted: S sync, T truncate, W write, R rename */
 };
 
 static struct control *control;
+static int trace = -1;
 
 __attribute__((constructor)) static void map_control(void) {
-    const char *path = getenv("TORTURE_SHIM");
+    const char *path = getenv("TORTURE_SHIM"), *record = getenv("TORTURE_TRACE");
     int file = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
     if (file < 0) return;
+    trace = record ? open(record, O_WRONLY | O_APPEND | O_CLOEXEC) : -1;
     void *found = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (found != MAP_FAILED) control = found;
     close(file);
@@ -112,6 +115,25 @@ static void written_anew(int file) {
 
 #define REAL(name) static __typeof__(&name) real; if (!real) real = dlsym(RTLD_NEXT, #name)
 
+/* Appends what was done to the trace: kind, offset, and the sizes of path and data, all int64, then
+   these two. A truncation has its size for an offset. */
+static void record(char kind, int file, int64_t offset, const void *data, int64_t size) {
+    if (!control->recording || trace < 0) return;
+    static ssize_t (*real)(int, const void *, size_t);
+    if (!real) real = (ssize_t(*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write");
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path);
+    int64_t head[4] = {kind, offset, length, size};
+    char *entry = length < 0 ? NULL : malloc(sizeof head + length + size);
+    if (!entry) abort();
+    memcpy(entry, head, sizeof head);
+    memcpy(entry + sizeof head, path, length);
+    if (size) memcpy(entry + sizeof head + length, data, size);
+    if (real(trace, entry, sizeof head + length + size) < 0) abort();
+    free(entry);
+}
+
 #define SYNC_CALL(name)                                                                            \
     int name(int file) {                                                                           \
         REAL(name);                                                                                \
@@ -122,6 +144,9 @@ static void written_anew(int file) {
             }                                                                                      \
             if (is_lost(file)) return 0;                                                           \
             usleep((useconds_t)control->sync_delay_microseconds);                                  \
+            int done = real(file);                                                                 \
+            if (!done) record('S', file, 0, NULL, 0);                                              \
+            return done;                                                                           \
         }                                                                                          \
         return real(file);                                                                         \
     }
@@ -132,36 +157,39 @@ static void written_anew(int file) {
         if (control && control->prefix[0] && counts_file(file)) {                                  \
             if (fails('T')) return -1;                                                             \
             written_anew(file);                                                                    \
+            record('T', file, size, NULL, 0);                                                      \
         }                                                                                          \
         return real(file, size);                                                                   \
     }
 
-#define WRITE_CALL(name, parameters, half, ...)                                                    \
+#define WRITE_CALL(name, parameters, half, where, ...)                                             \
     ssize_t name parameters {                                                                      \
         REAL(name);                                                                                \
-        if (control && control->prefix[0] && counts_file(file)) {                                  \
-            int64_t action = fate('W');                                                            \
-            if (action == TEAR) {                                                                  \
-                (void)!half;                                                                       \
-                raise(SIGKILL);                                                                    \
-            }                                                                                      \
-            if (action != NOTHING) {                                                               \
-                errno = (int)control->error;                                                       \
-                return -1;                                                                         \
-            }                                                                                      \
+        if (!control || !control->prefix[0] || !counts_file(file)) return real(__VA_ARGS__);       \
+        int64_t action = fate('W');                                                                \
+        if (action == TEAR) {                                                                      \
+            (void)!half;                                                                           \
+            raise(SIGKILL);                                                                        \
         }                                                                                          \
-        return real(__VA_ARGS__);                                                                  \
+        if (action != NOTHING) {                                                                   \
+            errno = (int)control->error;                                                           \
+            return -1;                                                                             \
+        }                                                                                          \
+        ssize_t done = real(__VA_ARGS__);                                                          \
+        if (done > 0) record('W', file, where, from, done);                                        \
+        return done;                                                                               \
     }
 
 SYNC_CALL(fsync)
 SYNC_CALL(fdatasync)
 TRUNCATE_CALL(ftruncate, off_t)
 TRUNCATE_CALL(ftruncate64, off64_t)
-WRITE_CALL(write, (int file, const void *from, size_t size), real(file, from, size / 2), file, from, size)
+WRITE_CALL(write, (int file, const void *from, size_t size), real(file, from, size / 2),
+           lseek(file, 0, SEEK_CUR) - done, file, from, size)
 WRITE_CALL(pwrite, (int file, const void *from, size_t size, off_t where),
-           real(file, from, size / 2, where), file, from, size, where)
+           real(file, from, size / 2, where), where, file, from, size, where)
 WRITE_CALL(pwrite64, (int file, const void *from, size_t size, off64_t where),
-           real(file, from, size / 2, where), file, from, size, where)
+           real(file, from, size / 2, where), where, file, from, size, where)
 
 int rename(const char *from, const char *to) {
     REAL(rename);

@@ -20,6 +20,7 @@ _FIELDS = (
     "struck",
     "clock_offset_seconds",
     "sync_delay_microseconds",
+    "recording",
 )
 _PREFIX_BYTES = 512
 _KINDS = 4096
@@ -39,7 +40,10 @@ class Shim:
     """
 
     def __init__(self, folder: Path) -> None:
-        library, control = folder / "shim.so", folder / "shim.control"
+        library, control, self.trace = (
+            folder / name for name in ("shim.so", "shim.control", "shim.trace")
+        )
+        self.trace.touch()
         source = Path(__file__).with_suffix(".c")
         subprocess.run(
             ["cc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source, "-ldl"],
@@ -48,7 +52,11 @@ class Shim:
         control.write_bytes(bytes(_SIZE))
         with control.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _SIZE)
-        self.environment = {"LD_PRELOAD": str(library), "TORTURE_SHIM": str(control)}
+        self.environment = {
+            "LD_PRELOAD": str(library),
+            "TORTURE_SHIM": str(control),
+            "TORTURE_TRACE": str(self.trace),
+        }
 
     def watch(self, folder: Path) -> None:
         """Count the calls on files below `folder`, from 0."""
@@ -69,6 +77,12 @@ class Shim:
     def shift_clock(self, seconds: int) -> None:
         """What the wall clock is to be ahead of the true one."""
         self._set(clock_offset_seconds=seconds)
+
+    def record(self, *, on: bool) -> None:
+        """Begin the trace of all that is done to watched files, or end it."""
+        if on:
+            os.truncate(self.trace, 0)
+        self._set(recording=on)
 
     def delay_syncs(self, seconds: float) -> None:
         """Have each sync of a watched file take so much longer."""

@@ -12,6 +12,7 @@ from tests.torture import filesystems, shim
 from tests.torture.bad_input import post_wrong
 from tests.torture.bugs import BUGS
 from tests.torture.clock import SETTINGS, jump
+from tests.torture.crash_states import draw_states
 from tests.torture.damage import damage_log, flip_rows
 from tests.torture.filesystems import mounted
 from tests.torture.io_errors import FailurePoints
@@ -64,6 +65,11 @@ def failing(rig: Rig) -> list[str]:
         return lives.move(lives.syncs[::-1], ["fail once"], until_broken=True).broken
 
 
+def crashed(rig: Rig) -> list[str]:
+    assert rig.shim is not None
+    return draw_states(rig.zygote, rig.shim, rig.folder, 40, 1, rig.bugs).broken
+
+
 def damaged(rig: Rig) -> list[str]:
     return damage_log(rig.zygote, rig.folder, 2, 1, rig.bugs).broken
 
@@ -90,6 +96,7 @@ CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
     ("ack_before_commit", killed, "lost"),
     ("ack_before_commit", cut, "lost"),
     ("synchronous_normal", cut, "lost"),
+    ("synchronous_normal", crashed, "lost"),
     ("synchronous_normal", cut_with_clients, "lost"),
     ("ack_after_failed_commit", failing, "lost"),
     ("go_on_after_error", failing, "lost"),
@@ -110,7 +117,7 @@ CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
 def test_a_seeded_bug_is_caught(zygote, preloaded, tmp_path, bug, harness, says):
     if harness in (cut, cut_with_clients, replaced, failing):
         _skip(filesystems.missing("ext4"))
-    if harness in (failing, jumping, overloaded):
+    if harness in (crashed, failing, jumping, overloaded):
         _skip(shim.missing())
     broken = harness(Rig(zygote, preloaded, tmp_path, bug))
     assert any(says in text for text in broken), f"{bug} passed unseen: {broken}"

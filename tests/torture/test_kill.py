@@ -35,7 +35,7 @@ def test_a_retry_is_kept_once(zygote, tmp_path, size, seed, progress, record):
         tmp_path / "ledger",
         max(4, posts // 2000),
         seed,
-        longest=1.0,
+        longest=min(4.0, posts / 1500),  # so that most posts meet a kill
         posts=posts,
         progress=progress,
     )
