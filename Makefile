@@ -50,7 +50,7 @@ bench: .venv/ready
 # and so on; what the harnesses find goes to var/torture.jsonl, figures to benchmarks/RECORDS.md.
 # `sudo make torture` where mounting needs root; without it the power is not cut.
 HARNESS := $(BIN)/pytest -q --torture-json var/torture.jsonl tests/torture
-PIECES := kill retry power power-daemon xfs crash damage disk io clock bugs power-readings onnx
+PIECES := kill retry power power-daemon xfs crash damage flips disk io clock bugs power-readings onnx
 .PHONY: torture $(PIECES:%=torture-%)
 torture: $(PIECES:%=torture-%)
 $(PIECES:%=torture-%): torture-%: .venv/ready
@@ -63,7 +63,8 @@ torture-power: TORTURE = $(HARNESS)/test_power_cut.py -k 'ext4 and not daemon' -
 torture-power-daemon: TORTURE = $(HARNESS)/test_power_cut.py -k 'ext4 and daemon' --power-cuts 2000
 torture-xfs: TORTURE = $(HARNESS)/test_power_cut.py -k xfs --power-cuts 500
 torture-crash: TORTURE = $(HARNESS)/test_crash_states.py --crash-states 10000
-torture-damage: TORTURE = $(HARNESS)/test_damage.py --damaged-logs 200 --flips 5000
+torture-damage: TORTURE = $(HARNESS)/test_damage.py -k 'not anywhere' --damaged-logs 200 --flips 5000
+torture-flips: TORTURE = $(HARNESS)/test_damage.py -k anywhere --damaged-logs 300
 torture-disk: TORTURE = $(HARNESS)/test_full_disk.py --fills 50
 torture-io: TORTURE = $(HARNESS)/test_io_errors.py --io-points 1000
 torture-clock: TORTURE = $(HARNESS)/test_clock.py tests/torture/test_overload.py --jumps 200
