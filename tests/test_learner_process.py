@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from daemon import durable, learner_process
 from daemon.config import LearnerSettings
 from daemon.learner_process import LearnerProcess
 from daemon.messages import (
     Begin,
     FromLearner,
+    JobFailed,
     JobStarted,
     Judged,
     Progress,
@@ -159,3 +162,44 @@ def test_training_asked_for_while_a_verdict_is_awaited_is_not_forgotten(
         assert [peer.hear_next(Progress).steps for _ in range(3)] == [2, 4, 1]
         assert peer.hear_next(Proposed).version == 3
         peer.say(Judged(3, accepted=True))
+
+
+def test_a_disk_that_takes_no_checkpoint_pauses_learning_and_loses_nothing(
+    store: SampleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = threading.Event()
+    full.set()
+    tried: list[str] = []
+
+    def replace_file(path: Path, content: bytes) -> None:
+        tried.append(path.name)
+        if full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        durable.replace_file(path, content)
+
+    monkeypatch.setattr(learner_process, "_REST_SECONDS", 0.5)
+    monkeypatch.setattr(learner_process, "replace_file", replace_file)
+    monkeypatch.setattr("daemon.learner.replace_file", replace_file)
+    fill(store, 100)
+    with running(tmp_path) as peer:
+        assert peer.hear_next(JobStarted).trigger == "samples"
+        assert "No space left on device" in peer.hear_next(JobFailed).error
+        fill(store, 100, seed=1)
+        paused = []
+        while len(paused) < 3:
+            report = peer.hear()
+            assert isinstance(report, Progress)  # no job, no other word
+            assert report.steps == 0
+            paused.append(report)
+        assert all("No space left on device" in str(report.paused) for report in paused)
+        assert len({report.last_seq for report in paused}) == 1
+        peer.say(Train(4))
+        assert peer.hear_next(JobStarted).trigger == "manual"
+        assert "learning pauses" in peer.hear_next(JobFailed).error
+        full.clear()
+        # It goes on from where it was: nothing is learned a second time.
+        assert peer.hear_next(JobStarted) == JobStarted("resumed", paused[0].last_seq)
+        proposed = peer.hear_next(Proposed)
+        peer.say(Judged(proposed.version, accepted=True))
+        assert peer.hear_next(Progress, JobStarted)
+    assert tried.count("2.safetensors") == 2

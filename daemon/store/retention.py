@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from daemon.store.availability import Cause
 from daemon.store.counts import Kind
 from daemon.store.revisions import own_seq
 from daemon.store.sample_rows import SampleRows
@@ -24,9 +25,10 @@ from daemon.store.schema import LIVE, SUPERSEDED, UNLABELLED
 
 log = logging.getLogger(__name__)
 
-STEP_ROWS = 512
+STEP_ROWS = 1024
 _STEP_BYTES = 2 << 20
 _ROWS_GO, _INGEST_STOPS = 0.80, 0.95
+_LEAST_BYTES = 16 << 20
 # While samples come in, limits are looked at after so many, and may be passed by as many.
 _BETWEEN_ROWS = 256
 _COLUMNS = "seq, id, retired, class_index, source, holdout, stored_at, length(features)"
@@ -62,11 +64,6 @@ class _Row(NamedTuple):
     stored_at: int
     size: int
 
-    @property
-    def kind(self) -> Kind:
-        place = UNLABELLED if self.class_index is None else self.class_index
-        return Kind(self.retired, place, self.source, self.holdout)
-
 
 class Retention:
     """Keeps the rows within their limits; in the writer's thread.
@@ -82,7 +79,7 @@ class Retention:
         self._disk_bytes: int | None = None  # used when the disk was full
         self._looked_at_seq = -_BETWEEN_ROWS
         self._off = False
-        self.over_quota = False
+        self.refuses: Cause | None = None  # why no sample is taken
         self.removed: Counter[str] = Counter({"rows": 0, "class": 0, "age": 0, "bytes": 0})
 
     def reason(self, connection: sqlite3.Connection, *, idle: bool, disk_full: bool) -> str | None:
@@ -99,7 +96,8 @@ class Retention:
         self._looked_at_seq = seq
         limits, slack = self._limits, 0 if idle else _BETWEEN_ROWS
         used = self._share_used(connection, disk_full)
-        self.over_quota = used > _INGEST_STOPS
+        over: Cause = "full" if disk_full else "quota"
+        self.refuses = over if used > _INGEST_STOPS else None
         if self._off:
             return None
         if used > _ROWS_GO:
@@ -122,7 +120,9 @@ class Retention:
             How many.
         """
         self._looked_at_seq = -_BETWEEN_ROWS  # there may be more
-        rows = self._doomed(connection, reason)
+        rows = (
+            self._of_a_class(connection) if reason == "class" else self._oldest(connection, reason)
+        )
         share = len(rows) / max(1, self._rows.counts.samples)
         try:
             _delete(connection, rows)
@@ -136,9 +136,8 @@ class Retention:
             _delete(connection, rows)
             self._off = False
         _delete_keys(connection, min(1.0, share))
-        for row in rows:
-            self._rows.count(row.kind, -1)
-        self.removed[reason] += len(rows)
+        for kind, number in Counter(map(_kind, rows)).items():
+            self._rows.count(kind, -number)
         return len(rows)
 
     def _share_used(self, connection: sqlite3.Connection, disk_full: bool) -> float:
@@ -147,13 +146,12 @@ class Retention:
         if not disk_full:
             self._disk_bytes = None
         elif self._disk_bytes is None:
-            self._disk_bytes = used
+            # Of a small database the rows are a small part: it must not lose them all.
+            self._disk_bytes = max(used, _LEAST_BYTES)
         quotas = [quota for quota in (self._limits.max_bytes, self._disk_bytes) if quota]
         return used / min(quotas) if quotas else 0.0
 
-    def _doomed(self, connection: sqlite3.Connection, reason: str) -> list[_Row]:
-        if reason == "class":
-            return self._of_a_class(connection)
+    def _oldest(self, connection: sqlite3.Connection, reason: str) -> list[_Row]:
         most, oldest_kept = STEP_ROWS, None
         if reason == "rows":
             most = min(most, self._rows.counts.samples - self._limits.max_samples)
@@ -183,7 +181,7 @@ class Retention:
         earlier: list[_Row] = []
         for row in rows:
             if row.id is not None:  # it may have been labelled later: what it was before goes too
-                earlier += superseded(connection, row.id)
+                earlier += _superseded(connection, row.id)
         return [*earlier, *rows]
 
     def _oldest_age(self, connection: sqlite3.Connection) -> float:
@@ -191,7 +189,12 @@ class Retention:
         return 0.0 if row is None else self._rows.service_seconds - row[0]
 
 
-def superseded(connection: sqlite3.Connection, sample_id: str) -> list[_Row]:
+def _kind(row: _Row) -> Kind:
+    place = UNLABELLED if row.class_index is None else row.class_index
+    return Kind(row.retired, place, row.source, row.holdout)
+
+
+def _superseded(connection: sqlite3.Connection, sample_id: str) -> list[_Row]:
     """The rows that a sample had before its label came or was corrected."""
     retired = f"SELECT {_COLUMNS} FROM samples WHERE retired = {SUPERSEDED}"  # noqa: S608 - numbers
     found = connection.execute(f"{retired} AND id = ?", (sample_id,)).fetchall()

@@ -35,10 +35,10 @@ GROUP_SAMPLES = 1024
 _GROUP_BYTES = 8 << 20
 # While nobody sends anything the time of service is still written down.
 _IDLE_SECONDS = 60.0
-# So soon after the last group limits are met to the row; and so often a store that is unavailable
-# is looked after.
-_SETTLE_SECONDS = 1.0
+_SETTLE_SECONDS = 1.0  # after the last group limits are met to the row
+_UNAVAILABLE_SECONDS = 0.2  # between two looks at whether the database can be opened
 _MOST_HELD = 1000
+_FAILED = "the samples could not be written; nothing of them was kept"
 
 _T = TypeVar("_T")
 Work = Callable[[sqlite3.Connection], Any]
@@ -131,9 +131,10 @@ class Writer:
     @property
     def refuses(self) -> Unavailable | None:
         """Why samples are refused; None: they are taken."""
-        if self._retention.over_quota:
-            return Unavailable("quota", "")
-        return self._database.unavailable
+        if (unavailable := self._database.unavailable) is not None:
+            return unavailable
+        cause = self._retention.refuses
+        return None if cause is None else Unavailable(cause, "no room for more rows")
 
     def submit(
         self, work: Work, *, samples: int = 0, size: int = 0, lasting: bool = False
@@ -208,13 +209,16 @@ class Writer:
             log.error(
                 "records are lost: the store stayed unavailable", extra={"n": len(self._held)}
             )
+        self._settle([*self._held], [StorageError(_FAILED)] * len(self._held))
         self._database.close()
 
     def _next_group(self) -> tuple[list[_Item], bool]:
         group: list[_Item] = []
         samples = size = 0
-        at_rest = self._settled and self.refuses is None
+        at_rest = self._settled and self._retention.refuses is None
         patience = _IDLE_SECONDS if at_rest else _SETTLE_SECONDS
+        if self._database.unavailable is not None:
+            patience = _UNAVAILABLE_SECONDS
         try:
             while samples < GROUP_SAMPLES and size < _GROUP_BYTES:
                 item = self._queue.get_nowait() if group else self._queue.get(timeout=patience)
@@ -276,6 +280,7 @@ class Writer:
             if not self._commit([_Item(0, 0, work, step)]) or not step.result():
                 break
             removed += step.result()
+            self._retention.removed[reason] += step.result()
         self._settled = idle
         self._database.tend(self._contents.counts.last_seq)
 
@@ -283,11 +288,7 @@ class Writer:
         return idle and self._queue.empty()
 
     def _refuse(self, group: list[_Item], unavailable: Unavailable | None) -> None:
-        failure: RequestError = StorageError(
-            "the samples could not be written; nothing of them was kept"
-        )
-        if unavailable is not None:
-            failure = _refusal(unavailable)
+        failure = StorageError(_FAILED) if unavailable is None else _refusal(unavailable)
         self._held.extend(item for item in group if item.lasting)
         while len(self._held) > _MOST_HELD:
             log.error("a record is lost: too many wait for the store")

@@ -1,0 +1,107 @@
+"""A whole daemon on a disk that fails: predictions go on, ingest says why not and comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from daemon.__main__ import build_service
+from daemon.config import load_settings
+from daemon.store.ballast import BALLAST_NAME
+from tests.daemon_fixtures import added, sample
+from tests.disk_faults import fill, remount, small_disk
+from tests.running import RunningDaemon, wait_for
+
+X = [0.5, 1.0, -2.0, 3.25]
+
+
+def posted(daemon, number: int):
+    return daemon.client.post("/samples", json={"x": [*X[:3], number], "label": number % 2})
+
+
+def predicts(daemon) -> bool:
+    return daemon.client.post("/predict", json={"x": X}).status_code == 200
+
+
+def assert_refused(answer, cause: str) -> None:
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert answer.json()["cause"] == cause
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+@dataclasses.dataclass
+class OnDisk:
+    daemon: RunningDaemon
+    disk: object
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory):
+    """The store directory of a daemon that has taken samples, to be copied onto disks that fail."""
+    daemon = RunningDaemon(tmp_path_factory.mktemp("used"), 4)
+    service = build_service(load_settings(daemon.config), [sys.executable, "-c", ""])
+    features = np.array(X, dtype=np.float32).tobytes()
+    added(service.store, *[sample(features=features, dtype="float32", label=i) for i in (0, 1, 0)])
+    service.jobs.start("samples", 0)
+    service.jobs.fail("for the record")
+    service.store.close()
+    return daemon.store
+
+
+@pytest.fixture
+def on_disk(tmp_path, used):
+    """A daemon, not yet started, whose store is a small disk."""
+    with small_disk(tmp_path / "disk", "24m") as disk:
+        daemon = RunningDaemon(tmp_path, 4)
+        daemon.store = disk / "var"
+        text = daemon.config.read_text()
+        old = json.dumps(str(tmp_path / "var"))
+        daemon.config.write_text(text.replace(old, json.dumps(str(daemon.store))))
+        shutil.copytree(used, daemon.store)
+        (daemon.store / BALLAST_NAME).unlink()
+        yield OnDisk(daemon, disk)
+
+
+def ingest_back(daemon, number: int) -> None:
+    wait_for(lambda: posted(daemon, number).status_code == 201, "ingest to come back", 15)
+
+
+def test_a_start_on_a_read_only_disk_serves_predictions(on_disk):
+    remount(on_disk.disk, "ro")
+    with on_disk.daemon as daemon:
+        assert predicts(daemon)
+        assert_refused(posted(daemon, 4), "read_only")
+        ready = daemon.client.get("/health/ready")
+        assert (ready.status_code, ready.json()["ready"]) == (503, False)
+        assert ready.json()["predict"] is True
+        assert ready.json()["ingest"]["ok"] is False
+        assert "read-only" in ready.json()["ingest"]["why"]
+        assert "read-only" in ready.json()["learning_paused"]
+        assert daemon.client.get("/models").status_code == 200
+        assert daemon.client.get("/samples").status_code == 503
+        assert daemon.metric("ffedge_store_available") == 0
+        remount(on_disk.disk, "rw")
+        ingest_back(daemon, 4)
+        assert daemon.metric("ffedge_store_available") == 1
+        assert daemon.metric("ffedge_samples_stored") == 4
+        wait_for(daemon.learner_pid, "the learner, which waited")
+        jobs = wait_for(lambda: daemon.client.get("/train").json()["jobs"], "the earlier job")
+        assert [job["error"] for job in jobs] == ["for the record"]
+        ready = daemon.client.get("/health/ready").json()
+        assert (ready["ready"], ready["ingest"]) == (True, {"ok": True, "why": None})
+
+
+def test_a_start_on_a_full_disk_serves_predictions(on_disk):
+    fill(on_disk.daemon.store)
+    with on_disk.daemon as daemon:
+        assert predicts(daemon)
+        assert_refused(posted(daemon, 4), "full")
+        assert predicts(daemon)
+        (daemon.store / "filler").unlink()
+        ingest_back(daemon, 5)
+        assert daemon.metric("ffedge_samples_stored") == 4

@@ -1,0 +1,195 @@
+"""A store that cannot write says why, keeps what was acknowledged, and comes back by itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+
+from daemon.errors import StorageError, StoreUnavailableError
+from daemon.store import database
+from daemon.store.availability import unavailable_after
+from daemon.store.ballast import BALLAST_BYTES, BALLAST_NAME, Ballast
+from tests.daemon_fixtures import WAIT_SECONDS, added, open_store, query, sample
+from tests.disk_faults import fill, remount, small_disk
+from tests.running import wait_for
+
+BIG = 2000
+
+
+def big(number: int):
+    return sample(features=number.to_bytes(4, "little") * (BIG // 4))
+
+
+def seqs(folder) -> list[int]:
+    return [seq for (seq,) in query(folder, "SELECT seq FROM samples ORDER BY seq")]
+
+
+def until_refused(store) -> list[int]:
+    """Samples until the disk takes none; those that were acknowledged."""
+    kept: list[int] = []
+    for number in range(100_000):
+        try:
+            kept += [stored.seq for stored in added(store, *[big(number)] * 20)]
+        except StoreUnavailableError:
+            return kept
+    raise AssertionError("the disk was never full")
+
+
+def works(store) -> bool:
+    try:
+        added(store, sample())
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+def test_a_full_disk_refuses_keeps_what_it_has_and_comes_back(tmp_path):
+    with small_disk(tmp_path / "disk", "8m") as disk, closing(open_store(disk)) as store:
+        kept = until_refused(store)
+        assert store.refuses is not None
+        assert store.refuses.cause == "full"
+        # What nobody would send again is held; what would be is refused.
+        held = store.record_when_possible("note", 7, {"held": True})
+        with pytest.raises(StoreUnavailableError, match="predictions go on"):
+            store.record("note", 8, {})
+        assert not held.done()
+        remount(disk, "size=16m")
+        began = time.monotonic()
+        wait_for(lambda: works(store), "ingest to come back", 10)
+        assert time.monotonic() - began < 5
+        held.result(WAIT_SECONDS)
+        assert store.records("note", 5) == [{"held": True}]
+        assert set(kept) <= set(seqs(disk))
+        assert store.samples_lost == 0
+
+
+def test_a_full_disk_costs_the_ballast_first(tmp_path):
+    with small_disk(tmp_path / "disk", "40m") as disk, closing(open_store(disk)) as store:
+        assert (disk / BALLAST_NAME).stat().st_size == BALLAST_BYTES
+        filler = fill(disk)
+        kept = until_refused(store)
+        wait_for(lambda: works(store), "the ballast to be given up")
+        assert not (disk / BALLAST_NAME).exists()
+        filler.unlink()
+        store._database._tended = 0.0  # as if ten seconds had passed
+        wait_for(lambda: works(store) and (disk / BALLAST_NAME).exists(), "a new ballast")
+        assert store._database.short_of_room is False
+        assert set(kept) <= set(seqs(disk))
+
+
+def test_on_a_full_disk_the_oldest_rows_make_room_for_new_ones(tmp_path):
+    """Nobody frees anything: the store lives on in what it has, for good."""
+    with small_disk(tmp_path / "disk", "48m") as disk, closing(open_store(disk)) as store:
+        until_refused(store)
+        wait_for(lambda: works(store), "the oldest rows to go")
+        rounds, refused = 0, 0
+        while rounds < 1000 and refused < 50:
+            try:
+                added(store, *[big(rounds)] * 20)
+                rounds += 1
+            except StoreUnavailableError:
+                refused += 1
+                time.sleep(0.05)
+        assert rounds == 1000  # 40 MB more than there was room for
+        assert store.removed["bytes"] > 10_000
+        found = seqs(disk)
+        assert found == [*range(found[0], store.counts.last_seq + 1)]  # the newest, and all of them
+
+
+class FailingConnection(sqlite3.Connection):
+    """Fails once at a statement, in SQLite's words."""
+
+    fails_at: str | None = None
+    message = "disk I/O error"
+
+    def execute(self, statement, *arguments):
+        if statement == FailingConnection.fails_at:
+            FailingConnection.fails_at = None
+            raise sqlite3.OperationalError(self.message)
+        return super().execute(statement, *arguments)
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "COMMIT"])
+def test_an_io_error_refuses_its_group_and_the_database_is_opened_anew(
+    tmp_path, monkeypatch, statement
+):
+    opened = []
+    real, connect = database.open_writer, sqlite3.connect
+
+    def open_writer(path):
+        opened.append(path)
+        monkeypatch.setattr(
+            sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=FailingConnection)
+        )
+        try:
+            return real(path)
+        finally:
+            monkeypatch.setattr(sqlite3, "connect", connect)
+
+    monkeypatch.setattr(database, "open_writer", open_writer)
+    with closing(open_store(tmp_path)) as store:
+        added(store, sample(1))
+        FailingConnection.fails_at = statement
+        with pytest.raises(StoreUnavailableError) as caught:
+            added(store, sample(2))
+        assert caught.value.cause == "io_error"
+        wait_for(lambda: works(store), "the store to come back")
+        assert len(opened) == 2
+        assert query(tmp_path, "SELECT features FROM samples") == [
+            (bytes([n] * 6),) for n in (1, 0)
+        ]
+
+
+def test_what_waiting_cannot_mend_is_no_cause(tmp_path):
+    for error in (
+        sqlite3.IntegrityError("UNIQUE constraint failed"),
+        sqlite3.OperationalError("no such table: samples"),
+        OSError(errno.EACCES, "Permission denied"),
+        ValueError(),
+    ):
+        assert unavailable_after(error, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OSError(errno.ENOSPC, ""), "full"),
+        (OSError(errno.EROFS, ""), "read_only"),
+        (OSError(errno.EIO, ""), "io_error"),
+        (sqlite3.OperationalError("database or disk is full"), "full"),
+        (sqlite3.DatabaseError("database disk image is malformed"), "damaged"),
+        # The folder can be written to, so this is the disk's own.
+        (sqlite3.OperationalError("disk I/O error"), "io_error"),
+    ],
+)
+def test_causes(tmp_path, error, cause):
+    found = unavailable_after(error, tmp_path)
+    assert found is not None
+    assert (found.cause, os.listdir(tmp_path)) == (cause, [])
+
+
+def test_records_held_at_the_end_are_told(tmp_path, caplog):
+    with small_disk(tmp_path / "disk", "8m") as disk, closing(open_store(disk)) as store:
+        until_refused(store)
+        held = store.record_when_possible("note", 1, {})
+        store.close()
+        assert "records are lost" in caplog.text
+        assert isinstance(held.exception(0), StorageError)
+
+
+def test_a_ballast_takes_up_its_room_and_no_more_than_there_is(tmp_path):
+    ballast = Ballast(tmp_path, 1 << 20)
+    assert ballast.make()
+    assert ballast.there
+    assert (tmp_path / BALLAST_NAME).stat().st_blocks * 512 >= 1 << 20
+    assert ballast.drop()
+    assert not ballast.drop()
+    (tmp_path / BALLAST_NAME).write_bytes(b"cut short")
+    assert not ballast.there
+    assert ballast.make()
+    assert not Ballast(tmp_path, 1 << 60).make()
