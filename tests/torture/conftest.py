@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ def fault_shim(preloaded: Shim | None) -> Iterator[Shim]:
     preloaded.disarm()
     yield preloaded
     preloaded.disarm()
+    preloaded.shift_clock(0)
 
 
 @pytest.fixture
@@ -49,6 +52,17 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
         pytest.skip(reason)
     with mounted(kind, tmp_path, mebibytes) as disk:
         yield disk
+
+
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: for thousands of files that need not last."""
+    memory = Path("/dev/shm")  # noqa: S108 - a fresh folder in it
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from tests.torture.crash_states import draw_states
 
 @pytest.mark.timeout(900)
 def test_no_crash_state_lacks_what_was_acknowledged(
-    zygote, fault_shim, tmp_path, size, seed, progress, record
+    zygote, fault_shim, memory_path, size, seed, progress, record
 ):
     states = size("--crash-states")
-    found = draw_states(zygote, fault_shim, tmp_path, states, seed, progress=progress)
+    found = draw_states(zygote, fault_shim, memory_path, states, seed, progress=progress)
     record(found)
     assert found.broken == []
     assert found.states == states
