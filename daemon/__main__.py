@@ -67,7 +67,7 @@ def serve(config: ConfigOption = Path("ffedge.toml")) -> None:
 def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     """The learner process; started by `serve`, never by hand."""
     from daemon.learner import Learner, LearningError
-    from daemon.learner_process import LearnerProcess, lower_priority
+    from daemon.learner_process import LearnerProcess, lower_priority, report_damage
     from daemon.messages import MISCONFIGURED, STORAGE
     from daemon.store import SampleReader
     from daemon.versions import VersionStore
@@ -114,7 +114,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
                 open_engine,
                 # By name: it is in memory, and knows the canary.
                 open_predict_engine("torch", device=learning.device).open,
-                SampleReader(directory, spec),
+                SampleReader(directory, spec, report_damage),
                 learning,
                 holdout_samples=settings.gate.max_samples,
                 checkpoint=directory / "checkpoint.safetensors",

@@ -298,7 +298,8 @@ class Learner:
         seqs = self._reader.training_seqs(self.last_seq, self._settings.replay_samples)
         read = self._reader.samples([seq for seq in seqs if seq not in held])
         held |= {sample.seq: sample for sample in read}
-        self._memory = [held[seq] for seq in seqs if seq in held]
+        # Should all have been retired since they were read, this block still learns its own.
+        self._memory = [held[seq] for seq in seqs if seq in held] or [*new]
 
     def _train(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
         settings = self._settings

@@ -53,6 +53,11 @@ class UnwritableError(RuntimeError):
     """The checkpoint or a candidate cannot be written; nothing that was learned is lost by it."""
 
 
+def report_damage(seq: int) -> None:
+    """Say which sample is not learned."""
+    log.error("a sample is damaged on disk and is not learned", extra={"seq": seq})
+
+
 def lower_priority(niceness: int) -> None:
     """Give way to the server: less CPU time, and killed first when memory runs out."""
     os.nice(niceness)

@@ -70,10 +70,10 @@ class HeldWriter:
         return first
 
 
-def query(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+def query(folder: Path, sql: str, *values: Any) -> list[tuple[Any, ...]]:
     """What another connection finds in the database."""
     with closing(sqlite3.connect(folder / DATABASE_NAME)) as connection, connection:
-        return connection.execute(sql).fetchall()
+        return connection.execute(sql, values).fetchall()
 
 
 @functools.cache

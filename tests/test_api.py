@@ -208,7 +208,15 @@ def test_health(client: TestClient) -> None:
     assert ready.status_code == 200
     status = ready.json()
     assert set(status.pop("power")) == {"up", "provider", "refused", "reader"}
-    assert status == {"ready": True, "live": True, "learner": False}
+    assert status == {
+        "ready": True,
+        "live": True,
+        "ingest": {"ok": True, "why": None},
+        "predict": True,
+        "samples_lost": 0,
+        "learner": False,
+        "learning_paused": None,
+    }
 
 
 def test_unknown_routes_and_methods_have_the_same_error_shape(client: TestClient) -> None:

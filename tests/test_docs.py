@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from daemon.http import create_app
 from daemon.power import PowerMonitor
 from daemon.power_log import PowerLog
 from daemon.power_metrics import HostMetrics, PowerMetrics
+from daemon.store import Scrub
+from daemon.store_metrics import StoreMetrics
 from daemon.telemetry import Telemetry
+from tests.daemon_fixtures import open_store
 
 ROOT = Path(__file__).parents[1]
 API = (ROOT / "docs" / "api.md").read_text()
@@ -48,10 +52,12 @@ def test_every_metric_is_documented_and_every_documented_one_exists(tmp_path: Pa
     monitor = PowerMonitor([], 1.0, PowerLog(tmp_path))
     telemetry.registry.register(PowerMetrics(monitor))
     telemetry.registry.register(HostMetrics({}))
-    existing = {
-        family.name + ("_total" if family.type == "counter" else "")
-        for family in telemetry.registry.collect()
-    }
+    with closing(open_store(tmp_path)) as store:
+        scrub = Scrub(store.path, store.retire_damaged, rows_per_second=0)
+        scrub.report.passed_at = 0.0
+        telemetry.registry.register(StoreMetrics(store, scrub))
+        families = [*telemetry.registry.collect()]
+    existing = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     documented = set(re.findall(r"`(ffedge_\w+)`", API))
     of_the_store = {
         name for name in documented if re.match(r"ffedge_samples?_([shqu]|retired)", name)

@@ -200,9 +200,3 @@ def test_the_pragmas_that_the_promise_rests_on(store, tmp_path):
     # `synchronous` belongs to a connection, so the writer's own is asked.
     work = store._writer.submit(lambda own: own.execute("PRAGMA synchronous").fetchone())
     assert work.result(WAIT_SECONDS) == (2,)
-
-
-def test_migrations_run_once(tmp_path):
-    for _ in range(2):
-        open_store(tmp_path).close()
-        assert query(tmp_path, "SELECT count(*) FROM _sqlite_migrations") == [(2,)]

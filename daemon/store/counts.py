@@ -8,25 +8,11 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from daemon.store.schema import LIVE, UNLABELLED
 
-
-class Kind(NamedTuple):
-    """What a row counts as.
-
-    Args:
-        retired: Whether it counts, or why not.
-        class_index: Its class place; `UNLABELLED`: none yet.
-        source: Which sensor or client it came from.
-        holdout: 1: it only ever scores.
-    """
-
-    retired: int
-    class_index: int
-    source: str
-    holdout: int
+# What a row counts as: why it is retired, class place, source, and 1 where it only ever scores.
+Kind = tuple[int, int, str, int]
 
 
 @dataclass(frozen=True)
@@ -57,7 +43,9 @@ def load_counts(connection: sqlite3.Connection) -> StoreCounts:
     """As the tables have them."""
     (last_seq,) = connection.execute("SELECT last_seq FROM store_state").fetchone()
     rows = connection.execute("SELECT retired, class_index, source, holdout, samples FROM counts")
-    changes = Counter({Kind(*kind): samples for *kind, samples in rows})
+    changes: Counter[Kind] = Counter(
+        {(retired, place, source, holdout): n for retired, place, source, holdout, n in rows}
+    )
     return counted(StoreCounts(0, 0, 0, {}, last_seq), changes, last_seq)
 
 
@@ -65,15 +53,15 @@ def counted(counts: StoreCounts, changes: Counter[Kind], last_seq: int) -> Store
     """`counts` after `changes`."""
     samples, holdout, unlabelled = counts.samples, counts.holdout, counts.unlabelled
     retired = Counter(counts.retired)
-    for kind, change in changes.items():
-        if kind.retired != LIVE:
-            retired[kind.retired] += change
+    for (why, class_index, _, only_scores), change in changes.items():
+        if why != LIVE:
+            retired[why] += change
         else:
             samples += change
-            if kind.class_index == UNLABELLED:
+            if class_index == UNLABELLED:
                 unlabelled += change
             else:
-                holdout += change * kind.holdout
+                holdout += change * only_scores
     return replace(
         counts,
         samples=samples,

@@ -191,7 +191,7 @@ class Retention:
 
 def _kind(row: _Row) -> Kind:
     place = UNLABELLED if row.class_index is None else row.class_index
-    return Kind(row.retired, place, row.source, row.holdout)
+    return row.retired, place, row.source, row.holdout
 
 
 def _superseded(connection: sqlite3.Connection, sample_id: str) -> list[_Row]:

@@ -60,10 +60,9 @@ class _Row(NamedTuple):
     digest: int | None
     features: bytes
 
-    @property
-    def kind(self) -> Kind:
+    def kind(self, retired: int) -> Kind:
         place = UNLABELLED if self.class_index is None else self.class_index
-        return Kind(self.retired, place, self.source, self.holdout)
+        return retired, place, self.source, self.holdout
 
 
 def label_sample(
@@ -89,16 +88,8 @@ def label_sample(
     class_index = rows.class_index(connection, label)
     _retire(connection, rows, row, SUPERSEDED)
     sample = Sample(row.features, row.dtype, label, sample_id, row.source, row.ts)
-    seq = rows.append(
-        id=sample_id,
-        class_index=class_index,
-        holdout=row.holdout,
-        dtype=row.dtype,
-        source=row.source,
-        ts=row.ts,
-        digest=rows.content_digest(sample),
-        features=row.features,
-    )
+    digest = rows.content_digest(sample)
+    seq = rows.append(sample, sample_id, class_index, row.holdout, digest)
     rows.settle(connection)
     named = _label(connection, class_index)
     assert named is not None  # noqa: S101 - it was made above
@@ -180,8 +171,8 @@ def _label(connection: sqlite3.Connection, class_index: int | None) -> Label | N
 
 def _retire(connection: sqlite3.Connection, rows: SampleRows, row: _Row, why: int) -> None:
     connection.execute("UPDATE samples SET retired = ? WHERE seq = ?", (why, row.seq))
-    rows.count(row.kind, -1)
-    rows.count(row.kind._replace(retired=why), 1)
+    rows.count(row.kind(row.retired), -1)
+    rows.count(row.kind(why), 1)
 
 
 def _empty(connection: sqlite3.Connection, row: _Row) -> None:

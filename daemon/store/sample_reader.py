@@ -20,6 +20,8 @@ from daemon.store.schema import DATABASE_NAME
 from engines import Label
 from models import ModelSpec
 
+# A million would take a tenth of a second, and the learner asks after each block.
+BACKLOG_COUNTED = 100_000
 _COUNTS = "retired = 0 AND class_index IS NOT NULL"
 _TO_LEARN = f"holdout = 0 AND {_COUNTS}"
 
@@ -47,7 +49,7 @@ class SampleReader:
     Args:
         directory: The store's.
         spec: The model whose shape the features have.
-        on_damage: Called with the `seq` of each row that is passed over, each time.
+        on_damage: Called with the `seq` of each row that is passed over, once.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SampleReader:
     ) -> None:
         self._spec = spec
         self._on_damage = on_damage
+        self._damaged: set[int] = set()
         self._connection = open_reader(directory / DATABASE_NAME)
 
     def training(self, after_seq: int, limit: int) -> tuple[list[StoredSample], int]:
@@ -95,7 +98,9 @@ class SampleReader:
             if row is None:
                 continue
             if not is_sound(row):
-                self._on_damage(seq)
+                if seq not in self._damaged:
+                    self._damaged.add(seq)
+                    self._on_damage(seq)
                 continue
             _, _, class_index, _, dtype, *_, features, _ = row
             found.append(StoredSample(seq, class_index, dtype, features))
@@ -107,9 +112,10 @@ class SampleReader:
         return self.samples(self._seqs(where, 0, limit)[::-1])
 
     def backlog(self, after_seq: int) -> int:
-        """How many samples after `after_seq` may be learned from."""
-        query = f"SELECT count(*) FROM samples WHERE {_TO_LEARN} AND seq > ?"  # noqa: S608
-        (count,) = self._connection.execute(query, (after_seq,)).fetchone()
+        """How many samples after `after_seq` may be learned from; counted up to 100,000."""
+        rows = f"SELECT 1 FROM samples WHERE {_TO_LEARN} AND seq > ? LIMIT ?"  # noqa: S608
+        query = f"SELECT count(*) FROM ({rows})"  # noqa: S608
+        (count,) = self._connection.execute(query, (after_seq, BACKLOG_COUNTED)).fetchone()
         return int(count)
 
     def last_seq(self) -> int:

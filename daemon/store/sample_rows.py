@@ -10,6 +10,7 @@ import hashlib
 import sqlite3
 import time
 from collections import Counter
+from itertools import chain
 from typing import NamedTuple
 
 from daemon.errors import IdConflictError, RequestError, TooManyClassesError
@@ -19,7 +20,12 @@ from daemon.store.row_check import row_crc
 from daemon.store.schema import LIVE, SUPERSEDED, UNLABELLED, WITHDRAWN
 
 _INSERT = """INSERT INTO samples (seq, id, class_index, holdout, dtype, source, ts, stored_at,
-    retired, digest, crc, features) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    retired, digest, crc, features) VALUES """
+_ONE = f"({', '.join('?' * 12)})"
+# Each statement gives the interpreter up and waits to have it back, from an event loop that is
+# busy: so as few statements as may be.
+_MANY_ROWS = 128
+_MANY = ", ".join([_ONE] * _MANY_ROWS)
 
 
 class Stored(NamedTuple):
@@ -71,6 +77,7 @@ class SampleRows:
 
     def load(self, connection: sqlite3.Connection) -> None:
         """See `daemon.store.writer.Contents`."""
+        self._begin()
         rows = connection.execute("SELECT name, class_index FROM classes").fetchall()
         self._classes = dict(rows)
         self._counts = load_counts(connection)
@@ -80,7 +87,6 @@ class SampleRows:
         ).fetchone()
         if self._service_began is None:
             self._service_began = time.monotonic() - self._written_seconds
-        self._begin()
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """See `daemon.store.writer.Contents`."""
@@ -146,27 +152,45 @@ class SampleRows:
 
     def append(
         self,
-        *,
-        id: str | None,
+        sample: Sample,
+        sample_id: str | None,
         class_index: int | None,
         holdout: int,
-        dtype: str,
-        source: str,
-        ts: str | None,
         digest: int | None,
-        features: bytes,
     ) -> int:
-        """One row more, held back; its `seq`."""
+        """One row more, held back; its `seq`.
+
+        Args:
+            sample: Gives features, source and time stamp.
+            sample_id: None: it goes by its `seq`.
+            class_index: None: it has no label.
+            holdout: 1: it only ever scores.
+            digest: What `content_digest` says.
+        """
         if not self._rows:
             self._stored_at = self.service_seconds
         self._last_seq = seq = self._last_seq + 1
-        at = self._stored_at
-        crc = row_crc(seq, id, class_index, holdout, dtype, source, ts, at, digest, features)
+        dtype, source, ts, at = sample.dtype, sample.source, sample.ts, self._stored_at
+        features = sample.features
+        crc = row_crc(seq, sample_id, class_index, holdout, dtype, source, ts, at, digest, features)
         self._rows.append(
-            (seq, id, class_index, holdout, dtype, source, ts, at, LIVE, digest, crc, features)
+            (
+                seq,
+                sample_id,
+                class_index,
+                holdout,
+                dtype,
+                source,
+                ts,
+                at,
+                LIVE,
+                digest,
+                crc,
+                features,
+            )
         )
         place = UNLABELLED if class_index is None else class_index
-        self._changes[Kind(LIVE, place, source, holdout)] += 1
+        self._changes[LIVE, place, source, holdout] += 1
         return seq
 
     def count(self, kind: Kind, change: int) -> None:
@@ -198,16 +222,9 @@ class SampleRows:
             if (same := _with_digest(connection, sample, digest)) is not None:
                 return same
         label = sample.label
-        seq = self.append(
-            id=sample.id,
-            class_index=None if label is None else self.class_index(connection, label),
-            holdout=int(in_holdout(sample, self._holdout_ratio)),
-            dtype=sample.dtype,
-            source=sample.source,
-            ts=sample.ts,
-            digest=digest,
-            features=sample.features,
-        )
+        class_index = None if label is None else self.class_index(connection, label)
+        holdout = int(in_holdout(sample, self._holdout_ratio))
+        seq = self.append(sample, sample.id, class_index, holdout, digest)
         if sample.id is not None:
             self._held_ids.add(sample.id)
         if digest is not None:
@@ -215,7 +232,12 @@ class SampleRows:
         return Stored(sample.id or f"{OWN_ID_PREFIX}{seq}", seq, duplicate=False)
 
     def _write_rows(self, connection: sqlite3.Connection) -> None:
-        connection.executemany(_INSERT, self._rows)
+        rows = self._rows
+        single = len(rows) - len(rows) % _MANY_ROWS
+        for start in range(0, single, _MANY_ROWS):
+            values = chain.from_iterable(rows[start : start + _MANY_ROWS])
+            connection.execute(_INSERT + _MANY, tuple(values))
+        connection.executemany(_INSERT + _ONE, rows[single:])
         self._rows.clear()
         self._held_ids.clear()
         self._held_digests.clear()

@@ -19,6 +19,7 @@ from typing import Any
 
 from daemon.errors import KeyInUseError, StorageError
 from daemon.ingest.samples import Sample
+from daemon.store.acknowledgement import Acknowledgement
 from daemon.store.availability import Unavailable
 from daemon.store.connections import open_reader
 from daemon.store.counts import StoreCounts
@@ -35,7 +36,7 @@ from daemon.store.revisions import (
 )
 from daemon.store.sample_rows import Outcome, SampleRows, Stored
 from daemon.store.schema import DATABASE_NAME
-from daemon.store.writer import Acknowledgement, Work, Writer
+from daemon.store.writer import Work, Writer
 
 # What a sample takes in the queue beside its features, about.
 _SAMPLE_BYTES = 400

@@ -10,20 +10,19 @@ would send again, are held until it is back.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import queue
 import sqlite3
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from daemon.errors import QueueFullError, RequestError, StorageError, StoreUnavailableError
+from daemon.store.acknowledgement import Acknowledgement, tell
 from daemon.store.availability import Unavailable
 from daemon.store.counts import StoreCounts
 from daemon.store.database import Database
@@ -52,36 +51,13 @@ class Contents(Protocol):
         """As of the last commit."""
 
     def load(self, connection: sqlite3.Connection) -> None:
-        """Read it: at the opening, and after a roll-back."""
+        """Forget what was held back, and read anew: at the opening, and after a roll-back."""
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write what is held back: last in each transaction."""
 
     def committed(self) -> None:
         """What was written is durable."""
-
-
-class Acknowledgement(Future[_T]):
-    """What a thread may wait for and an event loop may await; a loop is woken once a group."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._waiter: asyncio.Future[None] | None = None
-        # A client that hangs up cancels its wait; the writer must not trip over that.
-        self.set_running_or_notify_cancel()
-
-    def __await__(self) -> Generator[Any, None, _T]:
-        waiter = asyncio.get_running_loop().create_future()
-        # Published before `done` is asked; the writer looks for it after it is done.
-        self._waiter = waiter
-        if not self.done():
-            yield from waiter
-        return self.result()
-
-    @property
-    def waiter(self) -> asyncio.Future[None] | None:
-        """Of the loop that awaits it, if one does."""
-        return self._waiter
 
 
 @dataclass(slots=True)
@@ -125,6 +101,7 @@ class Writer:
         self._lock = threading.Lock()
         self._held: deque[_Item] = deque()
         self._settled = self._closed = False
+        self._loaded = True
         self._thread = threading.Thread(target=self._run, name="store-writer")
         self._thread.start()
 
@@ -238,6 +215,8 @@ class Writer:
         try:
             connection = self._database.connection
             connection.execute("BEGIN IMMEDIATE")
+            if not self._loaded:
+                self._load(connection)
             for item in group:
                 try:
                     results.append(item.work(connection))
@@ -300,41 +279,24 @@ class Writer:
         with self._lock:
             self.waiting_samples -= sum(item.samples for item in group)
             self._waiting_bytes -= sum(item.size for item in group)
-        awaited: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]
-        awaited = defaultdict(list)
-        for item, result in zip(group, results, strict=True):
-            acknowledgement = item.acknowledgement
-            if isinstance(result, RequestError):
-                acknowledgement.set_exception(result)
-            else:
-                acknowledgement.set_result(result)
-            if (waiter := acknowledgement.waiter) is not None:
-                awaited[waiter.get_loop()].append(waiter)
-        for loop, waiters in awaited.items():
-            _wake(loop, waiters)
+        tell([item.acknowledgement for item in group], results)
 
     def _roll_back(self) -> None:
         connection = self._database.connection
+        # Should the reading fail now, the next transaction begins with it.
+        self._loaded = False
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            self._contents.load(connection)
+            self._load(connection)
         except sqlite3.Error as error:
             if not self._database.fail(error):
                 log.error("roll-back failed", extra={"error": str(error)})
 
+    def _load(self, connection: sqlite3.Connection) -> None:
+        self._contents.load(connection)
+        self._loaded = True
+
 
 def _refusal(unavailable: Unavailable) -> StoreUnavailableError:
     return StoreUnavailableError(unavailable.cause, unavailable.why)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, waiters: list[asyncio.Future[None]]) -> None:
-    def wake() -> None:
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    try:
-        loop.call_soon_threadsafe(wake)
-    except RuntimeError:  # the loop has ended, and with it all that waited there
-        log.debug("nobody waits any more", extra={"waiters": len(waiters)})
