@@ -18,7 +18,7 @@ TORTURE = (
     ("--power-cuts", 40, 2000, "power cuts under the store, and a twentieth under the daemon"),
     ("--io-points", 4, 1000, "file operations that fail in four ways, at most all there are"),
     ("--crash-states", 40, 10_000, "states that a crash could have left"),
-    ("--damaged-logs", 2, 200, "write-ahead logs cut or flipped at rest, databases with a bit flipped"),
+    ("--damaged-logs", 2, 200, "logs that are cut or flipped at rest, databases with a flip"),
     ("--flips", 200, 5000, "rows with one bit flipped"),
     ("--fills", 1, 50, "times that a disk is filled, or turned read-only, and given back"),
     ("--jumps", 6, 200, "jumps of the wall clock"),
