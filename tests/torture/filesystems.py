@@ -1,15 +1,17 @@
 """File systems that can be cut off, filled and made read-only: loop-mounted, or in memory.
 
-Needs root, loop devices and mkfs; `missing` says what is not there.
+Needs root, loop devices and mkfs; `missing` says what hinders.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,16 +24,20 @@ _MEBIBYTES = {"ext4": 64, "xfs": 320}
 _MKFS = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}
 
 
+@functools.cache
 def missing(kind: str = "tmpfs") -> str | None:
-    """Why no file system of this kind can be mounted here, or None."""
+    """Why no file system of this kind can be mounted here, found out by trying, or None."""
     if os.geteuid() != 0:
         return "mounting needs root"
-    if kind in _MKFS:
-        if shutil.which(_MKFS[kind][0]) is None:
-            return f"{_MKFS[kind][0]} is not installed"
-        if not Path("/dev/loop-control").exists():
-            return "no loop devices"
-    return None
+    if kind in _MKFS and shutil.which(_MKFS[kind][0]) is None:
+        return f"{_MKFS[kind][0]} is not installed"
+    try:
+        with tempfile.TemporaryDirectory() as folder, mounted(kind, Path(folder)):
+            return None
+    except subprocess.CalledProcessError as error:
+        return f"cannot mount {kind} here: {error.stderr.decode().strip()}"
+    except OSError as error:
+        return f"cannot mount {kind} here: {error}"
 
 
 def cut_power(folder: Path) -> None:
