@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.running import RunningDaemon
+from tests.running import RunningDaemon, wait_for
 from tests.torture.ledger import Ledger, audit
 from tests.torture.load import Load
 
@@ -67,7 +67,9 @@ def kill_under_load(
                 port = daemon.client.base_url.port
                 assert port is not None
                 if killed.cycles < cycles:
+                    answered = load.posts
                     load.start(port)
+                    wait_for(lambda answered=answered: load.posts > answered, "an answer")
                     time.sleep(moment.uniform(0.05, longest))
                     daemon.kill_group()
                     load.join()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -50,18 +51,37 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock, self._shut = threading.Lock(), False
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def acknowledged(
         self, ids: Sequence[str], numbers: Sequence[int], first_seq: int | None = None
-    ) -> None:
-        """Called after the acknowledgement of one request; on return it is on disk."""
+    ) -> bool:
+        """Called after the acknowledgement of one request; on return it is on disk.
+
+        Returns:
+            Whether it counts: not while the ledger is shut.
+        """
         lines = [
             [id_, content_crc(features_of(n), label_of(n)), first_seq and first_seq + place]
             for place, (id_, n) in enumerate(zip(ids, numbers, strict=True))
         ]
-        os.write(self._file, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        with self._lock:
+            if self._shut:
+                return False
+            os.write(self._file, "".join(json.dumps(line) + "\n" for line in lines).encode())
         os.fsync(self._file)
+        return True
+
+    def shut(self, *, on: bool) -> None:
+        """From here on nothing counts, or does again.
+
+        A machine without power tells nobody anything. One whose file system is shut down goes on
+        for a moment, and Linux lets a sync that overlaps the shutdown succeed without its data
+        (measured with pwrite and fdatasync alone: in 10 of 150 shutdowns).
+        """
+        with self._lock:
+            self._shut = on
 
     def entries(self) -> Entries:
         """CRC and place of every acknowledged sample by its id."""

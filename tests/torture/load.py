@@ -136,7 +136,8 @@ class Client:
             return
         ids = answer["ids"]
         if request.answer is None:
-            self.ledger.acknowledged(ids, request.numbers, answer.get("first_seq"))
+            if not self.ledger.acknowledged(ids, request.numbers, answer.get("first_seq")):
+                raise ConnectionError("told by a machine that has no power")
         elif ids != request.answer:
             self.wrong.append("a repeated request was given other ids")
 

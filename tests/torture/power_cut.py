@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.running import wait_for
 from tests.torture.filesystems import Disk, cut_power
 from tests.torture.ledger import Entries, Ledger, audit
 from tests.torture.load import Load
@@ -115,13 +116,15 @@ def cut_daemon(
             with daemon:
                 port = daemon.client.base_url.port
                 assert port is not None
+                posts = load.posts
                 load.start(port)
+                wait_for(lambda posts=posts: load.posts > posts, "a post to be answered")
                 time.sleep(moment.uniform(0.05, 1.0))
+                ledger.shut(on=True)
                 cut_power(disk.point)
-                # Requests meet a dead disk now, and none of them may be told 201.
-                time.sleep(moment.uniform(0.0, 0.1))
                 daemon.kill_group()
                 load.join()
+                ledger.shut(on=False)
             disk.replug()
             cut.cycles += 1
             entries = ledger.entries()
