@@ -50,7 +50,7 @@ def kill_under_load(
         ledger_path: Outside of what the daemon writes.
         cycles: Kills.
         seed: Of moments and of the clients' choices.
-        longest: A kill falls U(0.05, longest) seconds after the load began.
+        longest: A kill falls U(0.05, longest) seconds after the first answer.
         posts: At the end, go on without kills until so many requests were answered.
         progress: Told a line from time to time.
     """
