@@ -177,17 +177,6 @@ class Settings(BaseSettings):
     power: PowerSettings = PowerSettings()
     log: LogSettings = LogSettings()
 
-    @model_validator(mode="after")
-    def _enough_is_kept_to_learn(self) -> Settings:
-        store, block = self.store, self.learner.block_samples
-        for name in ("max_samples", "max_class_samples"):
-            if 0 < getattr(store, name) < block:
-                raise ValueError(
-                    f"store.{name} is below learner.block_samples, {block}: learning would never "
-                    "begin"
-                )
-        return self
-
     def warnings(self) -> list[str]:
         """What can be had, and is hardly meant."""
         replayed, kept = self.learner.replay_samples, self.store.max_samples
@@ -235,7 +224,17 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
     settings.model.spec()
+    _check_limits(settings.store, settings.learner)
     return settings
+
+
+def _check_limits(store: StoreSettings, learner: LearnerSettings) -> None:
+    for name in ("max_samples", "max_class_samples"):
+        if 0 < getattr(store, name) < learner.block_samples:
+            raise ConfigError(
+                f"[store] {name} is below learner.block_samples, {learner.block_samples}: learning "
+                "would never begin; raise it, or set it to 0 for no limit"
+            )
 
 
 def _check_environment(environment: Mapping[str, str]) -> None:

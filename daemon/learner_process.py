@@ -185,7 +185,7 @@ class LearnerProcess:
         try:
             replace_file(self._versions.path(candidate.version), weights_to_bytes(candidate))
         except OSError as error:
-            raise UnwritableError(f"the candidate cannot be written ({error})") from error
+            raise UnwritableError(f"the candidate cannot be written ({error.strerror})") from error
         # Saved before the verdict: the weights learned are the same whatever it is.
         self._save()
 
@@ -193,7 +193,7 @@ class LearnerProcess:
         try:
             self._learner.save()
         except OSError as error:
-            raise UnwritableError(f"the checkpoint cannot be written ({error})") from error
+            raise UnwritableError(f"the checkpoint cannot be written ({error.strerror})") from error
 
     def _pause(self, error: UnwritableError) -> None:
         """Learn nothing that could not be kept; what is learned already waits in memory."""

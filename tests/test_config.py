@@ -105,6 +105,9 @@ def test_an_unknown_section_is_named(load):
         ("store", "holdout_ratio = 0.0"),
         ("store", "holdout_ratio = 0.5"),
         ("store", "queue_samples = 0"),
+        ("store", "max_bytes = 1048576"),
+        ("store", "max_age_days = -1.0"),
+        ("store", "max_samples = -1"),
         ("server", "port = 65536"),
         ("server", 'engine = "onnx"'),
         ("server", "threads = 1.5"),
@@ -139,6 +142,9 @@ def test_a_value_out_of_range_is_named(load, section, line):
         (SMALLEST.replace("[64]", "[]"), "input_shape"),
         (SMALLEST.replace("[64]", "[0]"), "input_shape"),
         (SMALLEST.replace("10", "1"), "max_classes"),
+        # Learning would never begin.
+        (SMALLEST + "[store]\nmax_samples = 127\n", r"max_samples is below .*block_samples, 128"),
+        (SMALLEST + "[store]\nmax_class_samples = 5\n", "max_class_samples is below"),
         # Nothing could ever be swapped in.
         (SMALLEST + "[gate]\nmin_samples = 50\nmax_samples = 40\n", "min_samples.*max_samples"),
     ],
@@ -203,3 +209,10 @@ def test_settings_are_frozen(load):
         for key in type(values).model_fields:
             with pytest.raises(ValidationError, match="frozen"):
                 setattr(values, key, getattr(values, key))
+
+
+def test_fewer_samples_than_replay_draws_from_are_worth_a_warning(load):
+    assert load(SMALLEST).warnings() == []
+    (warning,) = load(SMALLEST + "[store]\nmax_samples = 5000\n").warnings()
+    assert "5000" in warning
+    assert "10000" in warning

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 
 import numpy as np
 import pytest
 
 from daemon import versions as versions_module
 from daemon.config import GateSettings
+from daemon.errors import StoreUnavailableError
 from daemon.gate import Decision, Scores, becomes_best, judge
 from daemon.promotion import LEDGER
 from engines import (
@@ -181,6 +184,34 @@ def test_a_refused_candidate_leaves_the_slot_alone(parts):
     assert parts.reading("ffedge_holdout_accuracy_ratio", role="active") == 0.8
 
 
+def disk_full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def unavailable(*_: object) -> None:
+    raise StoreUnavailableError("full", "the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("part", "fails"), [("store.record", unavailable), ("versions.accept", disk_full)]
+)
+def test_a_candidate_that_cannot_be_put_on_record_does_not_serve(parts, monkeypatch, part, fails):
+    owner, name = part.split(".")
+    monkeypatch.setattr(getattr(parts, owner), name, fails)
+    decision = propose(parts, network(2))
+    assert (decision.accepted, decision.reason, parts.serving) == (False, "storage", 1)
+    assert parts.versions.manifest.last == 2
+    assert [(r["decision"], r["reason"]) for r in ledger(parts)] == [("refused", "storage")]
+    monkeypatch.undo()
+    assert propose(parts, network(3)).accepted
+
+
+def test_a_refusal_that_cannot_be_written_down_does_not_stop_judging(parts, monkeypatch):
+    monkeypatch.setattr(parts.versions, "refuse", disk_full)
+    assert propose(parts, network(2), Scores(100, 80, 80, 70)).reason == "accuracy"
+    assert propose(parts, network(3)).accepted
+
+
 OTHER = ModelSpec("mlp", (7,), 3, (8, 8))
 CANDIDATES = {
     "missing": lambda path: path.unlink(),
@@ -217,16 +248,12 @@ def test_a_candidate_for_another_network_never_serves(parts):
     assert parts.slot.current.answer(np.ones((1, 6), dtype=np.float32))
 
 
-def disk_full(*_: object, **__: object) -> None:
-    raise OSError(28, "No space left on device")
-
-
 @pytest.mark.parametrize("scores", [GOOD, Scores(100, 80, 80, 70)], ids=["accepted", "refused"])
 def test_a_manifest_that_cannot_be_written_leaves_the_slot_alone(parts, monkeypatch, scores):
     before = parts.slot.current
     monkeypatch.setattr(versions_module, "replace_file", disk_full)
-    with pytest.raises(OSError, match="No space left"):
-        propose(parts, network(2), scores)
+    decision = propose(parts, network(2), scores)
+    assert decision.reason == ("storage" if scores is GOOD else "accuracy")
     assert parts.slot.current is before
     assert parts.versions.manifest.active == 1
     monkeypatch.undo()

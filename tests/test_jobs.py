@@ -145,3 +145,16 @@ def test_readers_see_whole_jobs_while_another_thread_moves_them(book, ended):
             done.result(60)
     assert len({number for number, _ in ended}) == rounds
     assert all(job["samples"] == 4 for _, job in ended)
+
+
+def test_jobs_that_could_not_be_read_at_the_start_are_recalled(book, ended):
+    earlier = JobBook([], lambda number, job: ended.append((number, job)))
+    for after in range(3):
+        earlier.start("samples", after)
+        earlier.fail("long ago")
+    past = [job for _, job in reversed(ended)]
+    for _ in range(2):
+        book.recall(past)
+        assert [job["job"] for job in book.list()] == ["t-3", "t-2", "t-1"]
+    book.start("samples", 7)
+    assert book.list()[0]["job"] == "t-4"

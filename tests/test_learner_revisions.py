@@ -167,3 +167,21 @@ def test_learning_ends_where_all_that_is_left_is_damaged(
     assert learner.backlog() > 0
     assert learner.learn_block().samples == 0
     assert learner.backlog() == 0
+
+
+def test_a_block_whose_samples_are_all_retired_while_it_is_read_harms_nothing(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 20)
+    learner = make_learner(tmp_path)
+    training = learner._reader.training
+
+    def and_then_withdrawn(after_seq: int, limit: int):
+        found = training(after_seq, limit)
+        retire(store, tmp_path, [sample.seq for sample in found[0]], "withdrawn")
+        return found
+
+    learner._reader.training = and_then_withdrawn  # type: ignore[method-assign]
+    assert learner.learn_block().samples > 10
+    assert learner.learn_block().samples == 0
+    assert learner.rehearse(3).steps == 0

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.errors import UnknownIdError
 from daemon.store import SampleReader
 from daemon.store.row_check import CHECKED, is_sound, row_crc
 from daemon.store.schema import DATABASE_NAME
@@ -88,3 +89,18 @@ def test_every_row_that_the_store_writes_has_its_check(tmp_path):
     rows = query(tmp_path, WHOLE_ROWS)
     assert len(rows) > 200
     assert all(is_sound(row) for row in rows)
+
+
+@pytest.mark.parametrize("change", ["ts = CAST(x'ff' AS TEXT)", "features = x'010101010109'"])
+def test_a_label_makes_no_good_row_of_a_damaged_one(tmp_path, change):
+    with closing(open_store(tmp_path, holdout_ratio=0.0)) as store:
+        added(store, sample(1, "a"), sample(2, "a"))
+        query(tmp_path, f"UPDATE samples SET {change} WHERE seq = 1")  # noqa: S608
+        refused = store.label("s-1", "b", replace=True)
+        other = store.label("s-2", "b", replace=True)
+        with pytest.raises(UnknownIdError, match="damaged"):
+            refused.result(10)
+        assert other.result(10).seq == 3
+        store.withdraw("s-1").result(10)
+    assert query(tmp_path, "SELECT seq FROM samples WHERE retired = 0") == [(3,)]
+    assert all(is_sound(row) for row in query(tmp_path, f"{WHOLE_ROWS} WHERE seq > 1"))

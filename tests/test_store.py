@@ -57,7 +57,7 @@ def test_what_waits_while_one_group_is_written_becomes_the_next(tmp_path, gate):
         gate.open()
         assert len(first.result(WAIT_SECONDS)) == 1
         assert [len(f.result(WAIT_SECONDS)) for f in rest] == [2] * 40
-        assert gate.commits == [1, 80]
+    assert gate.commits == [1, 80]
 
 
 def test_a_group_is_bounded(tmp_path, gate):
@@ -66,7 +66,7 @@ def test_a_group_is_bounded(tmp_path, gate):
         last = [store.add([sample(i)]) for i in range(GROUP_SAMPLES + 10)][-1]
         gate.open()
         last.result(WAIT_SECONDS)
-        assert gate.commits == [1, GROUP_SAMPLES, 10]
+    assert gate.commits == [1, GROUP_SAMPLES, 10]
 
 
 def test_a_sample_without_id_gets_one(store):

@@ -10,9 +10,12 @@ import time
 import pytest
 
 from daemon import supervisor as supervisor_module
+from daemon.jobs import JOBS
 from daemon.messages import MISCONFIGURED
+from daemon.store.availability import Unavailable
 from engines import weights_digest
 from tests.daemon_fixtures import (
+    WAIT_SECONDS,
     alive,
     daemon_parts,
     job_states,
@@ -127,22 +130,11 @@ time.sleep(600)
         assert states[-2:] == ["failed", "failed"]
 
 
-def disk_full(*_: object) -> None:
-    raise OSError(28, "No space left on device")
-
-
 def bug(*_: object) -> None:
     raise RuntimeError("a bug")
 
 
-@pytest.mark.parametrize(
-    ("part", "failure"),
-    [("daemon.versions.replace_file", disk_full), ("daemon.promotion.judge", bug)],
-    ids=["disk full", "bug"],
-)
-def test_a_promotion_that_fails_restarts_the_learner_and_serves_on(
-    parts, monkeypatch, part, failure
-):
+def test_a_promotion_that_fails_restarts_the_learner_and_serves_on(parts, monkeypatch):
     digest = weights_digest(put(parts.versions, network(2)))
     script = """
 ready()
@@ -151,7 +143,7 @@ propose(2, sys.argv[1])
 until_closed()
 """
     with monkeypatch.context() as patch:
-        patch.setattr(part, failure)
+        patch.setattr("daemon.promotion.judge", bug)
         with running(parts, script, digest):
             wait_for(lambda: restarts(parts) >= 1, "a restart")
             assert (parts.serving, parts.versions.manifest.active) == (1, 1)
@@ -206,3 +198,26 @@ def test_stop_while_it_waits_to_restart_or_has_just_started(parts, monkeypatch):
         with running(parts, "until_closed()") as supervisor:
             pass
         assert supervisor.pid is None
+
+
+def test_a_learner_is_not_started_while_the_store_is_unavailable(parts, monkeypatch):
+    why = [Unavailable("read_only", "injected")]
+    monkeypatch.setattr(type(parts.store), "unavailable", property(lambda _: (why or [None])[0]))
+    parts.store.record(JOBS, 4, {"job": "t-4", "error": "long ago"}).result(WAIT_SECONDS)
+    with running(parts, "ready(); until_closed()") as supervisor:
+        wait_for(lambda: supervisor.paused, "the reason")
+        assert "the file system is read-only" in supervisor.paused
+        assert starts(parts) == []
+        assert supervisor.well(0.1)
+        why.clear()
+        wait_for(lambda: supervisor.up, "the learner")
+        assert supervisor.paused is None
+        assert [job["job"] for job in parts.jobs.list()] == ["t-4"]
+    assert len(starts(parts)) == 1
+
+
+def test_a_learner_that_cannot_read_is_left_alone_for_a_while(parts, caplog):
+    with running(parts, "sys.exit(74)"):
+        wait_for(lambda: restarts(parts) == 1, "its end")
+        ended = [r.restart_seconds for r in caplog.records if r.message == "learner ended"]
+        assert ended == [supervisor_module._STORAGE_SECONDS]

@@ -201,6 +201,18 @@ def test_a_manifest_that_cannot_be_written_changes_nothing(folder, store, act, m
     assert opened(folder)[1].version == 2
 
 
+def test_a_fall_back_serves_where_it_cannot_be_written_down(folder, store, monkeypatch, caplog):
+    for number in (2, 3):
+        store.accept(put(store, network(number)))
+    store.path(3).write_bytes(b"")
+    monkeypatch.setattr(versions_module, "replace_file", disk_full)
+    for _ in range(2):
+        again, weights = opened(folder)
+        assert same(weights, network(2))
+        assert again.manifest.active == 2
+    assert "manifest cannot be written" in caplog.text
+
+
 def test_a_first_start_that_stopped_half_way_starts_over(folder):
     folder.mkdir()
     (folder / "1.safetensors").write_bytes(b"half")

@@ -27,7 +27,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """A read-only connection for the calling thread."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
-    _read_any_text(connection)
+    connection.text_factory = _text
     return connection
 
 
@@ -38,6 +38,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         StoreError: The file system does not let it be, or the tables are of a later version.
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
     try:
         _make_durable(connection, path)
     except BaseException:
@@ -54,13 +55,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _read_any_text(connection: sqlite3.Connection) -> None:
-    """Text that is not UTF-8 is damage; it reads as other text, which the row's check refuses."""
-    connection.text_factory = lambda text: text.decode(errors="replace")
-
-
 def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
-    _read_any_text(connection)
     for pragma, value in _PRAGMAS.items():
         connection.execute(f"PRAGMA {pragma} = {value}")
         row = connection.execute(f"PRAGMA {pragma}").fetchone()
@@ -91,3 +86,8 @@ def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
     if mended_in is not None:
         return version[2] < mended_in
     return (3, 7, 0) <= version < (3, 51, 3)
+
+
+def _text(text: bytes) -> str:
+    """Bytes that are not UTF-8 are damage, and read as other text: the row's check refuses it."""
+    return text.decode(errors="replace")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from daemon.errors import LabelConflictError, UnknownIdError
 from daemon.ingest.samples import OWN_ID_PREFIX, Sample
 from daemon.store.counts import Kind
-from daemon.store.row_check import CHECKED, row_crc
+from daemon.store.row_check import CHECKED, is_sound, row_crc
 from daemon.store.sample_rows import SampleRows
 from daemon.store.schema import DAMAGED, LIVE, SUPERSEDED, UNLABELLED, WITHDRAWN
 
@@ -59,6 +59,7 @@ class _Row(NamedTuple):
     stored_at: int
     digest: int | None
     features: bytes
+    crc: int
 
     def kind(self, retired: int) -> Kind:
         place = UNLABELLED if self.class_index is None else self.class_index
@@ -71,13 +72,16 @@ def label_sample(
     """Label a sample, or correct its label; with the label that it has, nothing changes.
 
     Raises:
-        UnknownIdError: No sample that counts has this id.
+        UnknownIdError: No sample that counts has this id, or it is damaged.
         LabelConflictError: It has another label, and that was not to be replaced.
         TooManyClassesError: No class place is left.
     """
     row = _find(connection, rows, sample_id)
     if row.retired == WITHDRAWN:
         raise UnknownIdError("the sample with this id was withdrawn")
+    if not is_sound(row[1:]):
+        # A copy of it would have a good check and be learned.
+        raise UnknownIdError("the sample with this id is damaged on disk: send it again")
     previous = _label(connection, row.class_index)
     if previous is not None and str(previous) == str(label):
         return Labelled(sample_id, previous, previous, row.seq)
@@ -155,7 +159,7 @@ def own_seq(sample_id: str) -> int | None:
 
 
 def _rows(connection: sqlite3.Connection, where: str, value: str | int) -> list[_Row]:
-    query = f"SELECT retired, {CHECKED} FROM samples WHERE {where}"  # noqa: S608 - our own text
+    query = f"SELECT retired, {CHECKED}, crc FROM samples WHERE {where}"  # noqa: S608 - our own text
     return [_Row(*row) for row in connection.execute(query, (value,))]
 
 
@@ -177,6 +181,5 @@ def _retire(connection: sqlite3.Connection, rows: SampleRows, row: _Row, why: in
 
 def _empty(connection: sqlite3.Connection, row: _Row) -> None:
     columns: tuple[Any, ...] = row._replace(features=b"")
-    connection.execute(
-        "UPDATE samples SET features = x'', crc = ? WHERE seq = ?", (row_crc(*columns[1:]), row.seq)
-    )
+    crc = row_crc(*columns[1:-1])
+    connection.execute("UPDATE samples SET features = x'', crc = ? WHERE seq = ?", (crc, row.seq))

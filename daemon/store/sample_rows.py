@@ -26,6 +26,8 @@ _ONE = f"({', '.join('?' * 12)})"
 # busy: so as few statements as may be.
 _MANY_ROWS = 128
 _MANY = ", ".join([_ONE] * _MANY_ROWS)
+# As the index of ids has it.
+_CURRENT = f"retired IN ({LIVE}, {WITHDRAWN})"
 
 
 class Stored(NamedTuple):
@@ -122,9 +124,13 @@ class SampleRows:
             keyed: Their request has a key: another one with equal content is meant to be another.
         """
         outcomes: list[Outcome] = []
+        known = _known_ids(connection, [sample.id for sample in samples if sample.id is not None])
         for sample in samples:
             try:
-                outcomes.append(self._insert_one(connection, sample, keyed))
+                if (there := self._there(connection, sample, known, keyed)) is not None:
+                    outcomes.append(there)
+                else:
+                    outcomes.append(self._insert_one(connection, sample))
             except RequestError as error:
                 outcomes.append(error)
         return outcomes
@@ -209,26 +215,32 @@ class SampleRows:
         found = hashlib.blake2b(head.encode() + sample.features, digest_size=8).digest()
         return int.from_bytes(found, "little", signed=True)
 
-    def _insert_one(self, connection: sqlite3.Connection, sample: Sample, keyed: bool) -> Stored:
-        digest = self.content_digest(sample)
+    def _there(
+        self, connection: sqlite3.Connection, sample: Sample, known: set[str], keyed: bool
+    ) -> Stored | None:
+        """Where the sample is already, if it is; `known`: ids of rows that were there before."""
         if sample.id is not None:
-            if sample.id in self._held_ids:
+            if sample.id in self._new_ids:
                 self.settle(connection)
-            if (known := _with_id(connection, sample)) is not None:
-                return Stored(sample.id, known, duplicate=True)
-        elif digest is not None and not keyed:
-            if digest in self._held_digests:
-                self.settle(connection)
-            if (same := _with_digest(connection, sample, digest)) is not None:
-                return same
-        label = sample.label
+            elif sample.id not in known:
+                return None
+            seq = _with_id(connection, sample)
+            return None if seq is None else Stored(sample.id, seq, duplicate=True)
+        if keyed or (digest := self.content_digest(sample)) is None:
+            return None
+        if digest in self._new_digests:
+            self.settle(connection)
+        return _with_digest(connection, sample, digest)
+
+    def _insert_one(self, connection: sqlite3.Connection, sample: Sample) -> Stored:
+        label, digest = sample.label, self.content_digest(sample)
         class_index = None if label is None else self.class_index(connection, label)
         holdout = int(in_holdout(sample, self._holdout_ratio))
         seq = self.append(sample, sample.id, class_index, holdout, digest)
         if sample.id is not None:
-            self._held_ids.add(sample.id)
+            self._new_ids.add(sample.id)
         if digest is not None:
-            self._held_digests.add(digest)
+            self._new_digests.add(digest)
         return Stored(sample.id or f"{OWN_ID_PREFIX}{seq}", seq, duplicate=False)
 
     def _write_rows(self, connection: sqlite3.Connection) -> None:
@@ -239,14 +251,23 @@ class SampleRows:
             connection.execute(_INSERT + _MANY, tuple(values))
         connection.executemany(_INSERT + _ONE, rows[single:])
         self._rows.clear()
-        self._held_ids.clear()
-        self._held_digests.clear()
 
     def _begin(self) -> None:
         self._rows: list[tuple[object, ...]] = []
         self._changes: Counter[Kind] = Counter()
-        self._held_ids: set[str] = set()
-        self._held_digests: set[int] = set()
+        self._new_ids: set[str] = set()
+        self._new_digests: set[int] = set()
+
+
+def _known_ids(connection: sqlite3.Connection, ids: list[str]) -> set[str]:
+    """Which of these ids rows have, asked for all at once; each is then looked at by itself."""
+    known: set[str] = set()
+    for start in range(0, len(ids), _MANY_ROWS):
+        asked = ids[start : start + _MANY_ROWS]
+        places = ", ".join("?" * len(asked))
+        query = f"SELECT id FROM samples WHERE id IN ({places}) AND {_CURRENT}"  # noqa: S608
+        known.update(found for (found,) in connection.execute(query, asked))
+    return known
 
 
 def _with_id(connection: sqlite3.Connection, sample: Sample) -> int | None:
@@ -256,10 +277,10 @@ def _with_id(connection: sqlite3.Connection, sample: Sample) -> int | None:
     """
     rows = connection.execute(
         f"""SELECT retired, seq, features, dtype, name
-            FROM (SELECT * FROM samples WHERE id = ?1 AND retired IN ({LIVE}, {WITHDRAWN})
-                UNION ALL SELECT * FROM samples WHERE id = ?1 AND retired = {SUPERSEDED})
+            FROM (SELECT * FROM samples WHERE id = ? AND {_CURRENT}
+                UNION ALL SELECT * FROM samples WHERE id = ? AND retired = {SUPERSEDED})
             LEFT JOIN classes USING (class_index)""",  # noqa: S608 - our own numbers
-        (sample.id,),
+        (sample.id, sample.id),
     ).fetchall()
     current = [(retired, seq) for retired, seq, *_ in rows if retired != SUPERSEDED]
     if not current:

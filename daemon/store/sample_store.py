@@ -198,13 +198,17 @@ class SampleStore:
         return self._writer.submit(
             lambda connection: label_sample(
                 connection, self._rows, sample_id, label, replace=replace
-            )
+            ),
+            samples=1,
+            size=_SAMPLE_BYTES,
         )
 
     def withdraw(self, sample_id: str) -> Acknowledgement[Withdrawn]:
         """Withdraw a sample; see `withdraw_sample`."""
         return self._writer.submit(
-            lambda connection: withdraw_sample(connection, self._rows, sample_id)
+            lambda connection: withdraw_sample(connection, self._rows, sample_id),
+            samples=1,
+            size=_SAMPLE_BYTES,
         )
 
     def retire_damaged(self, seqs: list[int]) -> Acknowledgement[None]:
