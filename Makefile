@@ -47,10 +47,33 @@ bench: .venv/ready
 	  --hidden 200,200,200
 	$(BENCH).operations --json var/bench/operations.json --rounds 5 --widths 0.5,1,1.5,2
 
-# The slow tests at full size; their figures go to benchmarks/RECORDS.md.
-.PHONY: torture
-torture: .venv/ready
-	$(BIN)/pytest -q tests/test_end_to_end.py -k kill_9 --kill-cycles 20 --timeout 900
-	$(BIN)/pytest -q tests/test_overload.py --load-seconds 20 --timeout 900
-	$(BIN)/pytest -q tests/test_power_monitor.py tests/test_power_daemon.py tests/test_jtop.py --every-failure
-	$(BIN)/pytest -q tests/test_onnx_parity.py -k exported --onnx-inputs 10000 --timeout 3600
+# The slow tests at full size, in pieces of at most ten minutes, each by itself as `make torture-kill`,
+# and so on; what the harnesses find goes to var/torture.jsonl, figures to benchmarks/RECORDS.md.
+# `sudo make torture` where mounting needs root; without it the power is not cut.
+HARNESS := $(BIN)/pytest -q --torture-json var/torture.jsonl tests/torture
+PIECES := kill retry power power-daemon xfs crash damage flips disk io clock bugs bodies overload power-readings onnx
+.PHONY: torture $(PIECES:%=torture-%)
+torture: $(PIECES:%=torture-%)
+$(PIECES:%=torture-%): torture-%: .venv/ready
+	mkdir -p var
+	$(TORTURE)
+torture-kill: TORTURE = for seed in 1 2 3; do \
+	  $(HARNESS)/test_kill.py -k kill_9 --kill-cycles 100 --torture-seed $$seed || exit 1; done
+torture-retry: TORTURE = $(HARNESS)/test_kill.py -k retry --retry-posts 100000
+torture-power: TORTURE = $(HARNESS)/test_power_cut.py -k 'ext4 and not daemon' --power-cuts 2000
+torture-power-daemon: TORTURE = $(HARNESS)/test_power_cut.py -k 'ext4 and daemon' --power-cuts 2000
+torture-xfs: TORTURE = $(HARNESS)/test_power_cut.py -k xfs --power-cuts 500
+torture-crash: TORTURE = $(HARNESS)/test_crash_states.py --crash-states 10000
+torture-damage: TORTURE = $(HARNESS)/test_damage.py -k 'not anywhere' --damaged-logs 200 --flips 5000
+torture-flips: TORTURE = $(HARNESS)/test_damage.py -k anywhere --damaged-logs 300
+torture-disk: TORTURE = $(HARNESS)/test_full_disk.py --fills 50
+torture-io: TORTURE = $(HARNESS)/test_io_errors.py --io-points 1000
+torture-clock: TORTURE = $(HARNESS)/test_clock.py tests/torture/test_overload.py --jumps 200
+torture-bugs: TORTURE = $(HARNESS)/test_bugs.py
+torture-bodies: TORTURE = $(HARNESS)/test_bad_bodies.py --bad-bodies 10000 --decoder-runs 300000 \
+	  --timeout 1200
+torture-overload: TORTURE = $(BIN)/pytest -q tests/test_overload.py --load-seconds 20 --timeout 900
+torture-power-readings: TORTURE = $(BIN)/pytest -q --every-failure \
+	  tests/test_power_monitor.py tests/test_power_daemon.py tests/test_jtop.py
+torture-onnx: TORTURE = $(BIN)/pytest -q tests/test_onnx_parity.py -k exported --onnx-inputs 10000 \
+	  --timeout 3600

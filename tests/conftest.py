@@ -13,14 +13,31 @@ from hypothesis import settings
 settings.register_profile("ffedge", deadline=None, max_examples=50)
 settings.load_profile("ffedge")
 
+# Option of a harness in tests/torture, its size in `make test`, in `make torture`, and of what.
+TORTURE = (
+    ("--power-cuts", 40, 2000, "power cuts under the store, and a twentieth under the daemon"),
+    ("--io-points", 4, 1000, "file operations that fail in four ways, at most all there are"),
+    ("--crash-states", 40, 10_000, "states that a crash could have left"),
+    ("--damaged-logs", 2, 200, "logs that are cut or flipped at rest, databases with a flip"),
+    ("--flips", 200, 5000, "rows with one bit flipped"),
+    ("--fills", 1, 50, "times that a disk is filled, or turned read-only, and given back"),
+    ("--jumps", 6, 200, "jumps of the wall clock"),
+    ("--retry-posts", 1500, 100_000, "requests, three of ten sent twice, across kills"),
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-cycles",
         type=int,
         default=4,
-        help="times the daemon is killed under load; make torture uses 20",
+        help="times the daemon is killed under load; make torture uses 300",
     )
+    for name, default, full, help in TORTURE:
+        text = f"{help}; make torture uses {full}"
+        parser.addoption(name, type=int, default=default, help=text)
+    parser.addoption("--torture-seed", type=int, default=0, help="of moments, choices and places")
+    parser.addoption("--torture-json", help="file to which each harness adds what it found")
     parser.addoption(
         "--load-seconds",
         type=float,

@@ -63,10 +63,10 @@ class RunningDaemon:
         self.config.write_text(CONFIG.format(features=features, directory=directory) + more)
         self.log.touch()
 
-    def start(self) -> RunningDaemon:
-        seen = self.log.stat().st_size
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """The process, in a session of its own, writing to the log."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [*self._program, "serve", "--config", str(self.config)],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -74,6 +74,10 @@ class RunningDaemon:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def start(self) -> RunningDaemon:
+        seen = self.log.stat().st_size
+        self.process = self.spawn()
 
         def address() -> str | None:
             assert self.process.poll() is None, self.log.read_text()[seen:]

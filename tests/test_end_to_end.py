@@ -6,22 +6,16 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
-import time
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
-import pytest
 
 from tests.running import RunningDaemon, wait_for
 
 FEATURES = 64
-CLIENTS = 8
 
 
 def striped(label: int, noise: random.Random) -> list[float]:
@@ -140,63 +134,6 @@ def kill_learner_in_training(daemon: RunningDaemon, seed: int) -> None:
     wait_for(lambda: daemon.learner_pid() != victim, "another learner")
     wait_for(daemon.learner_up, "the new learner", 60)
     wait_for(daemon.settled, "learning", 60)
-
-
-def test_no_acknowledged_sample_is_lost_by_kill_9(
-    tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The client's ledger, written only after a 201, against the database after each kill."""
-    cycles = request.config.getoption("--kill-cycles")
-    daemon = RunningDaemon(tmp_path, FEATURES)
-    acknowledged: dict[str, int] = {}
-    moment = random.Random(cycles)
-    for cycle in range(cycles):
-        with daemon:
-            address = str(daemon.client.base_url)
-            before = len(acknowledged)
-            with ThreadPoolExecutor(CLIENTS) as clients:
-                work = [
-                    clients.submit(_post_until_dead, address, f"{cycle}-{n}", acknowledged)
-                    for n in range(CLIENTS)
-                ]
-                wait_for(lambda before=before: len(acknowledged) > before + 20, "ingest")
-                time.sleep(moment.uniform(0.0, 0.3))  # the kill must fall at no special moment
-                daemon.kill_group()
-                for done in work:
-                    done.result(20)
-        _audit(daemon.store / "ffedge.sqlite", acknowledged)
-    with daemon:
-        assert daemon.metric("ffedge_samples_stored") >= len(acknowledged)
-    with capsys.disabled():  # the figure for benchmarks/RECORDS.md
-        sys.stdout.write(f" {cycles} kills, {len(acknowledged)} samples acknowledged, 0 lost ")
-
-
-def _post_until_dead(address: str, name: str, acknowledged: dict[str, int]) -> None:
-    noise = random.Random(name)
-    with httpx2.Client(base_url=address, timeout=5) as client:
-        for number in range(100_000):
-            label = noise.randrange(4)
-            x = striped(label, noise)
-            body = {"x": x, "label": label, "id": f"k-{name}-{number}"}
-            try:
-                answer = client.post("/samples", json=body)
-            except httpx2.HTTPError:
-                return
-            assert answer.status_code == 201, answer.text
-            acknowledged[body["id"]] = zlib.crc32(bytes(int(v) for v in x) + bytes([label]))
-
-
-def _audit(database: Path, acknowledged: dict[str, int]) -> None:
-    connection = sqlite3.connect(database)
-    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    rows = connection.execute("SELECT id, features, name FROM samples NATURAL JOIN classes")
-    stored = [(id_, zlib.crc32(features + bytes([int(name)]))) for id_, features, name in rows]
-    connection.close()
-    assert len(stored) == len({id_ for id_, _ in stored}), "a sample is stored twice"
-    missing = acknowledged.keys() - dict(stored).keys()
-    assert not missing, f"{len(missing)} acknowledged samples are lost"
-    altered = [id_ for id_, crc in stored if acknowledged.get(id_, crc) != crc]
-    assert not altered, f"{len(altered)} acknowledged samples are altered"
 
 
 def test_a_learner_whose_fusion_is_not_to_be_had_says_why_in_a_line(tmp_path: Path) -> None:

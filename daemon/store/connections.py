@@ -57,7 +57,8 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
     for pragma, value in _PRAGMAS.items():
-        connection.execute(f"PRAGMA {pragma} = {value}")
+        # To its end: an I/O error on the way into WAL shows up only there.
+        connection.execute(f"PRAGMA {pragma} = {value}").fetchall()
         row = connection.execute(f"PRAGMA {pragma}").fetchone()
         if row is not None and row[0] != value:
             raise StoreError(

@@ -1,1 +1,1 @@
-"""One harness for each fault: small in `make test`, in full in `make torture`."""
+"""Harnesses that break the machine under the daemon and look whether its promises held."""
