@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from fastapi import Request
 
 from daemon.http.bodies import content_type, read_body
+from daemon.http.decode_threads import DecodeThreads
 from daemon.http.service import Service
 from daemon.ingest.forms import FORMS, PREDICT_TYPES, SAMPLE_TYPES, Form, Payload
 from daemon.ingest.sample import PredictRequest, SampleRequest
@@ -18,7 +18,7 @@ from daemon.ingest.tensors import LENGTH_HEADER
 
 _T = TypeVar("_T")
 # One thread, so that one picture is in memory at a time, and what it leaves behind is used again.
-_alone = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
+_alone = DecodeThreads(1, "pictures")
 
 
 async def read_samples(request: Request, service: Service) -> SampleRequest:
