@@ -131,7 +131,7 @@ class _Reader:
         if label is None:
             raise BadFieldError("field 'label' is missing: 'inference_id' needs it", field="label")
         features, dtype = self.kept.find(prediction_id)
-        return Sample(features, dtype, label, prediction_id, source, ts)
+        return Sample(features, dtype, label, prediction_id, source, ts, predicted=True)
 
     def each(self, texts: list[bytes], source: str) -> list[Sample | RequestError]:
         entries: list[Sample | RequestError] = []

@@ -5,14 +5,17 @@ Read past the writer, on a connection of each call's own.
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from daemon.errors import StorageError
 from daemon.store.connections import open_reader
 from daemon.store.row_check import CHECKED, is_sound
+from daemon.store.sample_rows import CURRENT
 from daemon.store.schema import LIVE, RETIRED_NAMES, UNLABELLED
 
 # Bytes of features in one page; JSON writes a number in up to twenty.
@@ -85,6 +88,31 @@ def list_samples(
             if size >= PAGE_BYTES:
                 break
     return {"samples": found, "next_after_seq": last}
+
+
+def find_features(path: Path, sample_id: str) -> tuple[bytes, str] | None:
+    """The features and the dtype of the sample with an id that a client chose.
+
+    Args:
+        path: The database.
+        sample_id: Its id.
+
+    Returns:
+        None where there is none that counts, or it is damaged.
+
+    Raises:
+        StorageError: The database cannot be read.
+    """
+    query = f"SELECT {CHECKED}, crc FROM samples WHERE id = ? AND {CURRENT} AND retired = {LIVE}"  # noqa: S608 - our own text
+    try:
+        with closing(open_reader(path)) as connection:
+            row = connection.execute(query, (sample_id,)).fetchone()
+    except sqlite3.Error as error:
+        raise StorageError("the samples cannot be read now: try again") from error
+    if row is None or not is_sound(row):
+        return None
+    *_, dtype, _, _, _, _, features, _ = row
+    return features, dtype
 
 
 def count_samples(path: Path) -> dict[str, Any]:
