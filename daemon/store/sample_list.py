@@ -116,8 +116,12 @@ def find_features(path: Path, sample_id: str) -> tuple[bytes, str] | None:
 
 
 def count_samples(path: Path) -> dict[str, Any]:
-    """How many there are, by label and by source, and how many rows no longer count, by why."""
+    """How many there are, by label and by source, and how many rows no longer count, by why.
+
+    `last_seq` is the highest place in the order of arrival that a row has ever had.
+    """
     with closing(open_reader(path)) as connection:
+        (last_seq,) = connection.execute("SELECT last_seq FROM store_state").fetchone()
         by_label = connection.execute(
             """SELECT name, is_integer, sum(samples), sum(samples * holdout)
                 FROM counts LEFT JOIN classes USING (class_index)
@@ -140,6 +144,7 @@ def count_samples(path: Path) -> dict[str, Any]:
     ]
     return {
         "samples": sum(entry["samples"] for entry in labels),
+        "last_seq": last_seq,
         "labels": labels,
         "sources": [{"source": source, "samples": samples} for source, samples in by_source],
         "retired": {name: retired.get(why, 0) for why, name in RETIRED_NAMES.items()},
