@@ -221,7 +221,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
     from daemon.power_metrics import HostMetrics, PowerMetrics
     from daemon.promotion import Promotion
     from daemon.serving import Served, ServingSlot
-    from daemon.store import Limits, SampleStore, Scrub
+    from daemon.store import Limits, SampleStore, Scrub, find_features
     from daemon.store_metrics import StoreMetrics
     from daemon.supervisor import Supervisor
     from daemon.telemetry import Telemetry
@@ -323,7 +323,10 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         telemetry.registry.register(PowerMetrics(power))
         telemetry.registry.register(HostMetrics(processes))
         undo.pop_all()
-    kept = KeptPredictions(by_default=settings.server.keep_predictions)
+    kept = KeptPredictions(
+        by_default=settings.server.keep_predictions,
+        stored=lambda prediction_id: find_features(store.path, prediction_id),
+    )
     return Service(spec, store, scrub, slot, versions, jobs, supervisor, telemetry, power, kept)
 
 

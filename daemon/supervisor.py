@@ -163,8 +163,9 @@ class Supervisor:
             self._wait_for_store()
             started = time.monotonic()
             code = self._run_once()
-            self._up = False
+            self._up, self._paused = False, None
             self._telemetry.learner_up.set(0)
+            self._telemetry.learner_paused.set(0)
             self._jobs.fail("the learner process ended")
             if self._stopping.is_set():
                 return

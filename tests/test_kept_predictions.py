@@ -120,6 +120,35 @@ def test_predictions_can_be_kept_by_default(tmp_path: Path) -> None:
         assert (spoken["kept"], label(client, spoken["id"]).status_code) == (False, 404)
 
 
+def test_a_label_sent_again_is_known_after_a_restart(tmp_path: Path) -> None:
+    with start(tmp_path) as client:
+        once, corrected, withdrawn, never = (kept(client) for _ in range(4))
+        for prediction in (once, corrected, withdrawn):
+            assert label(client, prediction).status_code == 201
+        correction = {"label": 1, "replace": True}
+        assert client.post(f"/samples/{corrected}/label", json=correction).status_code == 200
+        assert client.delete(f"/samples/{withdrawn}").status_code == 200
+    with start(tmp_path) as client:
+        for prediction in (once, corrected):
+            again = label(client, prediction)
+            assert (again.status_code, again.json()["duplicates"]) == (200, 1)
+            other = label(client, prediction, 0)
+            assert (other.status_code, other.json()["code"]) == (409, "label_conflict")
+        assert [label(client, one).status_code for one in (withdrawn, never)] == [404, 404]
+        # Only a prediction's id stands for features that are stored.
+        own = client.post("/samples", json={"x": X, "label": 2, "id": "own"})
+        assert (own.status_code, label(client, "own").status_code) == (201, 404)
+
+
+def test_a_conflict_has_one_name_with_a_key_and_without(client: TestClient) -> None:
+    prediction = kept(client)
+    assert label(client, prediction).status_code == 201
+    body = {"samples": [{"inference_id": prediction, "label": 1}, {"x": X, "label": 1}]}
+    for headers in ({}, {"Idempotency-Key": "k"}, {"Idempotency-Key": "k"}):
+        (rejected,) = client.post("/samples", json=body, headers=headers).json()["rejected"]
+        assert (rejected["code"], rejected["field"]) == ("label_conflict", "label")
+
+
 def test_the_oldest_make_room() -> None:
     by_count = KeptPredictions(by_default=False, limit=3)
     by_bytes = KeptPredictions(by_default=False, limit_bytes=30)

@@ -55,6 +55,7 @@ def test_a_sample_is_labelled_later_corrected_and_withdrawn(client: TestClient) 
     ]
     assert client.get("/samples/counts").json() == {
         "samples": 1,
+        "last_seq": 4,
         "labels": [{"label": None, "samples": 1, "holdout": 0}],
         "sources": [{"source": "", "samples": 1}],
         "retired": {"relabelled": 2, "withdrawn": 1, "damaged": 0},

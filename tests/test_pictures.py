@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from daemon.errors import BadPictureError, BadShapeError, RequestError, TooLargeError
-from daemon.ingest.pictures import PIXEL_LIMIT, REQUEST_PIXEL_LIMIT, PictureDecoder
+from daemon.ingest.pictures import (
+    PIXEL_LIMIT,
+    REQUEST_PIXEL_LIMIT,
+    REQUEST_WORK_LIMIT,
+    SCAN_LIMIT,
+    PictureDecoder,
+)
 from models import ModelSpec
 
 GREY = ModelSpec("mlp", (1, 4, 6), 3, (8,))
@@ -187,3 +193,29 @@ def test_a_damaged_picture_is_decoded_or_refused(data, damage, end) -> None:
         damaged[at % len(damaged)] = value
     with contextlib.suppress(RequestError):
         decode(bytes(damaged[: end or None]))
+
+
+def with_scans(data: bytes, count: int) -> bytes:
+    """A JPEG with its last scan repeated until there are so many."""
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (count - data.count(b"\xff\xda")) + data[-2:]
+
+
+def test_scans_of_a_jpeg_are_bounded_before_they_are_decoded(monkeypatch) -> None:
+    progressive = file(PLAIN, "JPEG", progressive=True)
+    decode(with_scans(progressive, SCAN_LIMIT))
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it is decoded"))
+    with pytest.raises(TooLargeError, match=f"has {SCAN_LIMIT + 1} scans of 24 pixels"):
+        decode(with_scans(progressive, SCAN_LIMIT + 1))
+
+
+def test_the_pictures_of_a_request_share_a_budget_of_scanned_pixels() -> None:
+    side = 1024
+    data = with_scans(file(Image.new("L", (side, side)), "JPEG", progressive=True), SCAN_LIMIT)
+    decoder = PictureDecoder(GREY)
+    fit = REQUEST_WORK_LIMIT // (side * side * SCAN_LIMIT)
+    assert 1 < fit < REQUEST_PIXEL_LIMIT // (side * side)
+    for index in range(fit):
+        decoder.decode(data, f"image{index}")
+    with pytest.raises(TooLargeError, match="pixels in all scans"):
+        decoder.decode(data, "image")

@@ -200,6 +200,23 @@ def test_stop_while_it_waits_to_restart_or_has_just_started(parts, monkeypatch):
         assert supervisor.pid is None
 
 
+def test_a_learner_that_has_ended_is_not_paused(parts):
+    script = """
+ready()
+if len(open(sys.argv[1]).readlines()) < 2:
+    say("progress", samples=0, steps=0, seconds=0.0, last_seq=0, backlog=7,
+        progressive_accuracy=None, recent_accuracy=None, losses=[], paused="too hot")
+else:
+    until_closed()
+"""
+    with running(parts, script, str(parts.folder / "starts")) as supervisor:
+        wait_for(lambda: restarts(parts) == 1, "the restart")
+        wait_for(lambda: supervisor.up, "the second learner")
+        assert parts.reading("ffedge_learner_backlog_samples") == 7  # the first was heard
+        assert supervisor.paused is None
+        assert parts.reading("ffedge_learner_paused") == 0
+
+
 def test_a_learner_is_not_started_while_the_store_is_unavailable(parts, monkeypatch):
     why = [Unavailable("read_only", "injected")]
     monkeypatch.setattr(type(parts.store), "unavailable", property(lambda _: (why or [None])[0]))

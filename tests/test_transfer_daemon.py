@@ -14,6 +14,7 @@ import pytest
 
 from daemon.datasets import open_dataset
 from daemon.errors import DataError, TransferError
+from daemon.transfer import exporting
 from daemon.transfer.batches import Batches, Place
 from daemon.transfer.exporting import run_export
 from daemon.transfer.importing import run_import
@@ -222,6 +223,36 @@ def test_what_is_exported_and_imported_again_is_the_same(tmp_path, imported, exp
         both.append([(e["x"], e["label"], e["dtype"]) for e in entries(tmp_path / "check.ndjson")])
     assert both[0] == both[1]
     assert [x for x, *_ in both[0]] == mixed.tolist()
+
+
+def test_a_sample_that_is_labelled_meanwhile_is_exported_once(
+    tmp_path, daemon, exported, monkeypatch
+):
+    lines = [{"x": [n] * FEATURES, "label": 1, "id": f"moved-{n}"} for n in range(6)]
+    body = {"samples": lines, "source": "moved"}
+    assert daemon.client.post("/samples", json=body).status_code == 201
+    monkeypatch.setattr(exporting, "_PAGE_SAMPLES", 2)
+    page, pages = exporting._page, []
+
+    def relabelled_after_the_first(client, query, after_seq):
+        pages.append(page(client, query, after_seq))
+        if len(pages) == 1:
+            for name in ("moved-0", "moved-5"):  # one was read, one was not
+                answer = daemon.client.post(
+                    f"/samples/{name}/label", json={"label": 2, "replace": True}
+                )
+                assert answer.status_code == 200
+        return pages[-1]
+
+    monkeypatch.setattr(exporting, "_page", relabelled_after_the_first)
+    out = tmp_path / "out.ndjson"
+    told = exported(out, source="moved")
+    assert [(one["id"], one["label"]) for one in entries(out)] == [
+        (f"moved-{n}", 1) for n in range(5)
+    ]
+    assert told["samples"] == 5
+    exported(out, source="moved", after=told["last_seq"])
+    assert [(one["id"], one["label"]) for one in entries(out)] == [("moved-0", 2), ("moved-5", 2)]
 
 
 def test_export_takes_only_what_is_asked_for(tmp_path, daemon, imported, exported):

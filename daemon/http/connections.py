@@ -32,6 +32,7 @@ class Limits:
         headers: Of a request.
         message_bytes: Of a request as it comes over the wire, one that is refused included: so much
             of a body is read and thrown away in order that its sender gets the answer.
+        body_bytes: Of bodies that are in memory at once, in all; only small ones go beyond it.
         linger_seconds: How long a connection that was refused waits for its client to read why.
     """
 
@@ -44,6 +45,7 @@ class Limits:
     header_bytes: int = 16 << 10
     headers: int = 100
     message_bytes: int = 64 << 20
+    body_bytes: int = 64 << 20
     linger_seconds: float = 1.0
 
 
@@ -74,6 +76,7 @@ class Connections:
         self.limits = limits
         self.refused = refused
         self.ingesting = 0
+        self.body_bytes = 0
         self.draining = False
         self._is_full = is_full
         self._open: set[Expiring] = set()
@@ -107,6 +110,11 @@ class Connections:
     def overloaded(self) -> bool:
         """Whether another post of samples would only wait."""
         return self.ingesting >= self.limits.ingest_requests or self._is_full()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether bodies take all the memory that they may."""
+        return self.body_bytes >= self.limits.body_bytes
 
     def drain(self, now: float) -> None:
         """The server stops: nobody waits any longer for what a client still has to send."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from fastapi import Request
 
 from daemon.http.bodies import content_type, read_body
+from daemon.http.decode_threads import DecodeThreads
 from daemon.http.service import Service
 from daemon.ingest.forms import FORMS, PREDICT_TYPES, SAMPLE_TYPES, Form, Payload
 from daemon.ingest.sample import PredictRequest, SampleRequest
@@ -18,7 +18,9 @@ from daemon.ingest.tensors import LENGTH_HEADER
 
 _T = TypeVar("_T")
 # One thread, so that one picture is in memory at a time, and what it leaves behind is used again.
-_alone = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
+_alone = DecodeThreads(1, "pictures")
+# As many as are in memory at once, decoded: what they become is larger than they are.
+_large = DecodeThreads(2, "decode")
 
 
 async def read_samples(request: Request, service: Service) -> SampleRequest:
@@ -56,5 +58,5 @@ async def _read(request: Request, types: tuple[str, ...]) -> tuple[Form, Payload
 async def _decoded(form: Form, payload: Payload, decode: Callable[[], _T]) -> _T:
     if len(payload.body) <= form.inline_bytes:
         return decode()
-    thread = _alone if form.alone else None
-    return await asyncio.get_running_loop().run_in_executor(thread, decode)
+    threads = _alone if form.alone else _large
+    return await asyncio.get_running_loop().run_in_executor(threads, decode)

@@ -1,8 +1,8 @@
 """HTTP/1.1 on one connection, with the limits that uvicorn lacks.
 
 uvicorn waits for ever on a request that is still arriving, and takes headers of any size. This
-protocol bounds both, in time and in bytes; bounds connections, slow readers, and posts of samples
-that would only wait; and says so in our error shape before it closes.
+protocol bounds both, in time and in bytes; bounds connections, slow readers, bodies in memory, and
+posts of samples that would only wait; and says so in our error shape before it closes.
 
     bytes ─► head ─► body ─► answered by the app ─► idle ─► head ...
              408     408     cut off if not read    closed
@@ -17,12 +17,14 @@ while.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
-import msgspec
-from starlette.types import Receive, Scope, Send
+import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from daemon.errors import (
@@ -35,12 +37,22 @@ from daemon.errors import (
     TooManyConnectionsError,
     TooSlowError,
 )
-from daemon.http.answers import json_answer
 from daemon.http.connections import NEVER, Connections
+from daemon.http.refusals import CROWDED, OVERLOADED, busy_answer, raw_answer, refusing
 
-_INGEST = b"/samples"
+_INGEST = "/samples"
+# A body of so many bytes is let in however much memory others take.
+_SMALL_BYTES = 64 << 10
 # More than the limit are answered before they are closed, so that descriptors never run out.
 _SPARE_CONNECTIONS = 64
+
+
+@dataclass
+class _Taken:
+    """What one request that is not yet answered takes of what all share."""
+
+    body_bytes: int = 0
+    ingesting: bool = False
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -70,10 +82,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self.deadline = NEVER
         self._in_head = False
         self._in_message = False
+        self._begun = 0  # requests
         self._message_bytes = 0
         self._unread = 0
         self._is_ingest = False
-        self._ingesting = False
+        self._taken: deque[_Taken] = deque()  # as their answers follow one another
         self._close_asked = False
         self._answered_early = False  # the rest of this request is thrown away
         self._lingering = False  # everything that still comes is
@@ -98,7 +111,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._shared.remove(self, self._address)
-        self._ingested()
+        while self._taken:
+            self._give_back()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -108,12 +122,12 @@ class LimitedProtocol(HttpToolsProtocol):
             if self._message_bytes > self._limits.message_bytes:
                 self.transport.abort()
             return
-        in_head, in_message = self._in_head, self._in_message
+        begun = self._begun
         super().data_received(data)
         # A request that began in these bytes is bounded by what one read brings.
-        if in_message and self._in_message and not self._lingering:
+        if begun == self._begun and self._in_message and not self._lingering:
             self._message_bytes += len(data)
-            if in_head and self._in_head and self._message_bytes > self._limits.header_bytes:
+            if self._in_head and self._message_bytes > self._limits.header_bytes:
                 self._refuse_headers()
             elif self._message_bytes > self._limits.message_bytes:
                 self._refuse(TooLargeError("the request does not end: send several"), "body")
@@ -122,6 +136,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """The first byte of a request."""
         super().on_message_begin()
         self._in_head = self._in_message = True
+        self._begun += 1
         self._answered_early = self._close_asked = False
         self._message_bytes = 0
         if not self._lingering:
@@ -137,23 +152,41 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._in_head = False
         self._wait(self._limits.body_seconds)
-        self._is_ingest = self.url.startswith(_INGEST) and self.parser.get_method() == b"POST"
-        if self._is_ingest and self._shared.overloaded and not self._is_answering():
+        self._is_ingest = self.parser.get_method() == b"POST" and _path(self.url).startswith(
+            _INGEST
+        )
+        busy = self._busy()
+        if busy is not None and not self._is_answering():
             self._shared.refused("busy")
             self._answered_early = True
             keep = self.parser.should_keep_alive()
-            self.transport.write(_BUSY if keep else _BUSY_AND_CLOSE)
+            self.transport.write(busy_answer(busy, close=not keep))
             if not keep:
                 self._linger()
             return
         super().on_headers_complete()
+        self._taken.append(_Taken())
+        if busy is not None:
+            # Its answer has its turn behind those of the requests before it.
+            self._shared.refused("busy")
+            self.pipeline[0] = (self.cycle, refusing(BusyError(busy), close=False))
+            self._is_ingest = False
         # Closed by the app's answer, a body that still arrives would reset the connection.
         self._close_asked = not self.cycle.keep_alive
         self.cycle.keep_alive = True
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body."""
-        if not (self._answered_early or self._lingering):
+        if self._answered_early or self._lingering:
+            return
+        taken = self._taken[-1]
+        taken.body_bytes += len(body)
+        self._shared.body_bytes += len(body)
+        if self._shared.crowded and taken.body_bytes > _SMALL_BYTES:
+            self._shared.body_bytes -= taken.body_bytes
+            taken.body_bytes = 0
+            self._refuse(BusyError(CROWDED), "busy")
+        else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -170,14 +203,15 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self.deadline = NEVER
         self.cycle.keep_alive = self.cycle.keep_alive and not self._close_asked
-        if self._is_ingest and not self._ingesting:
-            self._ingesting = True
+        if self._is_ingest:
+            self._taken[-1].ingesting = True
             self._shared.ingesting += 1
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """The app has answered a request."""
-        self._ingested()
+        if self._taken:  # none is left of a connection that was lost
+            self._give_back()
         if self._in_message and not self._in_head and not self.pipeline:
             self._answered_early = True
         elif not self.flow.write_paused:
@@ -234,10 +268,18 @@ class LimitedProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _ingested(self) -> None:
-        if self._ingesting:
-            self._ingesting = False
-            self._shared.ingesting -= 1
+    def _give_back(self) -> None:
+        taken = self._taken.popleft()
+        self._shared.body_bytes -= taken.body_bytes
+        self._shared.ingesting -= taken.ingesting
+
+    def _busy(self) -> str | None:
+        """Why a request is refused at its headers, if it is."""
+        if self._is_ingest and self._shared.overloaded:
+            return OVERLOADED
+        if self._shared.crowded and _claimed_bytes(self.headers) > _SMALL_BYTES:
+            return CROWDED
+        return None
 
     def _refuse_headers(self) -> None:
         limits = self._limits
@@ -255,7 +297,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self.pipeline:
             # Likewise, but this request has its turn in the queue, and is answered when that comes.
-            self.pipeline[0] = (self.cycle, _refusing(error))
+            self.pipeline[0] = (self.cycle, refusing(error, close=True))
             self._lingering = True
             self._wait(self._limits.body_seconds)
             return
@@ -266,7 +308,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         if not self._answered_early:
-            self.transport.write(_answer(error, close=True))
+            self.transport.write(raw_answer(error, close=True))
         self._linger()
 
     def _linger(self) -> None:
@@ -277,31 +319,17 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write_eof()
 
 
-def _refusing(error: RequestError) -> Any:  # noqa: ANN401 - uvicorn's type of an application
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {"Connection": "close"}
-        if error.retry_after_seconds is not None:
-            headers["Retry-After"] = str(error.retry_after_seconds)
-        answer = json_answer(error.body(), status=error.status, headers=headers)
-        await answer(scope, receive, send)
-
-    return refuse
+def _path(url: bytes) -> str:
+    """As the app sees it, of a request's target: that may be encoded, or a whole URL."""
+    path: str = httptools.parse_url(url).path.decode("ascii")
+    return unquote(path) if "%" in path else path
 
 
-def _answer(error: RequestError, *, close: bool) -> bytes:
-    body = msgspec.json.encode(error.body())
-    retry = error.retry_after_seconds
-    return b"".join(
-        [
-            STATUS_LINE[error.status],
-            b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
-            b"" if retry is None else b"retry-after: %d\r\n" % retry,
-            b"connection: close\r\n\r\n" if close else b"\r\n",
-            body,
-        ]
-    )
-
-
-_REASON = "more samples arrive than can be kept: send them again later, fewer at once"
-_BUSY = _answer(BusyError(_REASON), close=False)
-_BUSY_AND_CLOSE = _answer(BusyError(_REASON), close=True)
+def _claimed_bytes(headers: list[tuple[bytes, bytes]]) -> float:
+    """Of a body; what comes in chunks may have no end. The parser has checked that it is one."""
+    for name, value in headers:
+        if name == b"content-length":
+            return int(value)
+        if name == b"transfer-encoding":
+            return NEVER
+    return 0

@@ -21,7 +21,6 @@ from daemon.http.bodies import body_schema
 from daemon.http.decoding import read_samples
 from daemon.http.service import Service
 from daemon.ingest.forms import JSON_TYPE, SAMPLE_TYPES
-from daemon.ingest.kept_predictions import KeptPredictions
 from daemon.ingest.sample import Sample, SampleRequest
 from daemon.store import Outcome, Stored, request_key
 
@@ -55,25 +54,12 @@ async def _keep(request: SampleRequest, key: str | None, service: Service) -> Re
             for sample in samples:
                 service.telemetry.received(sample.source, "duplicate")
             return Response(answer, 201, {"Idempotent-Replayed": "true"}, JSON_TYPE)
-    _name_label_conflicts(samples, results, service.kept)
     _count(request, results, service)
     _check_kept(request, results)
     made = [entry for entry in results if isinstance(entry, Stored)]
     # A prediction's label sent again makes nothing.
-    nothing = request.single and made[0].duplicate and made[0].id in service.kept
+    nothing = request.single and made[0].duplicate and samples[0].predicted
     return Response(answer or tell(results), 200 if nothing else 201, None, JSON_TYPE)
-
-
-def _name_label_conflicts(
-    samples: list[Sample], results: list[Outcome], kept: KeptPredictions
-) -> None:
-    """Say of a prediction whose id is stored already what differs: its features cannot."""
-    for index, (sample, result) in enumerate(zip(samples, results, strict=True)):
-        if isinstance(result, IdConflictError) and sample.id is not None and sample.id in kept:
-            results[index] = LabelConflictError(
-                "this prediction was given another label before; the sample of the same id has it",
-                field="label",
-            )
 
 
 def _key(request: Request) -> str | None:
@@ -88,7 +74,22 @@ def _key(request: Request) -> str | None:
 def _outcomes(request: SampleRequest, results: list[Outcome]) -> list[Outcome]:
     """Of each entry, in order: `results` are those of the samples among them."""
     stored = iter(results)
-    return [next(stored) if isinstance(entry, Sample) else entry for entry in request.entries]
+    outcomes: list[Outcome] = []
+    for entry in request.entries:
+        outcome = next(stored) if isinstance(entry, Sample) else entry
+        predicted = isinstance(entry, Sample) and entry.predicted
+        outcomes.append(_of_prediction(outcome) if predicted else outcome)
+    return outcomes
+
+
+def _of_prediction(result: Outcome) -> Outcome:
+    """Says, where the id of a prediction is stored already, what differs: its features cannot."""
+    if not isinstance(result, IdConflictError):
+        return result
+    return LabelConflictError(
+        "this prediction was given another label before; the sample of the same id has it",
+        field="label",
+    )
 
 
 def _tell(request: SampleRequest, service: Service, results: list[Outcome]) -> bytes:

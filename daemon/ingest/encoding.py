@@ -29,6 +29,7 @@ class Encoding:
         malformed: The error for a body that is not written so.
         says: Its message.
         depth: How deep a list of numbers is nested, from its first bytes; 0: no list.
+        count: How long a list is, from its first bytes; 0: they do not say.
         holds_bytes: Whether a value, from its first byte, is a run of raw bytes.
     """
 
@@ -36,6 +37,7 @@ class Encoding:
     malformed: type[RequestError]
     says: str
     depth: Callable[[bytes], int]
+    count: Callable[[bytes], int]
     holds_bytes: Callable[[bytes], bool]
 
     def decode(self, body: bytes, kind: type[T]) -> T:
@@ -85,17 +87,24 @@ def _json_depth(text: bytes) -> int:
 
 def _message_pack_depth(text: bytes) -> int:
     depth = at = 0
-    while at < len(text) and depth <= AXES_MAX:
-        head = text[at]
-        width = 0 if 0x90 <= head <= 0x9F else {0xDC: 2, 0xDD: 4}.get(head)
-        if width is None:
-            break
+    while depth <= AXES_MAX and (width := _head_width(text[at : at + 1])):
         depth += 1
-        count = int.from_bytes(text[at + 1 : at + 1 + width], "big") if width else head - 0x90
-        if count == 0:
+        if _message_pack_count(text[at : at + width]) == 0:
             break
-        at += 1 + width
+        at += width
     return depth
+
+
+def _message_pack_count(text: bytes) -> int:
+    width = _head_width(text)
+    return text[0] - 0x90 if width == 1 else int.from_bytes(text[1:width], "big")
+
+
+def _head_width(text: bytes) -> int:
+    """Bytes before a list's first element; 0: no list."""
+    if not text:
+        return 0
+    return 1 if 0x90 <= text[0] <= 0x9F else {0xDC: 3, 0xDD: 5}.get(text[0], 0)
 
 
 JSON = Encoding(
@@ -103,6 +112,7 @@ JSON = Encoding(
     BadJsonError,
     "the body is not valid JSON (NaN and Infinity are not JSON)",
     _json_depth,
+    lambda text: 0,
     lambda text: False,
 )
 MESSAGE_PACK = Encoding(
@@ -110,6 +120,7 @@ MESSAGE_PACK = Encoding(
     BadBinaryError,
     "the body is not valid MessagePack: it is cut short, or goes on after its end",
     _message_pack_depth,
+    _message_pack_count,
     lambda text: text[0] in {0xC4, 0xC5, 0xC6},
 )
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon.errors import BadBinaryError, BadFieldError, BadShapeError, NotFiniteError
-from daemon.ingest.encoding import AXES_MAX, Encoding
+from daemon.ingest.encoding import AXES_MAX, JSON, Encoding
 from daemon.ingest.sample import check_finite
 from models import ModelSpec
 
@@ -31,13 +32,14 @@ DTYPES = {
 }
 DATATYPES = {name.upper().replace("FLOAT", "FP"): code for name, code in DTYPES.items()}
 
-# Numbers nested as deep as there are axes.
-_NESTED: list[Any] = [
-    list[float],
-    list[list[float]],
-    list[list[list[float]]],
-    list[list[list[list[float]]]],
-]
+
+@functools.cache
+def _nested(shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - a type made of others
+    """Numbers nested in this shape, or ragged: no list is longer than its axis."""
+    kind: Any = float
+    for axis in reversed(shape):
+        kind = Annotated[list[kind], msgspec.Meta(max_length=axis)]
+    return kind
 
 
 def wanted(spec: ModelSpec) -> str:
@@ -62,7 +64,8 @@ def decode_numbers(
 
     Raises:
         BadFieldError: Not a list of numbers.
-        BadShapeError: Neither flat with the right count nor nested in the right shape.
+        BadShapeError: Neither flat with the right count nor nested in the right shape; more numbers
+            than that are not decoded.
         NotFiniteError: A number does not fit float32.
     """
     depth = encoding.depth(raw)
@@ -71,13 +74,19 @@ def decode_numbers(
         raise BadFieldError(f"field '{field}' is not a list of numbers; {need}", field=field)
     if depth not in (1, len(shape)) or depth > AXES_MAX:
         raise BadShapeError(f"field '{field}' is nested {depth} deep; {need}", field=field)
+    # MessagePack says how long a list is before it begins; JSON does not.
+    too_many = f"field '{field}' holds more numbers than that in a list; {need}"
+    if encoding is JSON and raw.count(b",") >= spec.features:
+        raise BadShapeError(too_many, field=field)
     try:
-        numbers = encoding.decoder(_NESTED[depth - 1]).decode(raw)
+        numbers = encoding.decoder(_nested(shape if depth > 1 else (spec.features,))).decode(raw)
         with np.errstate(over="ignore", invalid="ignore"):  # found when what comes out is checked
             x = np.array(numbers, dtype=np.float32)
     except msgspec.ValidationError as error:
         if "out of range" in str(error):
             raise NotFiniteError(f"field '{field}' holds a number too large", field=field) from None
+        if "of length" in str(error):
+            raise BadShapeError(too_many, field=field) from None
         raise BadFieldError(
             f"field '{field}' is not a list of numbers; {need}", field=field
         ) from None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 from daemon.errors import UnknownIdError
 
 KEPT_LIMIT = 10_000
 KEPT_LIMIT_BYTES = 32 << 20
+_ID = re.compile("p-[A-Za-z0-9_-]{16}")
 
 
 def new_prediction_id() -> str:
@@ -24,14 +27,22 @@ class KeptPredictions:
         by_default: Whether a prediction is kept when the client does not say.
         limit: Most predictions.
         limit_bytes: Most bytes of features.
+        stored: The features, and their dtype, of the sample that a prediction became when its label
+            came: a label sent again is then seen to be one, however long ago the first was.
     """
 
     def __init__(
-        self, *, by_default: bool, limit: int = KEPT_LIMIT, limit_bytes: int = KEPT_LIMIT_BYTES
+        self,
+        *,
+        by_default: bool,
+        limit: int = KEPT_LIMIT,
+        limit_bytes: int = KEPT_LIMIT_BYTES,
+        stored: Callable[[str], tuple[bytes, str] | None] = lambda prediction_id: None,
     ) -> None:
         self.by_default = by_default
         self._limit = limit
         self._limit_bytes = limit_bytes
+        self._stored = stored
         self._bytes = 0
         self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
         self._lock = threading.Lock()
@@ -49,13 +60,15 @@ class KeptPredictions:
                 self._bytes -= len(oldest)
 
     def find(self, prediction_id: str) -> tuple[bytes, str]:
-        """The features of a kept prediction, and their dtype.
+        """The features of a prediction, and their dtype, kept here or by the store.
 
         Raises:
-            UnknownIdError: It is not kept.
+            UnknownIdError: It is not kept, and has no label yet.
         """
         with self._lock:
             found = self._kept.get(prediction_id)
+        if found is None and _ID.fullmatch(prediction_id):
+            found = self._stored(prediction_id)
         if found is None:
             raise UnknownIdError(
                 'no prediction with this id is kept: it was not asked with "keep": true, newer '

@@ -42,6 +42,7 @@ from daemon.ingest.sample import (
 from models import ModelSpec
 
 STREAM_LIMIT_LINES = 10_000
+_HEAD_BYTES = 5  # of the longest head of a list in MessagePack
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 _Shape = Annotated[list[_Size], msgspec.Meta(max_length=4)]
@@ -60,7 +61,7 @@ class _Features(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     x_b64: bytes | UnsetType = UNSET
     dtype: str | UnsetType = UNSET
     shape: _Shape | UnsetType = UNSET
-    inputs: list[_InputTensor] | UnsetType = UNSET
+    inputs: Annotated[list[_InputTensor], msgspec.Meta(max_length=1)] | UnsetType = UNSET
 
 
 class _SampleBody(_Features, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -130,7 +131,7 @@ class _Reader:
         if label is None:
             raise BadFieldError("field 'label' is missing: 'inference_id' needs it", field="label")
         features, dtype = self.kept.find(prediction_id)
-        return Sample(features, dtype, label, prediction_id, source, ts)
+        return Sample(features, dtype, label, prediction_id, source, ts, predicted=True)
 
     def each(self, texts: list[bytes], source: str) -> list[Sample | RequestError]:
         entries: list[Sample | RequestError] = []
@@ -223,7 +224,7 @@ def decode_objects(
         RequestError: The body as a whole cannot be read, or holds too many samples.
     """
     reader = _Reader(spec, kept, encoding)
-    if encoding.decode(body, _BatchProbe).samples is UNSET:
+    if not _is_batch(body, encoding):
         return SampleRequest([reader.sample(body, "")], single=True)
     batch = encoding.decode(body, _SampleBatchBody)
     source = "" if batch.source is None else check_text(batch.source, "source")
@@ -231,12 +232,28 @@ def decode_objects(
     return SampleRequest(reader.each([bytes(raw) for raw in batch.samples], source), single=False)
 
 
+def _is_batch(body: bytes, encoding: Encoding) -> bool:
+    """Whether this is `{"samples": [...]}`; nothing is built for a list that says it is too long.
+
+    Raises:
+        TooLargeError: It says so.
+    """
+    samples = encoding.decode(body, _BatchProbe).samples
+    if samples is UNSET:
+        return False
+    if claimed := encoding.count(bytes(memoryview(samples)[:_HEAD_BYTES])):
+        check_count(claimed)
+    return True
+
+
 def decode_lines(body: bytes, spec: ModelSpec, kept: KeptPredictions) -> SampleRequest:
     """The samples of a stream of JSON objects, one a line.
 
     Raises:
-        RequestError: It holds none, or too many.
+        RequestError: It holds none, or too many; blank lines count for that.
     """
+    if (ends := body.count(b"\n")) > STREAM_LIMIT_LINES:
+        check_count(ends, STREAM_LIMIT_LINES)
     lines = [line for line in body.split(b"\n") if line.strip()]
     check_count(len(lines), STREAM_LIMIT_LINES)
     return SampleRequest(_Reader(spec, kept, JSON).each(lines, ""), single=False)
@@ -248,7 +265,7 @@ def decode_predict_objects(body: bytes, spec: ModelSpec, encoding: Encoding) -> 
     Raises:
         RequestError: The body cannot be answered.
     """
-    if encoding.decode(body, _BatchProbe).samples is UNSET:
+    if not _is_batch(body, encoding):
         one = encoding.decode(body, _PredictBody)
         x = read_features(one, spec, encoding).astype(np.float32, copy=False)
         return PredictRequest(x[np.newaxis], single=True, keep=one.keep)

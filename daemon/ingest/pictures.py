@@ -21,6 +21,9 @@ from models import ModelSpec
 
 PIXEL_LIMIT = 1 << 24
 REQUEST_PIXEL_LIMIT = 1 << 26
+# A progressive JPEG goes over its pixels once a scan, and thousands of scans take a few bytes each.
+SCAN_LIMIT = 64
+REQUEST_WORK_LIMIT = 1 << 30  # pixels times scans
 
 # Ours is smaller and is checked before decoding; Pillow's own would warn on standard error.
 Image.MAX_IMAGE_PIXELS = None
@@ -48,6 +51,7 @@ class PictureDecoder:
             )
         self._shape = shape[0], shape[1], shape[2]
         self._pixels_left = REQUEST_PIXEL_LIMIT
+        self._work_left = REQUEST_WORK_LIMIT
 
     def decode(self, data: bytes, field: str) -> NDArray[np.uint8]:
         """The features of one picture.
@@ -61,7 +65,7 @@ class PictureDecoder:
 
         Raises:
             BadPictureError: It is damaged, animated, or neither PNG nor JPEG.
-            TooLargeError: It, or all pictures of the request, have too many pixels.
+            TooLargeError: It, or all pictures of the request, have too many pixels or scans.
         """
         try:
             return self._decode(data, field)
@@ -90,11 +94,25 @@ class PictureDecoder:
                     field=field,
                 )
             self._pixels_left -= pixels
+            if image.format != "PNG":
+                self._check_scans(data, pixels, field)
             if image.format == "PNG" and getattr(image, "is_animated", False):
                 raise BadPictureError(
                     f"field '{field}' is animated: send one picture a sample", field=field
                 )
             return fit_picture(image, self._shape).reshape(-1)
+
+    def _check_scans(self, data: bytes, pixels: int, field: str) -> None:
+        # Pixels cannot hold this marker; metadata may, and then counts for a scan or two too many.
+        scans = data.count(b"\xff\xda")
+        self._work_left -= pixels * scans
+        if scans > SCAN_LIMIT or self._work_left < 0:
+            raise TooLargeError(
+                f"field '{field}' has {scans} scans of {pixels} pixels, at most {SCAN_LIMIT} are "
+                f"decoded, and {REQUEST_WORK_LIMIT} pixels in all scans of a request: send a plain "
+                "JPEG, one that is not progressive",
+                field=field,
+            )
 
 
 def fit_picture(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:

@@ -38,6 +38,7 @@ class Sample:
         id: The client's own id; None: the store makes one.
         source: Which sensor or client it came from.
         ts: The client's own time stamp, a note and never an order.
+        predicted: Features and id are those of an earlier prediction.
     """
 
     features: Features
@@ -46,6 +47,7 @@ class Sample:
     id: str | None
     source: str
     ts: str | None
+    predicted: bool = False
 
 
 @dataclass(frozen=True)

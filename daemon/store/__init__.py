@@ -3,7 +3,7 @@
 from daemon.store.counts import StoreCounts
 from daemon.store.idempotency import RequestKey, request_key
 from daemon.store.retention import Limits
-from daemon.store.sample_list import count_samples, list_samples
+from daemon.store.sample_list import count_samples, find_features, list_samples
 from daemon.store.sample_reader import SampleReader, StoredSample
 from daemon.store.sample_rows import Outcome, Stored
 from daemon.store.sample_store import SampleStore
@@ -22,6 +22,7 @@ __all__ = [
     "Stored",
     "StoredSample",
     "count_samples",
+    "find_features",
     "list_samples",
     "request_key",
 ]

@@ -5,14 +5,17 @@ Read past the writer, on a connection of each call's own.
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from daemon.errors import StorageError
 from daemon.store.connections import open_reader
 from daemon.store.row_check import CHECKED, is_sound
+from daemon.store.sample_rows import CURRENT
 from daemon.store.schema import LIVE, RETIRED_NAMES, UNLABELLED
 
 # Bytes of features in one page; JSON writes a number in up to twenty.
@@ -87,9 +90,38 @@ def list_samples(
     return {"samples": found, "next_after_seq": last}
 
 
+def find_features(path: Path, sample_id: str) -> tuple[bytes, str] | None:
+    """The features and the dtype of the sample with an id that a client chose.
+
+    Args:
+        path: The database.
+        sample_id: Its id.
+
+    Returns:
+        None where there is none that counts, or it is damaged.
+
+    Raises:
+        StorageError: The database cannot be read.
+    """
+    query = f"SELECT {CHECKED}, crc FROM samples WHERE id = ? AND {CURRENT} AND retired = {LIVE}"  # noqa: S608 - our own text
+    try:
+        with closing(open_reader(path)) as connection:
+            row = connection.execute(query, (sample_id,)).fetchone()
+    except sqlite3.Error as error:
+        raise StorageError("the samples cannot be read now: try again") from error
+    if row is None or not is_sound(row):
+        return None
+    *_, dtype, _, _, _, _, features, _ = row
+    return features, dtype
+
+
 def count_samples(path: Path) -> dict[str, Any]:
-    """How many there are, by label and by source, and how many rows no longer count, by why."""
+    """How many there are, by label and by source, and how many rows no longer count, by why.
+
+    `last_seq` is the highest place in the order of arrival that a row has ever had.
+    """
     with closing(open_reader(path)) as connection:
+        (last_seq,) = connection.execute("SELECT last_seq FROM store_state").fetchone()
         by_label = connection.execute(
             """SELECT name, is_integer, sum(samples), sum(samples * holdout)
                 FROM counts LEFT JOIN classes USING (class_index)
@@ -112,6 +144,7 @@ def count_samples(path: Path) -> dict[str, Any]:
     ]
     return {
         "samples": sum(entry["samples"] for entry in labels),
+        "last_seq": last_seq,
         "labels": labels,
         "sources": [{"source": source, "samples": samples} for source, samples in by_source],
         "retired": {name: retired.get(why, 0) for why, name in RETIRED_NAMES.items()},

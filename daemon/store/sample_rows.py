@@ -27,7 +27,7 @@ _ONE = f"({', '.join('?' * 12)})"
 _MANY_ROWS = 128
 _MANY = ", ".join([_ONE] * _MANY_ROWS)
 # As the index of ids has it.
-_CURRENT = f"retired IN ({LIVE}, {WITHDRAWN})"
+CURRENT = f"retired IN ({LIVE}, {WITHDRAWN})"
 
 
 class Stored(NamedTuple):
@@ -265,7 +265,7 @@ def _known_ids(connection: sqlite3.Connection, ids: list[str]) -> set[str]:
     for start in range(0, len(ids), _MANY_ROWS):
         asked = ids[start : start + _MANY_ROWS]
         places = ", ".join("?" * len(asked))
-        query = f"SELECT id FROM samples WHERE id IN ({places}) AND {_CURRENT}"  # noqa: S608
+        query = f"SELECT id FROM samples WHERE id IN ({places}) AND {CURRENT}"  # noqa: S608
         known.update(found for (found,) in connection.execute(query, asked))
     return known
 
@@ -277,7 +277,7 @@ def _with_id(connection: sqlite3.Connection, sample: Sample) -> int | None:
     """
     rows = connection.execute(
         f"""SELECT retired, seq, features, dtype, name
-            FROM (SELECT * FROM samples WHERE id = ? AND {_CURRENT}
+            FROM (SELECT * FROM samples WHERE id = ? AND {CURRENT}
                 UNION ALL SELECT * FROM samples WHERE id = ? AND retired = {SUPERSEDED})
             LEFT JOIN classes USING (class_index)""",  # noqa: S608 - our own numbers
         (sample.id, sample.id),

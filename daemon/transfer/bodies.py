@@ -9,8 +9,7 @@ import msgspec
 import numpy as np
 
 from daemon.datasets import Row
-
-_LENGTH_HEADER = "Inference-Header-Content-Length"
+from daemon.ingest.tensors import LENGTH_HEADER
 
 
 def request_of(rows: Sequence[Row], ids: Sequence[str]) -> tuple[bytes, dict[str, str]]:
@@ -58,7 +57,7 @@ def _tensors(rows: Sequence[Row], ids: Sequence[str]) -> tuple[bytes, dict[str, 
         "parameters": {"source": rows[0].source} if rows[0].source else {},
     }
     text = msgspec.json.encode(head)
-    headers = {"Content-Type": "application/octet-stream", _LENGTH_HEADER: str(len(text))}
+    headers = {"Content-Type": "application/octet-stream", LENGTH_HEADER: str(len(text))}
     return b"".join([text, *(content for *_, content in parts)]), headers
 
 

@@ -25,7 +25,7 @@ _EXIT_INTERRUPTED = 130
 def run_export(
     path: Path, url: str, label: str | None, source: str | None, after_seq: int, *, as_json: bool
 ) -> int:
-    """Write samples in the order of their arrival; the file appears when it is whole.
+    """Write the samples that there are, in the order of arrival; the file appears when it is whole.
 
     Args:
         path: The file; its ending says what it becomes.
@@ -49,14 +49,21 @@ def run_export(
     with closing(client), progress:
         try:
             shape, done = client.model().input_shape, 0
-            progress.total = None if after_seq else _count(client, label, source)
+            counts = _get(client, "/samples/counts")
+            progress.total = None if after_seq else _count(counts, label, source)
+            # A label moves its sample to the end of the order, where it would be met again.
+            last_seq = int(counts["last_seq"])
             with replacing(path.absolute()) as file, closing(kind(file, shape)) as out:
                 # A page without samples, all of them damaged, need not be the last.
-                while (page := _page(client, query, after_seq))["next_after_seq"] > after_seq:
-                    for sample in page["samples"]:
+                while (
+                    after_seq < last_seq
+                    and (page := _page(client, query, after_seq))["next_after_seq"] > after_seq
+                ):
+                    samples = [one for one in page["samples"] if one["seq"] <= last_seq]
+                    for sample in samples:
                         out.write(sample)
-                    done += len(page["samples"])
-                    after_seq = page["next_after_seq"]
+                    done += len(samples)
+                    after_seq = min(page["next_after_seq"], last_seq)
                     progress.show(done)
                 out.finish()
         except KeyboardInterrupt:
@@ -76,11 +83,10 @@ def _page(client: Client, query: dict[str, str | int], after_seq: int) -> dict[s
     return _get(client, "/samples", **query, after_seq=after_seq)
 
 
-def _count(client: Client, label: str | None, source: str | None) -> int | None:
+def _count(counts: dict[str, Any], label: str | None, source: str | None) -> int | None:
     """Samples that will be written; None: the daemon does not count these."""
     if label is not None and source is not None:
         return None
-    counts = _get(client, "/samples/counts")
     if label is None and source is None:
         return int(counts["samples"])
     kind, wanted = ("label", label) if label is not None else ("source", source)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from daemon.datasets import Dataset
+from daemon.durable import replace_file
 from daemon.transfer.batches import Place
 
 _EVERY_SECONDS = 0.5
@@ -61,11 +61,9 @@ class Journal:
         if not now and time.monotonic() - self._written < _EVERY_SECONDS:
             return
         self._written = time.monotonic()
-        partial = self._path.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(msgspec.json.encode(mark))
-            partial.replace(self._path)
+            replace_file(self._path, msgspec.json.encode(mark))
 
     def forget(self) -> None:
         """The import is done."""
