@@ -155,6 +155,19 @@ def test_a_mark_is_believed_only_if_the_daemon_has_the_batch(tmp_path, daemon, i
     assert ("has lost what was sent" if lost else "going on at row 512") in err
 
 
+def test_how_the_data_set_is_understood_is_said(tmp_path, daemon, imported):
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path / os.fsdecode(b"pictures \xff")
+    for name in "01":
+        (folder / name).mkdir(parents=True)
+        image.new("L", (4, 4), 7).save(folder / name / "1.png")
+    code, told, err = imported(folder)
+    assert (code, told["stored"]) == (0, 2)
+    assert told["notes"] == ["2 classes found: 0, 1"]
+    assert "2 classes found: 0, 1" in err
+    assert stored(daemon, "pictures \\xff") == (2, 1)
+
+
 def test_rows_that_are_refused_are_named_and_the_others_stored(tmp_path, imported):
     path = tmp_path / "rows.csv"
     good = ",".join(map(str, range(FEATURES)))

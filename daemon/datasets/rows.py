@@ -27,6 +27,7 @@ class Row:
         id: The sample's own id, where the layout keeps one.
         source: Where it came from, likewise.
         ts: Its time stamp, likewise.
+        key: Digest of what makes it itself, where that is not its place among the rows.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     id: str | None = None
     source: str | None = None
     ts: float | str | None = None
+    key: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Dataset(ABC):
     @abstractmethod
     def files(self) -> list[Path]:
         """What it is read from."""
+
+    @property
+    def notes(self) -> list[str]:
+        """How it was understood, a line each: what a user should see before it is sent."""
+        return []
 
     @abstractmethod
     def rows(self, start: int = 0) -> Iterator[Row | BadRow]:

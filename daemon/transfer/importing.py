@@ -45,6 +45,7 @@ class Tally:
         refused: Not stored, in this run and those before it.
         refusals: Name and reason of the first of them.
         seconds: Taken by this run.
+        notes: How the data set was understood, a line each.
     """
 
     rows: int = 0
@@ -54,6 +55,7 @@ class Tally:
     refused: int = 0
     refusals: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     def refuse(self, name: str, why: str) -> None:
         """Count a row that is not stored."""
@@ -96,7 +98,7 @@ def run_import(
     tally, began = Tally(), time.monotonic()
     with Importer(url, patience_seconds, console, tally, strict=strict) as importer:
         try:
-            importer.run(path, source or path.absolute().name[:64] or "import", label_column)
+            importer.run(path, source or _source_of(path), label_column)
             code = EXIT_REFUSED if tally.refused else 0
         except KeyboardInterrupt:
             console.print(f"interrupted; {_GO_ON}", highlight=False)
@@ -111,6 +113,11 @@ def run_import(
     if as_json:
         sys.stdout.write(msgspec.json.encode(dataclasses.asdict(tally)).decode() + "\n")
     return code
+
+
+def _source_of(path: Path) -> str:
+    name = os.fsencode(path.absolute().name).decode("utf-8", "backslashreplace")
+    return name[:64] or "import"
 
 
 def _report(tally: Tally, console: Console) -> None:
@@ -163,10 +170,11 @@ class Importer:
         identity = identity_of(dataset, self._client.url, source, label_column, shape)
         journal = Journal(journal_folder(os.environ), identity)
         start = self._resumed(batches, journal)
-        title = f"{dataset.form} {path.name}"
+        title = f"{dataset.form} {_source_of(path)}"
         with TransferProgress(self._console, title, start.row, dataset.count) as self._progress:
-            if note:
-                self._progress.note(note)
+            self._tally.notes = [*dataset.notes, *([note] if note else [])]
+            for line in self._tally.notes:
+                self._progress.note(line)
             self._send_all(batches.after(start), journal)
         journal.forget()
 
