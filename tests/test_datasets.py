@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daemon.datasets import BadRow, Row, open_dataset
+from daemon.datasets import open_dataset
 from daemon.datasets.rows import label_of
 from daemon.errors import DataError
 
@@ -83,60 +83,6 @@ def test_labels_are_integers_where_they_look_like_them():
         *(3, -3, 3, "007", "3.0", "dog", None),
         "9" * 30,
     ]
-
-
-# --- CSV ---------------------------------------------------------------------------------------
-
-
-def csv_rows(tmp_path, text, column=None):
-    path = tmp_path / "a.csv"
-    path.write_text(text, encoding="utf-8-sig")
-    return list(open_dataset(path, label_column=column).rows())
-
-
-@pytest.mark.parametrize(
-    ("text", "column"),
-    [
-        ("1,2,dog\n3,4,cat\n", None),
-        ("a,b,kind\n1,2,dog\n3,4,cat\n", None),
-        ("a;kind;b\n1;dog;2\n3;cat;4\n", "kind"),
-        ("kind\ta\tb\ndog\t1\t2\n\ncat\t3\t4", "1"),
-        ('dog,"1",2\r\ncat, 3, 4\r\n', "1"),
-    ],
-)
-def test_csv_header_separator_and_label_column(tmp_path, text, column):
-    rows = csv_rows(tmp_path, text, column)
-    assert [(row.label, row.x.tolist()) for row in rows] == [("dog", [1, 2]), ("cat", [3, 4])]
-
-
-def test_csv_lines_that_are_no_samples_are_named_and_passed_over(tmp_path):
-    rows = csv_rows(tmp_path, "1,2,a\n1,b,a\n1,2\n1,2,\n3,4,b\n")
-    assert [type(row) for row in rows] == [Row, BadRow, BadRow, Row, Row]
-    assert (rows[1].name, rows[1].why) == ("line 2", "holds a cell that is not a number")
-    assert rows[2].why == "has 2 columns, the first line 3"
-    assert rows[3].label is None
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "first line has 0 columns"),
-        (b"just words\n", "first line has 1 columns"),
-        (b"1,2,3\n\xff\xfe,1,2\n", "no text in UTF-8"),
-        (b"1,2,3\n" + b"9" * 200_000 + b",2,3\n", "line 2 is no CSV"),
-    ],
-)
-def test_csv_files_that_cannot_be_read(tmp_path, content, message):
-    path = tmp_path / "a.csv"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        list(open_dataset(path).rows())
-
-
-def test_csv_label_column_that_is_not_there(tmp_path):
-    for column in ("kind", "0", "4", "-1"):
-        with pytest.raises(DataError, match="a number from 1 to 3"):
-            csv_rows(tmp_path, "1,2,3\n", column)
 
 
 # --- NPZ ---------------------------------------------------------------------------------------
