@@ -104,6 +104,12 @@ def test_npz_arrays_by_name(tmp_path, names, column):
     assert rows[0].x.dtype == np.float32
 
 
+def test_npz_arrays_that_are_neither_are_named(tmp_path):
+    assert open_dataset(npz(tmp_path, x=X, y=np.arange(4))).notes == []
+    dataset = open_dataset(npz(tmp_path, x=X, y=np.arange(4), x_test=X, y_test=np.arange(4)))
+    assert dataset.notes == ["arrays left out: x_test, y_test"]
+
+
 def test_npz_bytes_stay_bytes_and_whole_floats_are_labels(tmp_path):
     labels = [0.0, 1.5, np.nan, 2.0]
     rows = list(open_dataset(npz(tmp_path, x=X.astype(np.uint8), y=labels)).rows())
@@ -182,6 +188,12 @@ def test_ndjson_lines_that_are_no_samples(tmp_path, line, why):
     assert bad.name == "line 1"
     assert why in bad.why
     assert good.x.tolist() == [1]
+
+
+def test_ndjson_begins_behind_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.ndjson").write_text('{"x": [1]}\n{"x": [2]}\n', encoding="utf-8-sig")
+    rows = open_dataset(tmp_path / "a.ndjson").rows()
+    assert [(row.name, row.x.tolist()) for row in rows] == [("line 1", [1]), ("line 2", [2])]
 
 
 # --- which layout ------------------------------------------------------------------------------

@@ -221,7 +221,9 @@ def test_what_is_exported_and_imported_again_is_the_same(tmp_path, imported, exp
     lines = [{"x": row.tolist(), "label": [7, "8", None][n % 3]} for n, row in enumerate(mixed)]
     path = tmp_path / "first.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert imported(path, f"first {ending}")[:1] == (0,)
+    code, told, err = imported(path, f"first {ending}")
+    assert (code, told["unlabelled"]) == (0, 233)
+    assert "233 rows have no label" in err
     told = exported(tmp_path / f"out.{ending}", source=f"first {ending}")
     assert told["samples"] == 700
     out = tmp_path / f"out.{ending}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -77,6 +78,8 @@ class NdjsonFile(Dataset):
     def _lines(self) -> Iterator[bytes]:
         try:
             with self.path.open("rb") as stream:
+                if stream.read(len(BOM_UTF8)) != BOM_UTF8:
+                    stream.seek(0)
                 while line := stream.readline(_LINE_LIMIT):
                     if len(line) == _LINE_LIMIT:
                         raise DataError(f"{self.path}: a line exceeds {_LINE_LIMIT} bytes")

@@ -58,6 +58,7 @@ class Batch:
         stop: Behind its last.
         names: Of the rows that are sent, in order.
         ids: Of the same rows.
+        unlabelled: How many of them have no label.
         bad: Rows that are not.
         body: The request's; empty where no row is sent.
         headers: The request's.
@@ -67,6 +68,7 @@ class Batch:
     stop: Place
     names: list[str]
     ids: list[str]
+    unlabelled: int
     bad: list[BadRow]
     body: bytes
     headers: dict[str, str]
@@ -131,6 +133,7 @@ class Batches:
             Place(start.row + len(rows), chain),
             [row.name for row in sent],
             ids,
+            sum(row.label is None for row in sent),
             [row for row in rows if isinstance(row, BadRow)],
             body,
             headers,

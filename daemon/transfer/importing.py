@@ -25,6 +25,7 @@ from daemon.transfer.batches import Batch, Batches, Place
 from daemon.transfer.client import Client
 from daemon.transfer.fitting import fit_dataset, image_to_array
 from daemon.transfer.journal import Journal, Mark, identity_of, journal_folder
+from daemon.transfer.order import order_note
 from daemon.transfer.progress import TransferProgress
 
 EXIT_REFUSED = 1
@@ -43,6 +44,7 @@ class Tally:
         stored: Stored now.
         already: Sent, and the daemon had them.
         refused: Not stored, in this run and those before it.
+        unlabelled: Sent in this run without a label.
         refusals: Name and reason of the first of them.
         seconds: Taken by this run.
         notes: How the data set was understood, a line each.
@@ -53,6 +55,7 @@ class Tally:
     stored: int = 0
     already: int = 0
     refused: int = 0
+    unlabelled: int = 0
     refusals: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -172,11 +175,17 @@ class Importer:
         start = self._resumed(batches, journal)
         title = f"{dataset.form} {_source_of(path)}"
         with TransferProgress(self._console, title, start.row, dataset.count) as self._progress:
-            self._tally.notes = [*dataset.notes, *([note] if note else [])]
-            for line in self._tally.notes:
-                self._progress.note(line)
+            for line in (*dataset.notes, note, order_note(dataset)):
+                self._note(line)
             self._send_all(batches.after(start), journal)
+            if self._tally.unlabelled:
+                self._note(f"{self._tally.unlabelled:,} rows have no label: kept, not learnt")
         journal.forget()
+
+    def _note(self, line: str | None) -> None:
+        if line:
+            self._tally.notes.append(line)
+            self._say(line)
 
     def _resumed(self, batches: Batches, journal: Journal) -> Place:
         """Where to begin: at 0, or behind the last batch if the daemon says that it has it."""
@@ -218,6 +227,7 @@ class Importer:
             answer = self._post(batch)
             tally.stored += answer["accepted"]
             tally.already += answer["duplicates"]
+            tally.unlabelled += batch.unlabelled
             kept = answer["accepted"] + answer["duplicates"] > 0
             for entry in answer["rejected"]:
                 tally.refuse(batch.names[entry["index"]], entry["error"])
@@ -252,4 +262,4 @@ class Importer:
             self._progress.wait(why)
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
