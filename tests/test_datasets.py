@@ -159,7 +159,7 @@ def test_ndjson_keeps_what_is_the_samples_own(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [
         {"x": [[1, 2.5], [3, 4]], "label": "a", "id": "cam-1", "source": "cam", "ts": 5, "seq": 9},
-        {"x": [1], "label": 3, "id": "s-17", "ts": "noon"},
+        {"x": [1], "label": 3, "id": "s-17", "ts": "noon", "seq": 20},
         {"x": [1]},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -167,6 +167,10 @@ def test_ndjson_keeps_what_is_the_samples_own(tmp_path):
     assert first.x.tolist() == [[1, 2.5], [3, 4]]
     assert (first.label, first.id, first.source, first.ts) == ("a", "cam-1", "cam", 5)
     assert (second.id, second.ts, third.label) == (None, "noon", None)  # s-17 was the store's
+    assert (second.stored, first.stored, third.stored) == (("s-17", 20), None, None)
+    path.write_text("\n".join(json.dumps(line) for line in [lines[0], *lines]))
+    keys = [row.key for row in open_dataset(path).rows()]
+    assert keys == [None, None, second.key, None]  # wherever it stands
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,26 @@ def test_what_is_exported_comes_back_as_what_is_already_there(tmp_path, imported
     assert imported(tmp_path / "own.ndjson")[1]["already"] == 40
 
 
+def test_samples_that_the_daemon_named_itself_are_not_doubled(tmp_path, daemon, imported, exported):
+    x = np.random.default_rng(1).standard_normal((600, FEATURES)).astype(np.float32)
+    posted = [{"x": row.tolist(), "label": 1, "source": "unnamed"} for row in x]
+    for first in range(0, 600, 200):
+        answer = daemon.client.post("/samples", json={"samples": posted[first : first + 200]})
+        assert answer.status_code == 201
+    out = tmp_path / "own.ndjson"
+    exported(out, source="unnamed")
+    assert all(entry["id"].startswith("s-") for entry in entries(out))
+    assert imported(out)[1]["already"] == 600
+    changed = [
+        entry | {"x": entry["x"][::-1]} if n == 7 else entry for n, entry in enumerate(entries(out))
+    ]  # of another store, but for one
+    out.write_text("".join(json.dumps(entry) + "\n" for entry in changed))
+    for new in (1, 0):
+        told = imported(out)[1]
+        assert (told["stored"], told["already"]) == (new, 600 - new)
+    assert stored(daemon, "unnamed") == (601, 601)
+
+
 def test_an_export_that_fails_leaves_the_file_as_it_was(tmp_path, daemon, monkeypatch):
     out = tmp_path / "out.npz"
     out.write_bytes(b"before")

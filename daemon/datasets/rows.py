@@ -28,6 +28,7 @@ class Row:
         source: Where it came from, likewise.
         ts: Its time stamp, likewise.
         key: Digest of what makes it itself, where that is not its place among the rows.
+        stored: Id and number that an exporting store gave it itself.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Row:
     source: str | None = None
     ts: float | str | None = None
     key: bytes | None = None
+    stored: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import base64
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -59,6 +59,7 @@ class Batch:
         names: Of the rows that are sent, in order.
         ids: Of the same rows.
         unlabelled: How many of them have no label.
+        held: How many are not sent since the daemon has them under an id of its own.
         bad: Rows that are not.
         body: The request's; empty where no row is sent.
         headers: The request's.
@@ -69,6 +70,7 @@ class Batch:
     names: list[str]
     ids: list[str]
     unlabelled: int
+    held: int
     bad: list[BadRow]
     body: bytes
     headers: dict[str, str]
@@ -82,12 +84,18 @@ class Batches:
         fit: Gives a row the model's shape.
         input_shape: The model's.
         source: Of rows that name none themselves.
+        held: Whether the daemon has a row already, under an id of its own.
     """
 
     def __init__(
-        self, dataset: Dataset, fit: Fit, input_shape: tuple[int, ...], source: str
+        self,
+        dataset: Dataset,
+        fit: Fit,
+        input_shape: tuple[int, ...],
+        source: str,
+        held: Callable[[Row], bool] = lambda row: False,
     ) -> None:
-        self._dataset, self._fit, self._source = dataset, fit, source
+        self._dataset, self._fit, self._source, self._held = dataset, fit, source, held
         row_bytes = _NUMBER_BYTES * math.prod(input_shape) + _FIELDS_BYTES
         self._rows = max(1, min(_MOST_ROWS, _BODY_BYTES // row_bytes))
 
@@ -122,9 +130,12 @@ class Batches:
         chain = start.chain
         sent: list[Row] = []
         ids: list[str] = []
+        held = 0
         for number, row in enumerate(rows, start.row):
             chain = _chained(chain, row)
-            if isinstance(row, Row):
+            if isinstance(row, Row) and self._held(row):
+                held += 1
+            elif isinstance(row, Row):
                 sent.append(row)
                 ids.append(row.id or _id(number, chain, row))
         body, headers = request_of(sent, ids) if sent else (b"", {})
@@ -134,6 +145,7 @@ class Batches:
             [row.name for row in sent],
             ids,
             sum(row.label is None for row in sent),
+            held,
             [row for row in rows if isinstance(row, BadRow)],
             body,
             headers,

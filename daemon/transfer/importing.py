@@ -27,6 +27,7 @@ from daemon.transfer.fitting import fit_dataset, image_to_array
 from daemon.transfer.journal import Journal, Mark, identity_of, journal_folder
 from daemon.transfer.order import order_note
 from daemon.transfer.progress import TransferProgress
+from daemon.transfer.stored import StoredSamples
 
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
@@ -155,6 +156,7 @@ class Importer:
         self, url: str, patience_seconds: float, console: Console, tally: Tally, *, strict: bool
     ) -> None:
         self._client = Client(url, patience_seconds=patience_seconds, on_wait=self._wait)
+        self._reader = Client(url, patience_seconds=patience_seconds, on_wait=self._wait)
         self._console, self._tally, self._strict = console, tally, strict
         self._progress: TransferProgress | None = None
 
@@ -163,13 +165,14 @@ class Importer:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+        self._reader.close()
 
     def run(self, path: Path, source: str, label_column: str | None) -> None:
         """See `run_import`."""
         shape = self._client.model().input_shape
         dataset = open_dataset(path, label_column=label_column, to_array=image_to_array(shape))
         fit, note = fit_dataset(dataset, shape)
-        batches = Batches(dataset, fit, shape, source)
+        batches = Batches(dataset, fit, shape, source, StoredSamples(self._reader).has)
         identity = identity_of(dataset, self._client.url, source, label_column, shape)
         journal = Journal(journal_folder(os.environ), identity)
         start = self._resumed(batches, journal)
@@ -191,7 +194,7 @@ class Importer:
         """Where to begin: at 0, or behind the last batch if the daemon says that it has it."""
         mark = journal.read()
         batch = None if mark is None else next(batches.after(mark.start), None)
-        if mark is None or batch is None or batch.stop != mark.stop:
+        if mark is None or batch is None or batch.stop != mark.stop or not batch.names:
             return Place()
         if self._post(batch)["accepted"]:
             self._say("the daemon has lost what was sent before: sending all again")
@@ -222,6 +225,7 @@ class Importer:
         for row in batch.bad:
             tally.refuse(row.name, row.why)
             self._stop_if_strict()
+        tally.already += batch.held
         kept = False
         if batch.names:
             answer = self._post(batch)
