@@ -176,7 +176,7 @@ def test_rows_that_are_refused_are_named_and_the_others_stored(tmp_path, importe
     code, told, err = imported(path)
     assert (code, told["stored"], told["refused"]) == (1, 10, 3)
     assert "refused: line 3: has 3 columns, the first line 17" in err
-    assert "refused: line 12: this label would be class 11" in err
+    assert "refused: line 12 and 1 more: this label would be class 11" in err
     assert "raise model.max_classes" in err
     code, told, err = imported(path, strict=True)
     assert (code, told["refused"]) == (1, 1)
@@ -250,8 +250,11 @@ def test_export_takes_only_what_is_asked_for(tmp_path, daemon, imported, exporte
     assert told["last_seq"] == found[-1]["seq"]
     assert exported(out, source="some", after=found[4]["seq"], label="3")["samples"] == 5
     assert [entry["id"] for entry in entries(out)] == [entry["id"] for entry in found[5:]]
-    assert exported(out, source="none such")["samples"] == 0
-    assert out.read_bytes() == b""
+    before = out.read_bytes()
+    for source, after in (("none such", 0), ("some", found[-1]["seq"])):
+        with pytest.raises(TransferError, match="found no sample to export"):
+            exported(out, source=source, after=after)
+    assert out.read_bytes() == before
 
 
 def test_what_is_exported_comes_back_as_what_is_already_there(tmp_path, imported, exported):

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,44 +27,11 @@ from daemon.transfer.journal import Journal, Mark, identity_of, journal_folder
 from daemon.transfer.order import order_note
 from daemon.transfer.progress import TransferProgress
 from daemon.transfer.stored import StoredSamples
+from daemon.transfer.tally import Tally
 
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
-_REFUSALS_SHOWN = 20
 _GO_ON = "run the same command again and it goes on where it stopped"
-
-
-@dataclass
-class Tally:
-    """What became of the rows.
-
-    Args:
-        rows: Read, those passed over included.
-        skipped: Passed over: a run before this one had sent them.
-        stored: Stored now.
-        already: Sent, and the daemon had them.
-        refused: Not stored, in this run and those before it.
-        unlabelled: Sent in this run without a label.
-        refusals: Name and reason of the first of them.
-        seconds: Taken by this run.
-        notes: How the data set was understood, a line each.
-    """
-
-    rows: int = 0
-    skipped: int = 0
-    stored: int = 0
-    already: int = 0
-    refused: int = 0
-    unlabelled: int = 0
-    refusals: list[dict[str, str]] = field(default_factory=list)
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
-
-    def refuse(self, name: str, why: str) -> None:
-        """Count a row that is not stored."""
-        self.refused += 1
-        if len(self.refusals) < _REFUSALS_SHOWN:
-            self.refusals.append({"name": name, "why": why})
 
 
 def run_import(
@@ -125,11 +91,8 @@ def _source_of(path: Path) -> str:
 
 
 def _report(tally: Tally, console: Console) -> None:
-    for refusal in tally.refusals:
-        line = f"refused: {refusal['name']}: {refusal['why']}"
+    for line in tally.refusal_lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if tally.refused > len(tally.refusals):
-        console.print(f"... and {tally.refused - len(tally.refusals)} more", highlight=False)
     rate = (tally.stored + tally.already) / max(tally.seconds, 1e-9)
     sys.stdout.write(
         f"{tally.rows:,} rows: {tally.stored:,} stored, {tally.already + tally.skipped:,} already "
