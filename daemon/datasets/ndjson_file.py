@@ -29,7 +29,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     label: Annotated[int, msgspec.Meta(ge=-LARGEST_LABEL, le=LARGEST_LABEL)] | str | None = None
     id: str | None = None
     source: str | None = None
-    ts: float | str | None = None
+    ts: int | float | str | None = None
     # The exporting store's.
     seq: Annotated[int, msgspec.Meta(ge=1, le=2**62)] | None = None
     dtype: str | None = None

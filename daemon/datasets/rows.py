@@ -36,7 +36,7 @@ class Row:
     label: int | str | None
     id: str | None = None
     source: str | None = None
-    ts: float | str | None = None
+    ts: int | float | str | None = None
     key: bytes | None = None
     stored: tuple[str, int] | None = None
 
