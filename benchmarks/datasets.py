@@ -144,7 +144,7 @@ def load(data: str, *, prefer_test: bool = False) -> Samples:
     path = Path(data)
     parts = PARTS[::-1] if prefer_test else PARTS[:1]
     dataset = open_dataset(path, to_array=_OneSize(), parts=parts)
-    xs, labels = [], []
+    xs, labels, names = [], [], []
     for row in dataset.rows():
         if isinstance(row, BadRow):
             raise DataError(f"{data}: {row.name}: {row.why}")
@@ -152,8 +152,11 @@ def load(data: str, *, prefer_test: bool = False) -> Samples:
             raise DataError(f"{data}: {row.name} has no label; wanted one a sample")
         xs.append(row.x)
         labels.append(row.label)
+        names.append(row.name)
     if isinstance(dataset, ImageFolder):
-        return label_samples(_stack(xs), np.array(labels), data)
+        # Import shuffles; which images a seed draws follows from the order of their names.
+        order = sorted(range(len(names)), key=names.__getitem__)
+        return label_samples(_stack([xs[i] for i in order]), np.array(labels)[order], data)
     if len({x.shape for x in xs}) > 1:
         raise DataError(f"{data}: found samples of several shapes, wanted them all alike")
     return label_samples(np.stack(xs), np.array(labels), data)

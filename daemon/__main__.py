@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon import __version__
+from daemon.address import UrlOption, daemon_url
 from daemon.config import Settings, load_settings
 from daemon.directory_lock import lock_directory
 from daemon.durable import remove_leftovers
@@ -158,13 +159,13 @@ def demo(
 
 @app.command()
 def status(
-    address: Annotated[str, typer.Option(help="Of the daemon.")] = "http://127.0.0.1:8484",
+    url: UrlOption = None,
     json: Annotated[bool, typer.Option(help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Show what a running daemon does and what the board takes."""
     from daemon.status import show_status
 
-    show_status(address, as_json=json)
+    show_status(daemon_url(url), as_json=json)
 
 
 @app.command()

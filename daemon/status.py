@@ -94,7 +94,7 @@ def read_status(address: str) -> dict[str, Any]:
         }
     except (ValueError, KeyError, TypeError) as error:
         raise StatusError(
-            f"what answers at {address} is no ffedge of this version: is --address right?"
+            f"what answers at {address} is no ffedge of this version: is --url right?"
         ) from error
 
 
@@ -107,12 +107,12 @@ def _get(address: str, path: str) -> bytes:
     except urllib.error.HTTPError as error:
         if error.code == 503 and path == "/health/ready":  # it says why in the usual form
             return error.read()
-        raise StatusError(f"{address}{path} answers {error.code}: is --address right?") from error
+        raise StatusError(f"{address}{path} answers {error.code}: is --url right?") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = getattr(error, "reason", error)
         raise StatusError(
             f"no daemon answers at {address} ({why}): start it with ffedge serve, or name another "
-            "by --address"
+            "by --url"
         ) from error
 
 

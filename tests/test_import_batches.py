@@ -136,3 +136,15 @@ def test_rows_that_tensors_cannot_say_go_as_lines(changes):
         assert (entry.label, entry.source) == (row.label, row.source)
         assert entry.ts == (None if row.ts is None else str(row.ts))
         assert bytes(entry.features) == row.x.tobytes()
+
+
+def test_a_time_stamp_keeps_its_digits(tmp_path):
+    path = tmp_path / "a.ndjson"
+    stamps = ["1700000000123456789", "5", "1700000000.25", '"5.0"']
+    path.write_text("".join(f'{{"x": [1, 2], "ts": {ts}}}\n' for ts in stamps))
+    (batch,) = batches(path).after(Place())
+    assert [line.split(b'"ts":')[1] for line in batch.body.splitlines()] == [
+        ts.encode() + b"}" for ts in stamps
+    ]
+    kept = [entry.ts for entry in entries(batch.body, batch.headers)]
+    assert kept == ["1700000000123456789", "5", "1700000000.25", "5.0"]

@@ -117,7 +117,7 @@ def status(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_status_prints_one_object(daemon):
     wait_for(lambda: is_up(daemon), "power to be known")
-    done = status("--json", "--address", str(daemon.client.base_url))
+    done = status("--json", "--url", str(daemon.client.base_url))
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["engine"] == "torch"
@@ -135,7 +135,7 @@ def test_status_prints_one_object(daemon):
 
 def test_status_prints_a_table_that_says_what_is_unknown(daemon, mood):
     wait_for(lambda: is_up(daemon), "power to be known")
-    done = status("--address", str(daemon.client.base_url))
+    done = status("--url", str(daemon.client.base_url))
     assert done.returncode == 0
     lines = {line[:11].strip(): line for line in done.stdout.splitlines() if line[:1].strip()}
     assert list(lines) == [
@@ -146,7 +146,7 @@ def test_status_prints_a_table_that_says_what_is_unknown(daemon, mood):
     assert "unknown" in lines["temperature"]
     mood.write_text(ILL["has lost its source"])
     wait_for(lambda: not is_up(daemon), "power to be unknown")
-    assert "unknown from none" in status("--address", str(daemon.client.base_url)).stdout
+    assert "unknown from none" in status("--url", str(daemon.client.base_url)).stdout
 
 
 def unused_port() -> int:
@@ -179,16 +179,16 @@ def answering(text: bytes) -> Iterator[str]:
 
 def test_status_without_a_daemon_is_one_clear_line():
     address = f"http://127.0.0.1:{unused_port()}"
-    done = status("--address", address, "--json")
+    done = status("--url", address, "--json")
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"ffedge: no daemon answers at {address} (")
-    assert line.endswith("start it with ffedge serve, or name another by --address")
+    assert line.endswith("start it with ffedge serve, or name another by --url")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8484", "http://127.0.0.1:port", "file:///etc"])
 def test_status_of_no_address_is_a_clear_error(address):
-    with pytest.raises(StatusError, match="address"):
+    with pytest.raises(StatusError, match=r"address|by --url"):
         read_status(address)
 
 
@@ -197,7 +197,7 @@ def test_status_of_another_server_is_a_clear_error(text):
     with answering(text) as address, pytest.raises(StatusError) as caught:
         read_status(address)
     assert str(caught.value) == (
-        f"what answers at {address} is no ffedge of this version: is --address right?"
+        f"what answers at {address} is no ffedge of this version: is --url right?"
     )
 
 
@@ -210,7 +210,7 @@ def test_a_reader_that_cannot_be_started_is_seen_where_one_looks(tmp_path):
             return daemon.client.get("/health/ready").json()["power"]["reader"]
 
         wait_for(reader, "the reason")
-        done = status("--address", str(daemon.client.base_url))
+        done = status("--url", str(daemon.client.base_url))
         found = read_status(str(daemon.client.base_url))["power_reader"]
     assert found.startswith("cannot be started: [Errno 2]")
     assert found.endswith(f"it is run by {python} (power.reader_python)")

@@ -156,6 +156,19 @@ def test_a_mark_is_believed_only_if_the_daemon_has_the_batch(tmp_path, daemon, i
     assert ("has lost what was sent" if lost else "going on at row 512") in err
 
 
+def test_how_the_data_set_is_understood_is_said(tmp_path, daemon, imported):
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path / os.fsdecode(b"pictures \xff")
+    for name in "01":
+        (folder / name).mkdir(parents=True)
+        image.new("L", (4, 4), 7).save(folder / name / "1.png")
+    code, told, err = imported(folder)
+    assert (code, told["stored"]) == (0, 2)
+    assert told["notes"] == ["2 classes found: 0, 1"]
+    assert "2 classes found: 0, 1" in err
+    assert stored(daemon, "pictures \\xff") == (2, 1)
+
+
 def test_rows_that_are_refused_are_named_and_the_others_stored(tmp_path, imported):
     path = tmp_path / "rows.csv"
     good = ",".join(map(str, range(FEATURES)))
@@ -164,7 +177,7 @@ def test_rows_that_are_refused_are_named_and_the_others_stored(tmp_path, importe
     code, told, err = imported(path)
     assert (code, told["stored"], told["refused"]) == (1, 10, 3)
     assert "refused: line 3: has 3 columns, the first line 17" in err
-    assert "refused: line 12: this label would be class 11" in err
+    assert "refused: line 12 and 1 more: this label would be class 11" in err
     assert "raise model.max_classes" in err
     code, told, err = imported(path, strict=True)
     assert (code, told["refused"]) == (1, 1)
@@ -209,7 +222,9 @@ def test_what_is_exported_and_imported_again_is_the_same(tmp_path, imported, exp
     lines = [{"x": row.tolist(), "label": [7, "8", None][n % 3]} for n, row in enumerate(mixed)]
     path = tmp_path / "first.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert imported(path, f"first {ending}")[:1] == (0,)
+    code, told, err = imported(path, f"first {ending}")
+    assert (code, told["unlabelled"]) == (0, 233)
+    assert "233 rows have no label" in err
     told = exported(tmp_path / f"out.{ending}", source=f"first {ending}")
     assert told["samples"] == 700
     out = tmp_path / f"out.{ending}"
@@ -266,14 +281,37 @@ def test_export_takes_only_what_is_asked_for(tmp_path, daemon, imported, exporte
     assert told["last_seq"] == found[-1]["seq"]
     assert exported(out, source="some", after=found[4]["seq"], label="3")["samples"] == 5
     assert [entry["id"] for entry in entries(out)] == [entry["id"] for entry in found[5:]]
-    assert exported(out, source="none such")["samples"] == 0
-    assert out.read_bytes() == b""
+    before = out.read_bytes()
+    for source, after in (("none such", 0), ("some", found[-1]["seq"])):
+        with pytest.raises(TransferError, match="found no sample to export"):
+            exported(out, source=source, after=after)
+    assert out.read_bytes() == before
 
 
 def test_what_is_exported_comes_back_as_what_is_already_there(tmp_path, imported, exported):
     imported(numbered(tmp_path / "own.npz", 40), "own")
     exported(tmp_path / "own.ndjson", source="own")
     assert imported(tmp_path / "own.ndjson")[1]["already"] == 40
+
+
+def test_samples_that_the_daemon_named_itself_are_not_doubled(tmp_path, daemon, imported, exported):
+    x = np.random.default_rng(1).standard_normal((600, FEATURES)).astype(np.float32)
+    posted = [{"x": row.tolist(), "label": 1, "source": "unnamed"} for row in x]
+    for first in range(0, 600, 200):
+        answer = daemon.client.post("/samples", json={"samples": posted[first : first + 200]})
+        assert answer.status_code == 201
+    out = tmp_path / "own.ndjson"
+    exported(out, source="unnamed")
+    assert all(entry["id"].startswith("s-") for entry in entries(out))
+    assert imported(out)[1]["already"] == 600
+    changed = [
+        entry | {"x": entry["x"][::-1]} if n == 7 else entry for n, entry in enumerate(entries(out))
+    ]  # of another store, but for one
+    out.write_text("".join(json.dumps(entry) + "\n" for entry in changed))
+    for new in (1, 0):
+        told = imported(out)[1]
+        assert (told["stored"], told["already"]) == (new, 600 - new)
+    assert stored(daemon, "unnamed") == (601, 601)
 
 
 def test_an_export_that_fails_leaves_the_file_as_it_was(tmp_path, daemon, monkeypatch):

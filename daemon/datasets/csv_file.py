@@ -1,13 +1,19 @@
-"""CSV: one sample a line, the label in one of its columns (the last, unless told otherwise).
+"""CSV: one sample a line, the label in one of its columns.
 
-A first line that is no sample is the header. Columns are parted by comma, semicolon or tab,
-whichever the first line has most of.
+The label is in the column named `label`, `class`, `target` or `y` in the header where exactly one
+is, else in the last, unless told otherwise. A first line in which no feature is a number is the
+header. Columns are parted by comma, semicolon or tab, whichever the first line has most of.
+
+Each line stands for itself, so that a quote that is never closed costs its own line and swallows no
+other; a cell cannot hold a line end, and in numbers none does.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +24,9 @@ from daemon.errors import DataError
 
 _LINE_LIMIT = 16 << 20
 _SEPARATORS = ",;\t"
+_LABEL_NAMES = ("label", "class", "target", "y")
+_LOOKED_AT = 1000
+_WHOLE = re.compile(r"(-?[0-9]+)(?:\.0*)?")
 
 
 class CsvFile(Dataset):
@@ -25,10 +34,11 @@ class CsvFile(Dataset):
 
     Args:
         path: The file, UTF-8.
-        label_column: The label's column: its number from 1, or its name in the header; None: last.
+        label_column: The label's column: its number from 1, or its name in the header; None: found
+            as the module says.
 
     Raises:
-        DataError: It cannot be read, holds no line, or has no such column.
+        DataError: It cannot be read, holds no row, or has no such column.
     """
 
     form: ClassVar[str] = "CSV"
@@ -36,9 +46,11 @@ class CsvFile(Dataset):
     def __init__(self, path: Path, label_column: str | None = None) -> None:
         super().__init__(path)
         self._separator = ","
-        first = next(self._lines(), "")
+        first = next((line for _, line in self._lines()), "")
         self._separator = max(_SEPARATORS, key=first.count)
-        cells = next(self._cells(), (0, []))[1]
+        self._first, cells = next(self._cells(), (0, []))
+        if isinstance(cells, str):
+            raise DataError(f"{path}: line {self._first} {cells}")
         if len(cells) < 2:
             raise DataError(
                 f"{path}: the first line has {len(cells)} columns; wanted numbers and a label, "
@@ -47,9 +59,14 @@ class CsvFile(Dataset):
         names = [cell.strip() for cell in cells]
         self._label = self._column(names, label_column)
         features = names[: self._label] + names[self._label + 1 :]
-        # A label may be a word in any line; a feature is a word in the header alone.
-        self._has_header = not all(map(_is_number, features))
+        # A label may be a word in any line; features are words, all of them, in the header alone.
+        self._has_header = not any(map(_is_number, features))
+        self._label_name = names[self._label] if self._has_header else ""
         self._columns = len(cells)
+        self._decimal_labels = False
+        if next(self.rows(), None) is None:
+            raise DataError(f"{path}: found no row but the header; wanted one line a sample")
+        self._decimal_labels = self._labels_are_whole()
 
     @property
     def count(self) -> None:
@@ -66,28 +83,36 @@ class CsvFile(Dataset):
         """The file."""
         return [self.path]
 
+    @property
+    def notes(self) -> list[str]:
+        """Where the label is, and whether there is a header."""
+        name = f", {self._label_name!r}" if self._label_name else ""
+        header = f"line {self._first} read as header" if self._has_header else "no header"
+        return [f"the label is column {self._label + 1} of {self._columns}{name}; {header}"]
+
     def rows(self, start: int = 0) -> Iterator[Row | BadRow]:
         """See `Dataset.rows`; `x` is float32 `[features]`."""
-        skipped = start + self._has_header
-        for number, (line, cells) in enumerate(self._cells()):
-            if number < skipped:
-                continue
+        for line, cells in islice(self._cells(), start + self._has_header, None):
             name = f"line {line}"
+            if isinstance(cells, str):
+                yield BadRow(name, cells)
+                continue
             if len(cells) != self._columns:
                 yield BadRow(name, f"has {len(cells)} columns, the first line {self._columns}")
                 continue
-            label = label_of(cells.pop(self._label))
+            label = self._label_of(cells.pop(self._label))
             try:
-                with np.errstate(over="ignore"):
-                    x = np.array([float(cell) for cell in cells], dtype=np.float32)
+                numbers = [*map(_number, cells)]
             except ValueError:
                 yield BadRow(name, "holds a cell that is not a number")
-            else:
-                yield Row(name, x, label)
+                continue
+            with np.errstate(over="ignore"):
+                yield Row(name, np.array(numbers, dtype=np.float32), label)
 
     def _column(self, names: list[str], wanted: str | None) -> int:
         if wanted is None:
-            return len(names) - 1
+            usual = [n for n, name in enumerate(names) if name.lower() in _LABEL_NAMES]
+            return usual[0] if len(usual) == 1 else len(names) - 1
         if wanted.isdecimal() and 1 <= int(wanted) <= len(names):
             return int(wanted) - 1
         if wanted in names:
@@ -97,32 +122,51 @@ class CsvFile(Dataset):
             f"name of one in the first line, or a number from 1 to {len(names)}"
         )
 
-    def _cells(self) -> Iterator[tuple[int, list[str]]]:
-        """Number and cells of each line that is not empty."""
-        reader = csv.reader(self._lines(), delimiter=self._separator)
-        try:
-            for cells in reader:
-                if cells:
-                    yield reader.line_num, cells
-        except csv.Error as error:
-            raise DataError(f"{self.path}: line {reader.line_num} is no CSV: {error}") from error
+    def _labels_are_whole(self) -> bool:
+        """Whether the first labels are whole numbers, be it `3.0`, as pandas has it beside gaps."""
+        labels = (row.label for row in islice(self.rows(), _LOOKED_AT) if isinstance(row, Row))
+        return all(label is None or _WHOLE.fullmatch(str(label)) for label in labels)
 
-    def _lines(self) -> Iterator[str]:
+    def _label_of(self, text: str) -> int | str | None:
+        whole = _WHOLE.fullmatch(text.strip()) if self._decimal_labels and "." in text else None
+        return label_of(whole[1] if whole else text)
+
+    def _cells(self) -> Iterator[tuple[int, list[str] | str]]:
+        """Number and cells of each line that is not empty; a text: why it has none."""
+        for number, line in self._lines():
+            try:
+                cells = next(csv.reader((line,), delimiter=self._separator, strict=True), [])
+            except csv.Error as error:
+                ends = "unexpected end of data" in str(error)
+                yield number, "is no CSV: unclosed quote?" if ends else f"is no CSV: {error}"
+            else:
+                if cells:
+                    yield number, cells
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as stream:
+                number = 0
                 while line := stream.readline(_LINE_LIMIT):
+                    number += 1
                     if len(line) == _LINE_LIMIT:
                         raise DataError(f"{self.path}: a line exceeds {_LINE_LIMIT} characters")
-                    yield line
+                    yield number, line
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path}: is no text in UTF-8; save it as such") from error
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from error
 
 
+def _number(text: str) -> float:
+    if "_" in text:  # Python's own way to part digits
+        raise ValueError
+    return float(text)
+
+
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        _number(text)
     except ValueError:
         return False
     return True

@@ -2,23 +2,32 @@
 
     <class>/<any name>.<jpg, png, ...>
 
-A single folder around all class folders is stepped over. Only an image's header is read before it
-is known to be of a size that can be decoded.
+The class is the first folder. Rows come shuffled, in the order of a digest of their paths: class by
+class, a network that learns as they arrive would forget the first classes over the last, since what
+is replayed to it is the newest. The order is the same each time, and a new file moves no other.
+Only an image's header is read before it is known to be of a size that can be decoded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.datasets.picture_files import (
+    PictureFile,
+    PictureFiles,
+    pictures_in_folder,
+    pictures_in_zip,
+)
 from daemon.datasets.rows import BadRow, Dataset, Row, label_of
 from daemon.errors import DataError
 
@@ -27,17 +36,10 @@ if TYPE_CHECKING:
 
     ToArray: TypeAlias = Callable[[Image], NDArray[np.uint8]]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-_SPLIT_NAMES = {"train", "test", "val", "valid", "validation"}
 _GREY_MODES = ("1", "L")
 _MOST_PIXELS = 1 << 26
-
-
-class _Entry(NamedTuple):
-    """One image: its path inside the folder or zip, and how to open its bytes."""
-
-    path: PurePosixPath
-    open: Callable[[], IO[bytes]]
+_CHUNK_BYTES = 1 << 20
+_KEY_BYTES = 16
 
 
 class ImageFolder(Dataset):
@@ -57,8 +59,8 @@ class ImageFolder(Dataset):
     def __init__(self, path: Path, to_array: ToArray | None = None) -> None:
         super().__init__(path)
         self._to_array = to_array or as_it_is
-        with self._entries() as entries:
-            self._count = len(entries)
+        with self._open() as found:
+            self._count, self._notes = len(found.pictures), found.notes
 
     @property
     def count(self) -> int:
@@ -77,56 +79,32 @@ class ImageFolder(Dataset):
             return [self.path]
         return sorted(file for file in self.path.rglob("*") if file.is_file())
 
+    @property
+    def notes(self) -> list[str]:
+        """The classes, and the files that are no images."""
+        return self._notes
+
     def rows(self, start: int = 0) -> Iterator[Row | BadRow]:
-        """See `Dataset.rows`; in the order of their names."""
-        with self._entries() as entries:
-            for entry in entries[start:]:
+        """See `Dataset.rows`; shuffled. A row's key is of its path and of the file's content."""
+        with self._open() as found:
+            for file in found.pictures[start:]:
                 try:
-                    x = _decode(entry, self._to_array)
+                    if not file.named_in_utf8:
+                        raise DataError("has a name that is not UTF-8; rename it")
+                    x, key = _decode(file, self._to_array)
                 except DataError as error:
-                    yield BadRow(str(entry.path), str(error))
+                    yield BadRow(file.name, str(error))
                 else:
-                    yield Row(str(entry.path), x, label_of(entry.path.parts[0]))
+                    yield Row(file.name, x, label_of(file.label), key=key)
 
     @contextmanager
-    def _entries(self) -> Iterator[list[_Entry]]:
+    def _open(self) -> Iterator[PictureFiles]:
+        opened = pictures_in_folder if self.path.is_dir() else pictures_in_zip
         try:
-            if self.path.is_dir():
-                files = (file for file in self.path.rglob("*") if file.is_file())
-                found = [
-                    _Entry(PurePosixPath(f.relative_to(self.path).as_posix()), _opener(f))
-                    for f in files
-                ]
-                yield self._inside_class_folders(found)
-                return
-            with zipfile.ZipFile(self.path) as archive:
-                members = (info for info in archive.infolist() if not info.is_dir())
-                found = [
-                    _Entry(PurePosixPath(m.filename), _member_opener(archive, m)) for m in members
-                ]
-                yield self._inside_class_folders(found)
+            with opened(self.path) as found:
+                yield found
         except (OSError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{self.path}: cannot be read: {error}") from error
-
-    def _inside_class_folders(self, found: list[_Entry]) -> list[_Entry]:
-        entries = sorted(filter(_is_image, found), key=lambda entry: entry.path)
-        first_folders = {entry.path.parts[0] for entry in entries}
-        if len(first_folders) == 1 and all(len(entry.path.parts) > 2 for entry in entries):
-            entries = [e._replace(path=PurePosixPath(*e.path.parts[1:])) for e in entries]
-        loose = [entry for entry in entries if len(entry.path.parts) < 2]
-        if not entries or loose:
-            found_what = f"{str(loose[0].path)!r} in no class folder" if loose else "no images"
-            raise DataError(
-                f"{self.path}: found {found_what}; wanted <class>/<name> with names ending in "
-                f"{', '.join(IMAGE_SUFFIXES)}"
-            )
-        classes = {entry.path.parts[0] for entry in entries}
-        if {name.lower() for name in classes} <= _SPLIT_NAMES:
-            raise DataError(
-                f"{self.path}: found the folders {', '.join(sorted(classes))}, which are splits, "
-                "not classes; give one of them"
-            )
-        return entries
 
 
 def as_it_is(image: Image) -> NDArray[np.uint8]:
@@ -134,20 +112,27 @@ def as_it_is(image: Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
 
 
-def _decode(entry: _Entry, to_array: ToArray) -> NDArray[np.uint8]:
+def _decode(file: PictureFile, to_array: ToArray) -> tuple[NDArray[np.uint8], bytes]:
+    """Its pixels and its key."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise DataError("images need Pillow, which is not here: pip install pillow") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pillow only warns of a decompression bomb
-            with entry.open() as stream, Image.open(stream) as image:
-                if image.width * image.height > _MOST_PIXELS:
-                    raise DataError(
-                        f"has {image.width}x{image.height} pixels; wanted at most {_MOST_PIXELS:,}"
-                    )
-                return to_array(image)
+            with file.open() as stream:
+                with Image.open(stream) as image:
+                    if image.width * image.height > _MOST_PIXELS:
+                        raise DataError(
+                            f"has {image.width}x{image.height} pixels; wanted at most "
+                            f"{_MOST_PIXELS:,}"
+                        )
+                    x = to_array(image)
+                return x, _key(file, stream)
+    except UnidentifiedImageError as error:
+        # Pillow's message names the stream's address in memory.
+        raise DataError("cannot be decoded: its content is of no known image format") from error
     except (
         OSError,
         ValueError,
@@ -158,17 +143,13 @@ def _decode(entry: _Entry, to_array: ToArray) -> NDArray[np.uint8]:
         Warning,
         Image.DecompressionBombError,
     ) as error:
-        raise DataError(f"{entry.path} cannot be decoded: {error}") from error
+        why = getattr(error, "strerror", None) or error  # with a file's path the name came twice
+        raise DataError(f"cannot be decoded: {why}") from error
 
 
-def _opener(file: Path) -> Callable[[], IO[bytes]]:
-    return lambda: file.open("rb")
-
-
-def _member_opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
-    return lambda: archive.open(member)
-
-
-def _is_image(entry: _Entry) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in entry.path.parts)
-    return not hidden and entry.path.suffix.lower() in IMAGE_SUFFIXES
+def _key(file: PictureFile, stream: IO[bytes]) -> bytes:
+    digest = hashlib.blake2b(file.digest, digest_size=_KEY_BYTES)
+    stream.seek(0)
+    while chunk := stream.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.digest()

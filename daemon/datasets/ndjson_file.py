@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,8 +17,10 @@ import numpy as np
 from daemon.datasets.rows import LARGEST_LABEL, BadRow, Dataset, Row
 from daemon.errors import DataError
 
+_KEY_BYTES = 16
 _LINE_LIMIT = 16 << 20
-# Such an id was made up by the exporting store; another would refuse it (docs/api.md).
+# Such an id was made up by the exporting store; any store refuses it (docs/api.md). In its place
+# the line itself makes the id, wherever it stands.
 _STORE_ID = "s-"
 
 
@@ -25,9 +29,9 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     label: Annotated[int, msgspec.Meta(ge=-LARGEST_LABEL, le=LARGEST_LABEL)] | str | None = None
     id: str | None = None
     source: str | None = None
-    ts: float | str | None = None
-    # The exporting store's, of no meaning in another.
-    seq: int | None = None
+    ts: int | float | str | None = None
+    # The exporting store's.
+    seq: Annotated[int, msgspec.Meta(ge=1, le=2**62)] | None = None
     dtype: str | None = None
 
 
@@ -77,6 +81,8 @@ class NdjsonFile(Dataset):
     def _lines(self) -> Iterator[bytes]:
         try:
             with self.path.open("rb") as stream:
+                if stream.read(len(BOM_UTF8)) != BOM_UTF8:
+                    stream.seek(0)
                 while line := stream.readline(_LINE_LIMIT):
                     if len(line) == _LINE_LIMIT:
                         raise DataError(f"{self.path}: a line exceeds {_LINE_LIMIT} bytes")
@@ -98,5 +104,8 @@ def _row(name: str, text: bytes, decoder: msgspec.json.Decoder[_Line]) -> Row | 
         return BadRow(name, "field 'x' is not a list of numbers")
     with np.errstate(over="ignore"):
         x = numbers.astype(np.float32)
-    own_id = None if line.id is None or line.id.startswith(_STORE_ID) else line.id
-    return Row(name, x, line.label, own_id, line.source, line.ts)
+    if line.id is None or not line.id.startswith(_STORE_ID):
+        return Row(name, x, line.label, line.id, line.source, line.ts)
+    key = hashlib.blake2b(text.strip(), digest_size=_KEY_BYTES).digest()
+    stored = None if line.seq is None else (line.id, line.seq)
+    return Row(name, x, line.label, None, line.source, line.ts, key, stored)

@@ -45,6 +45,7 @@ class NpzFile(Dataset):
         with self._archive() as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             x, y = self._choose(names, label_array)
+            self._others = [name for name in names if name not in (x, y)]
             self._x, self._y = _Array(archive, f"{x}.npy"), _Array(archive, f"{y}.npy")
         if self._x.dtype.kind not in "buif" or len(self._x.shape) < 2:
             raise DataError(
@@ -79,6 +80,12 @@ class NpzFile(Dataset):
     def files(self) -> list[Path]:
         """The file."""
         return [self.path]
+
+    @property
+    def notes(self) -> list[str]:
+        """Arrays that are neither."""
+        others = ", ".join(self._others[:10]) + ", ..." * (len(self._others) > 10)
+        return [f"arrays left out: {others}"] if others else []
 
     def rows(self, start: int = 0) -> Iterator[Row | BadRow]:
         """See `Dataset.rows`; `x` is uint8 where bytes were kept, else float32."""

@@ -27,6 +27,8 @@ class Row:
         id: The sample's own id, where the layout keeps one.
         source: Where it came from, likewise.
         ts: Its time stamp, likewise.
+        key: Digest of what makes it itself, where that is not its place among the rows.
+        stored: Id and number that an exporting store gave it itself.
     """
 
     name: str
@@ -34,7 +36,9 @@ class Row:
     label: int | str | None
     id: str | None = None
     source: str | None = None
-    ts: float | str | None = None
+    ts: int | float | str | None = None
+    key: bytes | None = None
+    stored: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,11 @@ class Dataset(ABC):
     @abstractmethod
     def files(self) -> list[Path]:
         """What it is read from."""
+
+    @property
+    def notes(self) -> list[str]:
+        """How it was understood, a line each: what a user should see before it is sent."""
+        return []
 
     @abstractmethod
     def rows(self, start: int = 0) -> Iterator[Row | BadRow]:

@@ -69,7 +69,7 @@ class _SampleBody(_Features, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     id: str | None = None
     inference_id: str | UnsetType = UNSET
     source: str | None = None
-    ts: float | Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)] | None = None
+    ts: int | float | Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)] | None = None
 
 
 class _SampleBatchBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -143,7 +143,7 @@ class _Reader:
         return entries
 
 
-def _time_stamp(ts: float | str) -> str:
+def _time_stamp(ts: int | float | str) -> str:
     if isinstance(ts, float) and not math.isfinite(ts):
         raise BadFieldError("field 'ts' is not a finite number", field="ts")
     return str(ts)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-_UrlOption = Annotated[str, typer.Option(help="Of the daemon.")]
+from daemon.address import UrlOption, daemon_url
 
 
 def add_transfer_commands(app: typer.Typer) -> None:
@@ -22,7 +22,7 @@ def _import(
         Path,
         typer.Argument(help="ImageFolder folder or .zip, IDX folder or file, .csv, .npz, .ndjson."),
     ],
-    url: _UrlOption = "http://127.0.0.1:8484",
+    url: UrlOption = None,
     source: Annotated[str | None, typer.Option(help="Default: the path's last part.")] = None,
     label_column: Annotated[
         str | None,
@@ -40,7 +40,7 @@ def _import(
     sys.exit(
         run_import(
             path,
-            url=url,
+            url=daemon_url(url),
             source=source,
             label_column=label_column,
             strict=strict,
@@ -52,7 +52,7 @@ def _import(
 
 def _export(
     path: Annotated[Path, typer.Argument(help="What to write: .ndjson, .csv or .npz.")],
-    url: _UrlOption = "http://127.0.0.1:8484",
+    url: UrlOption = None,
     label: Annotated[str | None, typer.Option(help="Only samples with this label.")] = None,
     source: Annotated[str | None, typer.Option(help="Only samples from this source.")] = None,
     after_seq: Annotated[int, typer.Option(min=0, help="Only samples behind this one.")] = 0,
@@ -61,4 +61,4 @@ def _export(
     """Write a running daemon's samples to a file, which appears whole or not at all."""
     from daemon.transfer.exporting import run_export
 
-    sys.exit(run_export(path, url, label, source, after_seq, as_json=json))
+    sys.exit(run_export(path, daemon_url(url), label, source, after_seq, as_json=json))

@@ -39,7 +39,8 @@ def run_export(
         The exit code: 0, or 130 when interrupted.
 
     Raises:
-        TransferError: The daemon does not answer, or the file cannot be written.
+        TransferError: The daemon does not answer, has no such sample, or the file cannot be
+            written.
     """
     kind, console, began = kind_of(path), Console(stderr=True), time.monotonic()
     query: dict[str, str | int] = {"features": "true", "limit": _PAGE_SAMPLES}
@@ -65,6 +66,11 @@ def run_export(
                     done += len(samples)
                     after_seq = min(page["next_after_seq"], last_seq)
                     progress.show(done)
+                if not done:
+                    raise TransferError(
+                        f"found no sample to export, {path} is as it was: wanted another --label, "
+                        "--source or --after-seq; GET /samples/counts lists what there is"
+                    )
                 out.finish()
         except KeyboardInterrupt:
             progress.note(f"interrupted; {path} is as it was")

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +24,14 @@ from daemon.transfer.batches import Batch, Batches, Place
 from daemon.transfer.client import Client
 from daemon.transfer.fitting import fit_dataset, image_to_array
 from daemon.transfer.journal import Journal, Mark, identity_of, journal_folder
+from daemon.transfer.order import order_note
 from daemon.transfer.progress import TransferProgress
+from daemon.transfer.stored import StoredSamples
+from daemon.transfer.tally import Tally
 
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
-_REFUSALS_SHOWN = 20
 _GO_ON = "run the same command again and it goes on where it stopped"
-
-
-@dataclass
-class Tally:
-    """What became of the rows.
-
-    Args:
-        rows: Read, those passed over included.
-        skipped: Passed over: a run before this one had sent them.
-        stored: Stored now.
-        already: Sent, and the daemon had them.
-        refused: Not stored, in this run and those before it.
-        refusals: Name and reason of the first of them.
-        seconds: Taken by this run.
-    """
-
-    rows: int = 0
-    skipped: int = 0
-    stored: int = 0
-    already: int = 0
-    refused: int = 0
-    refusals: list[dict[str, str]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def refuse(self, name: str, why: str) -> None:
-        """Count a row that is not stored."""
-        self.refused += 1
-        if len(self.refusals) < _REFUSALS_SHOWN:
-            self.refusals.append({"name": name, "why": why})
 
 
 def run_import(
@@ -96,7 +68,7 @@ def run_import(
     tally, began = Tally(), time.monotonic()
     with Importer(url, patience_seconds, console, tally, strict=strict) as importer:
         try:
-            importer.run(path, source or path.absolute().name[:64] or "import", label_column)
+            importer.run(path, source or _source_of(path), label_column)
             code = EXIT_REFUSED if tally.refused else 0
         except KeyboardInterrupt:
             console.print(f"interrupted; {_GO_ON}", highlight=False)
@@ -113,12 +85,14 @@ def run_import(
     return code
 
 
+def _source_of(path: Path) -> str:
+    name = os.fsencode(path.absolute().name).decode("utf-8", "backslashreplace")
+    return name[:64] or "import"
+
+
 def _report(tally: Tally, console: Console) -> None:
-    for refusal in tally.refusals:
-        line = f"refused: {refusal['name']}: {refusal['why']}"
+    for line in tally.refusal_lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if tally.refused > len(tally.refusals):
-        console.print(f"... and {tally.refused - len(tally.refusals)} more", highlight=False)
     rate = (tally.stored + tally.already) / max(tally.seconds, 1e-9)
     sys.stdout.write(
         f"{tally.rows:,} rows: {tally.stored:,} stored, {tally.already + tally.skipped:,} already "
@@ -145,6 +119,7 @@ class Importer:
         self, url: str, patience_seconds: float, console: Console, tally: Tally, *, strict: bool
     ) -> None:
         self._client = Client(url, patience_seconds=patience_seconds, on_wait=self._wait)
+        self._reader = Client(url, patience_seconds=patience_seconds, on_wait=self._wait)
         self._console, self._tally, self._strict = console, tally, strict
         self._progress: TransferProgress | None = None
 
@@ -153,28 +128,36 @@ class Importer:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+        self._reader.close()
 
     def run(self, path: Path, source: str, label_column: str | None) -> None:
         """See `run_import`."""
         shape = self._client.model().input_shape
         dataset = open_dataset(path, label_column=label_column, to_array=image_to_array(shape))
         fit, note = fit_dataset(dataset, shape)
-        batches = Batches(dataset, fit, shape, source)
+        batches = Batches(dataset, fit, shape, source, StoredSamples(self._reader).has)
         identity = identity_of(dataset, self._client.url, source, label_column, shape)
         journal = Journal(journal_folder(os.environ), identity)
         start = self._resumed(batches, journal)
-        title = f"{dataset.form} {path.name}"
+        title = f"{dataset.form} {_source_of(path)}"
         with TransferProgress(self._console, title, start.row, dataset.count) as self._progress:
-            if note:
-                self._progress.note(note)
+            for line in (*dataset.notes, note, order_note(dataset)):
+                self._note(line)
             self._send_all(batches.after(start), journal)
+            if self._tally.unlabelled:
+                self._note(f"{self._tally.unlabelled:,} rows have no label: kept, not learnt")
         journal.forget()
+
+    def _note(self, line: str | None) -> None:
+        if line:
+            self._tally.notes.append(line)
+            self._say(line)
 
     def _resumed(self, batches: Batches, journal: Journal) -> Place:
         """Where to begin: at 0, or behind the last batch if the daemon says that it has it."""
         mark = journal.read()
         batch = None if mark is None else next(batches.after(mark.start), None)
-        if mark is None or batch is None or batch.stop != mark.stop:
+        if mark is None or batch is None or batch.stop != mark.stop or not batch.names:
             return Place()
         if self._post(batch)["accepted"]:
             self._say("the daemon has lost what was sent before: sending all again")
@@ -205,11 +188,13 @@ class Importer:
         for row in batch.bad:
             tally.refuse(row.name, row.why)
             self._stop_if_strict()
+        tally.already += batch.held
         kept = False
         if batch.names:
             answer = self._post(batch)
             tally.stored += answer["accepted"]
             tally.already += answer["duplicates"]
+            tally.unlabelled += batch.unlabelled
             kept = answer["accepted"] + answer["duplicates"] > 0
             for entry in answer["rejected"]:
                 tally.refuse(batch.names[entry["index"]], entry["error"])
@@ -244,4 +229,4 @@ class Importer:
             self._progress.wait(why)
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
