@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -190,26 +189,6 @@ def start_read_only(zygote: Zygote, folder: Path, disk: Disk) -> Filled:
     if filled.back_seconds[0] > BACK_SECONDS:
         filled.broken.append(f"ingest took {filled.back_seconds[0]} s to come back")
     return filled
-
-
-class Filler:
-    """A file that takes all the room there is."""
-
-    def __init__(self, disk: Disk) -> None:
-        self._path = disk.point / "filler"
-
-    def fill(self) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            for size in (1 << 20, 1 << 12, 1):
-                with contextlib.suppress(OSError):
-                    while True:
-                        os.write(descriptor, bytes(size))
-        finally:
-            os.close(descriptor)
-
-    def free(self) -> None:
-        self._path.unlink(missing_ok=True)
 
 
 def read_only(shim: Shim, store: Path) -> Callable[[], None]:

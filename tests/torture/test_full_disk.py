@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from tests.torture.full_disk import DiskFaults, Filler, read_only, start_read_only
+from tests.torture.filesystems import fill
+from tests.torture.full_disk import DiskFaults, read_only, start_read_only
 
 pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.mark.parametrize("disk", [("tmpfs", 24), ("ext4", 64)], indirect=True)
 def test_a_full_disk_costs_ingest_alone(zygote, disk, tmp_path, size, progress, record):
-    filler = Filler(disk)
     faults = DiskFaults(zygote, tmp_path, disk.point / "var")
     filled = faults.run(
-        size("--fills"), filler.fill, filler.free, "disk is full", progress=progress
+        size("--fills"),
+        lambda: fill(disk.point),
+        lambda: (disk.point / "filler").unlink(missing_ok=True),
+        "disk is full",
+        progress=progress,
     )
     record(filled)
     assert filled.broken == []
