@@ -85,7 +85,7 @@ def jumping(rig: Rig) -> list[str]:
 
 def overloaded(rig: Rig) -> list[str]:
     assert rig.shim is not None
-    return overload(rig.zygote, rig.shim, rig.folder, 1.5, rig.bugs).broken
+    return overload(rig.zygote, rig.shim, rig.folder, 1.0, rig.bugs).broken
 
 
 def wrong(rig: Rig) -> list[str]:
