@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-cycles",
         type=int,
-        default=4,
+        default=3,
         help="times the daemon is killed under load; make torture uses 300",
     )
     for name, default, full, help in TORTURE:
