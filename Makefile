@@ -68,11 +68,11 @@ torture-damage: TORTURE = $(HARNESS)/test_damage.py -k 'not anywhere' --damaged-
 torture-flips: TORTURE = $(HARNESS)/test_damage.py -k anywhere --damaged-logs 300
 torture-disk: TORTURE = $(HARNESS)/test_full_disk.py --fills 50
 torture-io: TORTURE = $(HARNESS)/test_io_errors.py --io-points 1000
-torture-clock: TORTURE = $(HARNESS)/test_clock.py tests/torture/test_overload.py --jumps 200
+torture-clock: TORTURE = $(HARNESS)/test_clock.py --jumps 200
 torture-bugs: TORTURE = $(HARNESS)/test_bugs.py
 torture-bodies: TORTURE = $(HARNESS)/test_bad_bodies.py --bad-bodies 10000 --decoder-runs 300000 \
 	  --timeout 1200
-torture-overload: TORTURE = $(BIN)/pytest -q tests/test_overload.py --load-seconds 20 --timeout 900
+torture-overload: TORTURE = $(HARNESS)/test_overload.py --load-seconds 20 --timeout 900
 torture-power-readings: TORTURE = $(BIN)/pytest -q --every-failure \
 	  tests/test_power_monitor.py tests/test_power_daemon.py tests/test_jtop.py
 torture-onnx: TORTURE = $(BIN)/pytest -q tests/test_onnx_parity.py -k exported --onnx-inputs 10000 \

@@ -79,22 +79,26 @@ class LoadedDaemon:
         return float(times.user + times.system)
 
     def load(self, **plan: Any) -> Finding:  # noqa: ANN401 - a Plan's fields
-        """What a client of its own finds when it carries out the plan.
+        """See `run_client`."""
+        return run_client(host=self.host, port=self.port, **plan)
 
-        Raises:
-            TrialError: The client failed.
-        """
-        asked = Plan(host=self.host, port=self.port, **plan)
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.ingest_client"],
-            input=msgspec.json.encode(asked),
-            capture_output=True,
-            timeout=_CLIENT_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise TrialError(f"the client failed: {done.stderr.decode()[-500:]}")
-        return msgspec.json.decode(done.stdout, type=Finding)
+
+def run_client(**plan: Any) -> Finding:  # noqa: ANN401 - a Plan's fields
+    """What a client in a process of its own finds when it carries out the plan.
+
+    Raises:
+        TrialError: The client failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.ingest_client"],
+        input=msgspec.json.encode(Plan(**plan)),
+        capture_output=True,
+        timeout=_CLIENT_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise TrialError(f"the client failed: {done.stderr.decode()[-500:]}")
+    return msgspec.json.decode(done.stdout, type=Finding)
 
 
 @contextmanager

@@ -6,8 +6,13 @@ import os
 # for one another take a hundred times longer. Before torch is imported, here or in a child.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
+
+from tests.torture import filesystems
 
 # No deadline: on a shared machine it would test the machine, not the code.
 settings.register_profile("ffedge", deadline=None, max_examples=50)
@@ -30,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-cycles",
         type=int,
-        default=4,
+        default=3,
         help="times the daemon is killed under load; make torture uses 300",
     )
     for name, default, full, help in TORTURE:
@@ -86,3 +91,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("every_failure"):
                 item.add_marker(pytest.mark.skip(reason="one of a kind: run by --every-failure"))
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[filesystems.Disk]:
+    """A fresh file system; indirect parameter: its kind, and MiB where they matter."""
+    kind, mebibytes = request.param if isinstance(request.param, tuple) else (request.param, None)
+    if (reason := filesystems.missing(kind)) is not None:
+        pytest.skip(reason)
+    with filesystems.mounted(kind, tmp_path, mebibytes) as disk:
+        yield disk

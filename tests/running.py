@@ -85,7 +85,7 @@ class RunningDaemon:
             lines = [json.loads(line) for line in new if '"message": "listening"' in line]
             return lines[0]["address"] if lines else None
 
-        self.client = httpx2.Client(base_url=wait_for(address, "the daemon to listen"), timeout=10)
+        self.client = httpx2.Client(base_url=wait_for(address, "the daemon to listen"), timeout=30)
         return self
 
     def __enter__(self) -> RunningDaemon:
@@ -98,7 +98,7 @@ class RunningDaemon:
 
     def kill_group(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(30)
 
     def metric(self, name: str) -> float | None:
         lines = self.client.get("/metrics").text.splitlines()

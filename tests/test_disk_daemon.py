@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -14,9 +13,10 @@ from daemon.__main__ import build_service
 from daemon.config import load_settings
 from daemon.store.ballast import BALLAST_NAME
 from tests.daemon_fixtures import added, sample
-from tests.disk_faults import fill, remount, small_disk
 from tests.running import RunningDaemon, wait_for
+from tests.torture.filesystems import fill
 
+pytestmark = pytest.mark.parametrize("disk", [("tmpfs", 24)], indirect=True)
 X = [0.5, 1.0, -2.0, 3.25]
 
 
@@ -34,12 +34,6 @@ def assert_refused(answer, cause: str) -> None:
     assert int(answer.headers["Retry-After"]) >= 1
 
 
-@dataclasses.dataclass
-class OnDisk:
-    daemon: RunningDaemon
-    disk: object
-
-
 @pytest.fixture(scope="module")
 def used(tmp_path_factory):
     """The store directory of a daemon that has taken samples, to be copied onto disks that fail."""
@@ -54,26 +48,25 @@ def used(tmp_path_factory):
 
 
 @pytest.fixture
-def on_disk(tmp_path, used):
-    """A daemon, not yet started, whose store is a small disk."""
-    with small_disk(tmp_path / "disk", "24m") as disk:
-        daemon = RunningDaemon(tmp_path, 4)
-        daemon.store = disk / "var"
-        text = daemon.config.read_text()
-        old = json.dumps(str(tmp_path / "var"))
-        daemon.config.write_text(text.replace(old, json.dumps(str(daemon.store))))
-        shutil.copytree(used, daemon.store)
-        (daemon.store / BALLAST_NAME).unlink()
-        yield OnDisk(daemon, disk)
+def on_disk(tmp_path, used, disk):
+    """A daemon, not yet started, whose store is on a small disk."""
+    daemon = RunningDaemon(tmp_path, 4)
+    daemon.store = disk.point / "var"
+    text = daemon.config.read_text()
+    old = json.dumps(str(tmp_path / "var"))
+    daemon.config.write_text(text.replace(old, json.dumps(str(daemon.store))))
+    shutil.copytree(used, daemon.store)
+    (daemon.store / BALLAST_NAME).unlink()
+    return daemon
 
 
 def ingest_back(daemon, number: int) -> None:
-    wait_for(lambda: posted(daemon, number).status_code == 201, "ingest to come back", 15)
+    wait_for(lambda: posted(daemon, number).status_code == 201, "ingest to come back")
 
 
-def test_a_start_on_a_read_only_disk_serves_predictions(on_disk):
-    remount(on_disk.disk, "ro")
-    with on_disk.daemon as daemon:
+def test_a_start_on_a_read_only_disk_serves_predictions(on_disk, disk):
+    disk.remount("ro")
+    with on_disk as daemon:
         assert predicts(daemon)
         assert_refused(posted(daemon, 4), "read_only")
         ready = daemon.client.get("/health/ready")
@@ -85,7 +78,7 @@ def test_a_start_on_a_read_only_disk_serves_predictions(on_disk):
         assert daemon.client.get("/models").status_code == 200
         assert daemon.client.get("/samples").status_code == 503
         assert daemon.metric("ffedge_store_available") == 0
-        remount(on_disk.disk, "rw")
+        disk.remount("rw")
         ingest_back(daemon, 4)
         assert daemon.metric("ffedge_store_available") == 1
         assert daemon.metric("ffedge_samples_stored") == 4
@@ -97,8 +90,8 @@ def test_a_start_on_a_read_only_disk_serves_predictions(on_disk):
 
 
 def test_a_start_on_a_full_disk_serves_predictions(on_disk):
-    fill(on_disk.daemon.store)
-    with on_disk.daemon as daemon:
+    fill(on_disk.store)
+    with on_disk as daemon:
         assert predicts(daemon)
         assert_refused(posted(daemon, 4), "full")
         assert predicts(daemon)

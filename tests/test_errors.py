@@ -7,7 +7,13 @@ import re
 import pytest
 
 from daemon import errors
-from daemon.errors import AllRefusedError, FfedgeError, KeyInUseError, RequestError
+from daemon.errors import (
+    AllRefusedError,
+    FfedgeError,
+    KeyInUseError,
+    RequestError,
+    StoreUnavailableError,
+)
 
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type)]
 LEAVES = [kind for kind in RequestError.__subclasses__() if kind.__module__ == errors.__name__]
@@ -53,7 +59,9 @@ def test_codes_are_unique():
     assert len({kind.code for kind in LEAVES}) == len(LEAVES)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in LEAVES if kind is not AllRefusedError])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in LEAVES if kind not in (AllRefusedError, StoreUnavailableError)]
+)
 def test_the_body_has_the_field_only_where_there_is_one(kind):
     assert kind("what, wanted, do").body() == {"error": "what, wanted, do", "code": kind.code}
     assert kind("what", field="x").body() == {"error": "what", "code": kind.code, "field": "x"}
@@ -66,4 +74,12 @@ def test_a_batch_of_which_nothing_was_accepted_says_why_one_by_one():
         "error": "all 1 samples were refused; see 'rejected'",
         "code": "all_refused",
         "rejected": rejected,
+    }
+
+
+def test_a_store_that_takes_nothing_names_the_cause():
+    assert StoreUnavailableError("full", "the disk is full").body() == {
+        "error": "the store takes nothing now (the disk is full); predictions go on",
+        "code": "store_unavailable",
+        "cause": "full",
     }

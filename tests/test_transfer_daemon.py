@@ -70,7 +70,7 @@ def imported(tmp_path, daemon, monkeypatch, capsys):
             label_column=None,
             strict=strict,
             as_json=True,
-            patience_seconds=20,
+            patience_seconds=60,
         )
         out, err = capsys.readouterr()
         return code, json.loads(out.splitlines()[-1]), err
@@ -110,7 +110,7 @@ def test_whatever_is_killed_every_row_is_stored_once(tmp_path, daemon):
     with started(*command) as interrupted:
         wait_for_more()
         interrupted.send_signal(signal.SIGINT)
-        out, err = interrupted.communicate(timeout=20)
+        out, err = interrupted.communicate(timeout=60)
     assert interrupted.returncode == 130, err
     assert "interrupted; run the same command again" in err
     assert 0 < json.loads(out.splitlines()[-1])["rows"] <= count() < ROWS

@@ -54,7 +54,7 @@ def test_an_event_loop_is_woken_once_a_group(tmp_path, gate):
 
 def test_what_is_done_already_is_awaited_at_once(tmp_path):
     async def late(acknowledgement) -> object:
-        return await asyncio.wait_for(acknowledged(acknowledgement), 5)
+        return await asyncio.wait_for(acknowledged(acknowledgement), 30)
 
     async def acknowledged(acknowledgement):
         return await acknowledgement

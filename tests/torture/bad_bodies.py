@@ -9,11 +9,12 @@ must be refused whatever the decoders think, such as features that are not finit
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,6 +63,13 @@ def bad_body(seed: int, number: int) -> BadBody:
     kind = rng.choices([*KINDS], [weight for weight, _ in KINDS.values()])[0]
     bad = KINDS[kind][1](rng)
     return replace(bad, kind=kind, route="/predict" if rng.random() < 0.2 else "/samples")
+
+
+def bad_bodies(seed: int, count: int) -> Iterator[tuple[int, BadBody]]:
+    """So many requests that must be refused, with their numbers."""
+    numbered = ((number, bad_body(seed, number)) for number in itertools.count())
+    found = ((number, bad) for number, bad in numbered if refusals(bad) is not None)
+    return itertools.islice(found, count)
 
 
 def refusals(bad: BadBody) -> list[RequestError] | None:
@@ -283,6 +291,23 @@ def _bomb(rng: random.Random) -> BadBody:
     return BadBody("", Sent(body, "application/json"), "", surely=True)
 
 
+def _by_hand(rng: random.Random) -> BadBody:
+    """JSON that is wrong in one way, which chance would seldom find."""
+    x = [1] * 64
+    bodies: list[bytes] = [
+        MARK.encode(),
+        b'{"x": [1e999], "label": "%s"}' % MARK.encode(),
+        b'{"x": [1], "label": "\\ud800%s"}' % MARK.encode(),
+        b'{"x": [1], "label": "%s\xff"}' % MARK.encode(),
+        json.dumps({"x": x, "label": 1, MARK: 1}).encode(),
+        json.dumps({"x": x, "label": {MARK: 1}}).encode(),
+        json.dumps({"x": MARK, "label": 1}).encode(),
+        json.dumps({"x": x, "label": 1, "id": f"{MARK} {MARK}"}).encode(),
+        json.dumps({"x": x, "label": 1, "source": MARK * 40}).encode(),
+    ]
+    return BadBody("", Sent(rng.choice(bodies), "application/json"), "")
+
+
 def _wrong_header(rng: random.Random) -> BadBody:
     sent = _good(rng)
     kinds = ["text/plain", "application/pickle", "application/x-npy", "", "application/json,", MARK]
@@ -300,5 +325,6 @@ KINDS: dict[str, tuple[int, Callable[[random.Random], BadBody]]] = {
     "deep": (5, _deep),
     "false length": (10, _false_length),
     "bomb": (3, _bomb),
+    "by hand": (5, _by_hand),
     "wrong header": (7, _wrong_header),
 }

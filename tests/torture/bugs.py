@@ -180,13 +180,13 @@ def echo_of_input() -> None:
     """An error repeats what it could not read."""
     from daemon.errors import BadJsonError
 
-    def decode(body: bytes, kind: Any) -> Any:
+    def decode(encoding: Any, body: bytes, kind: Any) -> Any:
         try:
-            return real(body, kind)
+            return real(encoding, body, kind)
         except BadJsonError:
-            raise BadJsonError(f"not JSON: {body[-40:]!r}") from None
+            raise BadJsonError(f"not JSON: {bytes(body[-40:])!r}") from None
 
-    real = _replace("daemon.ingest.samples:decode_json", decode)
+    real = _replace("daemon.ingest.encoding:Encoding.decode", decode)
 
 
 @_bug

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.torture import filesystems, shim
-from tests.torture.filesystems import Disk, mounted
+from tests.torture import shim
 from tests.torture.processes import Zygote
 from tests.torture.shim import Shim
 
@@ -42,16 +41,6 @@ def fault_shim(preloaded: Shim | None) -> Iterator[Shim]:
     yield preloaded
     preloaded.disarm()
     preloaded.shift_clock(0)
-
-
-@pytest.fixture
-def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    """A fresh file system; indirect parameter: its kind, and MiB where they matter."""
-    kind, mebibytes = request.param if isinstance(request.param, tuple) else (request.param, None)
-    if (reason := filesystems.missing(kind)) is not None:
-        pytest.skip(reason)
-    with mounted(kind, tmp_path, mebibytes) as disk:
-        yield disk
 
 
 @pytest.fixture

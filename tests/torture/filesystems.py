@@ -5,6 +5,7 @@ Needs root, loop devices and mkfs; `missing` says what hinders.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
@@ -49,6 +50,20 @@ def cut_power(folder: Path) -> None:
         os.close(descriptor)
 
 
+def fill(folder: Path) -> Path:
+    """Somebody else's file takes all the room there is, also what becomes free meanwhile."""
+    path = folder / "filler"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.write(descriptor, bytes(size))
+    finally:
+        os.close(descriptor)
+    return path
+
+
 class Disk:
     """A mounted file system.
 
@@ -71,10 +86,6 @@ class Disk:
     def remount(self, options: str) -> None:
         """Change options in place: `ro`, `rw`, `size=...`."""
         _run("mount", "-o", f"remount,{options}", str(self.point))
-
-    def free_bytes(self) -> int:
-        found = os.statvfs(self.point)
-        return found.f_bavail * found.f_frsize
 
     def unmount(self) -> None:
         """Unmount; a process that is dying may keep it busy for a moment."""

@@ -90,7 +90,7 @@ class Client:
 
     def post_until(self, port: int, stop: threading.Event, most: int | None = None) -> None:
         """Post until the daemon dies, `stop` is set, or `most` posts are answered."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         end = None if most is None else self.posts + most
         try:
             while not stop.is_set() and (end is None or self.posts < end):

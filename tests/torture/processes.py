@@ -54,7 +54,7 @@ class Forked:
     def kill_group(self) -> None:
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
-            self.wait(10)
+            self.wait(30)
 
 
 class Zygote:

@@ -15,10 +15,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from daemon.ingest.samples import Sample
-
 import daemon.durable
 from daemon.errors import RequestError, StoreError
+from daemon.ingest.sample import Sample
 from daemon.store import SampleReader, SampleStore
 from daemon.store.connections import open_reader
 from daemon.store.schema import DATABASE_NAME

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.torture import filesystems, shim
-from tests.torture.bad_input import post_wrong
+from tests.torture.bad_bodies import SHAPE
 from tests.torture.bugs import BUGS
 from tests.torture.clock import SETTINGS, jump
 from tests.torture.crash_states import draw_states
@@ -18,6 +18,7 @@ from tests.torture.filesystems import mounted
 from tests.torture.io_errors import FailurePoints
 from tests.torture.killing import kill_under_load
 from tests.torture.overload import overload
+from tests.torture.posting_bad import post_bad_bodies
 from tests.torture.power_cut import cut_daemon, cut_replacement, cut_store
 from tests.torture.processes import ForkedDaemon, Zygote
 from tests.torture.shim import Shim
@@ -85,11 +86,13 @@ def jumping(rig: Rig) -> list[str]:
 
 def overloaded(rig: Rig) -> list[str]:
     assert rig.shim is not None
-    return overload(rig.zygote, rig.shim, rig.folder, 1.5, rig.bugs).broken
+    return overload(rig.zygote, rig.shim, rig.folder, 1.0, rig.bugs).broken
 
 
 def wrong(rig: Rig) -> list[str]:
-    return post_wrong(rig.zygote, rig.folder, rig.bugs).broken
+    shape = [*SHAPE]
+    with ForkedDaemon(rig.zygote, rig.folder, *rig.bugs, model__input_shape=shape) as daemon:
+        return post_bad_bodies(daemon, 1, 100).broken
 
 
 CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
