@@ -293,6 +293,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         if weights.spec != spec:
             log.warning("[model] has changed: learning begins again from the stored samples")
             weights = versions.start_again(untrained)
+        store.learned(weights.last_seq)  # until the learner says more
         try:
             slot = ServingSlot(Served(weights, engine.open(weights)))
         except (EngineUnavailableError, EngineFailedError) as error:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from daemon.store.availability import Cause
 from daemon.store.counts import Kind
+from daemon.store.removals import Removals
 from daemon.store.revisions import own_seq
 from daemon.store.sample_rows import SampleRows
 from daemon.store.schema import LIVE, SUPERSEDED, UNLABELLED
@@ -80,7 +81,9 @@ class Retention:
         self._looked_at_seq = -_BETWEEN_ROWS
         self._off = False
         self.refuses: Cause | None = None  # why no sample is taken
-        self.removed: Counter[str] = Counter({"rows": 0, "class": 0, "age": 0, "bytes": 0})
+        self.learned_seq = 0  # the learner has met all up to here
+        self.removals = Removals()
+        self._unlearned = 0  # in the step that is not committed yet
 
     def reason(self, connection: sqlite3.Connection, *, idle: bool, disk_full: bool) -> str | None:
         """Why rows have to go now; None: none has to.
@@ -136,9 +139,19 @@ class Retention:
             _delete(connection, rows)
             self._off = False
         _delete_keys(connection, min(1.0, share))
+        self._unlearned = sum(row.seq > self.learned_seq for row in rows if _is_to_learn(row))
         for kind, number in Counter(map(_kind, rows)).items():
             self._rows.count(kind, -number)
         return len(rows)
+
+    def removed(self, reason: str, rows: int) -> None:
+        """The rows of the newest step are gone for good.
+
+        Args:
+            reason: As the step was given it.
+            rows: As it gave.
+        """
+        self.removals.note(reason, rows, self._unlearned)
 
     def _share_used(self, connection: sqlite3.Connection, disk_full: bool) -> float:
         """How much of the quota; a full disk makes what is used at that time the quota."""
@@ -192,6 +205,10 @@ class Retention:
 def _kind(row: _Row) -> Kind:
     place = UNLABELLED if row.class_index is None else row.class_index
     return row.retired, place, row.source, row.holdout
+
+
+def _is_to_learn(row: _Row) -> bool:
+    return row.retired == LIVE and row.class_index is not None and not row.holdout
 
 
 def _superseded(connection: sqlite3.Connection, sample_id: str) -> list[_Row]:

@@ -11,7 +11,6 @@ import json
 import logging
 import sqlite3
 import threading
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +24,7 @@ from daemon.store.connections import open_reader
 from daemon.store.counts import StoreCounts
 from daemon.store.database import Database
 from daemon.store.idempotency import KeyedAnswer, RequestKey, first_answer, keep_answer
+from daemon.store.removals import Removals
 from daemon.store.retention import NO_LIMITS, Limits, Retention
 from daemon.store.revisions import (
     Label,
@@ -114,9 +114,13 @@ class SampleStore:
         return self._database.samples_lost
 
     @property
-    def removed(self) -> Counter[str]:
-        """Rows that went since the start, by the limit that they were beyond."""
-        return self._retention.removed
+    def removed(self) -> Removals:
+        """What retention removed since the start."""
+        return self._retention.removals
+
+    def learned(self, seq: int) -> None:
+        """Note that the learner has met every sample up to this sequence number."""
+        self._retention.learned_seq = seq
 
     @property
     def counts(self) -> StoreCounts:
