@@ -265,6 +265,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             limits=Limits(
                 max_samples=settings.store.max_samples,
                 max_bytes=settings.store.max_bytes,
+                when_full=settings.store.when_full,
                 max_age_seconds=settings.store.max_age_days * _DAY_SECONDS,
                 max_class_samples=settings.store.max_class_samples,
             ),

@@ -217,6 +217,7 @@ def test_health(client: TestClient) -> None:
         "ingest": {"ok": True, "why": None},
         "predict": True,
         "samples_lost": 0,
+        "removed": None,
         "learner": False,
         "learning_paused": None,
     }

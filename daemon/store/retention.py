@@ -5,6 +5,8 @@
     bytes   more than 80 % of `max_bytes`; beyond 95 % no sample is taken
     disk    a full disk makes what is used then the quota: its oldest rows make room for new ones
 
+With `when_full = "refuse"` neither bytes nor a full disk makes rows go: no sample is taken then.
+
 The file does not shrink: pages that rows have left are the next rows'. Retired rows go in their
 turn, and of the keys of requests the same share as of the rows.
 """
@@ -15,7 +17,7 @@ import logging
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from daemon.store.availability import Cause
 from daemon.store.counts import Kind
@@ -44,12 +46,14 @@ class Limits:
         max_bytes: Of the database.
         max_age_seconds: Of service, since a row was stored.
         max_class_samples: Samples of one class that count.
+        when_full: At `max_bytes`, or on a full disk: the oldest rows go, or no sample is taken.
     """
 
     max_samples: int = 0
     max_bytes: int = 0
     max_age_seconds: float = 0.0
     max_class_samples: int = 0
+    when_full: Literal["remove", "refuse"] = "remove"
 
 
 NO_LIMITS = Limits()
@@ -100,10 +104,11 @@ class Retention:
         limits, slack = self._limits, 0 if idle else _BETWEEN_ROWS
         used = self._share_used(connection, disk_full)
         over: Cause = "full" if disk_full else "quota"
-        self.refuses = over if used > _INGEST_STOPS else None
+        keeps = limits.when_full == "refuse"
+        self.refuses = over if used > _INGEST_STOPS or (keeps and disk_full) else None
         if self._off:
             return None
-        if used > _ROWS_GO:
+        if used > _ROWS_GO and not keeps:
             return "bytes"
         if limits.max_samples and self._rows.counts.samples > limits.max_samples + slack:
             return "rows"
