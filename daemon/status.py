@@ -69,6 +69,7 @@ def read_status(address: str) -> dict[str, Any]:
             "classes": len(models["classes"]),
             "samples": value("ffedge_samples_stored"),
             "samples_holdout": value("ffedge_samples_holdout"),
+            "store_unavailable": ready["ingest"]["cause"],
             "samples_waiting": value("ffedge_sample_queue_depth"),
             "removed": ready["removed"],
             "learner": ready["learner"],
@@ -177,7 +178,9 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "samples",
-            f"{number('samples')} stored, {number('samples_holdout')} of them hold-out, "
+            f"unknown: the store is unavailable ({status['store_unavailable']})"
+            if status["samples"] is None
+            else f"{number('samples')} stored, {number('samples_holdout')} of them hold-out, "
             f"{number('samples_waiting')} waiting",
         ),
         *([("", removed)] if removed else []),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Annotated
+import sqlite3
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Response
 
+from daemon.errors import StoreUnavailableError
 from daemon.http.answers import json_answer
 from daemon.http.service import Service
 from daemon.store import count_samples, list_samples
@@ -38,9 +41,20 @@ def add_sample_list_routes(app: FastAPI, service: Service) -> None:
             limit=limit,
             features=features,
         )
-        return json_answer(await asyncio.to_thread(page))
+        return json_answer(await _read(page, service))
 
     @app.get("/samples/counts")
     async def get_counts() -> Response:
         """Samples by label and by source."""
-        return json_answer(await asyncio.to_thread(count_samples, path))
+        return json_answer(await _read(functools.partial(count_samples, path), service))
+
+
+async def _read(ask: Callable[[], dict[str, Any]], service: Service) -> dict[str, Any]:
+    """What `ask` reads, or why the store is unavailable, which its log told when it became so."""
+    try:
+        return await asyncio.to_thread(ask)
+    except sqlite3.Error as error:
+        if (unavailable := service.store.unavailable) is not None:
+            cause, why = unavailable.cause, unavailable.why
+            raise StoreUnavailableError(cause, why, what="cannot be read") from error
+        raise

@@ -33,7 +33,11 @@ def add_watch_routes(app: FastAPI, service: Service) -> None:
         status = {
             "ready": why is None,
             "live": True,
-            "ingest": {"ok": why is None, "why": why},
+            "ingest": {
+                "ok": why is None,
+                "why": why,
+                "cause": None if store.refuses is None else store.refuses.cause,
+            },
             "predict": True,
             "samples_lost": store.samples_lost,
             "removed": None if removed is None else removed._asdict(),

@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from daemon.errors import KeyInUseError, StorageError
+from daemon.errors import KeyInUseError, StorageError, StoreUnavailableError
 from daemon.ingest.sample import Sample
 from daemon.store.acknowledgement import Acknowledgement
 from daemon.store.availability import Unavailable
@@ -121,6 +121,11 @@ class SampleStore:
     def learned(self, seq: int) -> None:
         """Note that the learner has met every sample up to this sequence number."""
         self._retention.learned_seq = seq
+
+    @property
+    def known(self) -> bool:
+        """Whether the database was open once since the start, so that `counts` says something."""
+        return self._database.loaded
 
     @property
     def counts(self) -> StoreCounts:
@@ -240,6 +245,9 @@ class SampleStore:
             with closing(open_reader(self._path)) as connection:
                 return [json.loads(body) for (body,) in connection.execute(query, (kind, limit))]
         except sqlite3.Error as error:
+            if (unavailable := self.unavailable) is not None:  # which was told already
+                cause, why = unavailable.cause, unavailable.why
+                raise StoreUnavailableError(cause, why, what="cannot be read") from error
             log.warning("records cannot be read", extra={"why": str(error)})
             raise StorageError("what was recorded cannot be read now") from error
 
