@@ -266,6 +266,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             limits=Limits(
                 max_samples=settings.store.max_samples,
                 max_bytes=settings.store.max_bytes,
+                when_full=settings.store.when_full,
                 max_age_seconds=settings.store.max_age_days * _DAY_SECONDS,
                 max_class_samples=settings.store.max_class_samples,
             ),
@@ -294,6 +295,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         if weights.spec != spec:
             log.warning("[model] has changed: learning begins again from the stored samples")
             weights = versions.start_again(untrained)
+        store.learned(weights.last_seq)  # until the learner says more
         try:
             slot = ServingSlot(Served(weights, engine.open(weights)))
         except (EngineUnavailableError, EngineFailedError) as error:

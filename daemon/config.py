@@ -75,6 +75,7 @@ class StoreSettings(_Section):
     holdout_ratio: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     max_samples: NotNegative = 0
     max_bytes: NotNegative = 4 << 30
+    when_full: Literal["remove", "refuse"] = "remove"
     max_age_days: Annotated[float, Field(ge=0)] = 0.0
     max_class_samples: NotNegative = 0
     scrub_rows_per_second: NotNegative = 2000

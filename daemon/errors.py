@@ -250,8 +250,8 @@ class StoreUnavailableError(RequestError):
 
     status, code, retry_after_seconds = 503, "store_unavailable", 5
 
-    def __init__(self, cause: str, why: str) -> None:
-        super().__init__(f"the store takes nothing now ({why}); predictions go on")
+    def __init__(self, cause: str, why: str, *, what: str = "takes nothing") -> None:
+        super().__init__(f"the store {what} now ({why}); predictions go on")
         self.cause = cause
 
     def body(self) -> dict[str, Any]:

@@ -69,7 +69,9 @@ def read_status(address: str) -> dict[str, Any]:
             "classes": len(models["classes"]),
             "samples": value("ffedge_samples_stored"),
             "samples_holdout": value("ffedge_samples_holdout"),
+            "store_unavailable": ready["ingest"]["cause"],
             "samples_waiting": value("ffedge_sample_queue_depth"),
+            "removed": ready["removed"],
             "learner": ready["learner"],
             "learned_samples": value("ffedge_learn_samples_total"),
             "learner_backlog_samples": value("ffedge_learner_backlog_samples"),
@@ -136,6 +138,16 @@ class _Metrics:
         return self.by_label(name).get(label)
 
 
+def _removed(removed: dict[str, Any] | None) -> str:
+    """What retention took away, while there is anything."""
+    if removed is None:
+        return ""
+    text = f"{removed['rows']:,} removed since the start, limit {removed['limit']}"
+    if removed["unlearned"]:
+        text += f"; {removed['unlearned']:,} OF THEM NOT LEARNED"
+    return text
+
+
 def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
     """The table: what is not known is said to be so, never shown as nothing."""
 
@@ -153,6 +165,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
 
     ended = status["power_reader"]
     provider = status["power_provider"]
+    removed = _removed(status["removed"])
     source = f" from {provider}" if provider else ", no reader" if ended else ", starting"
     refused = "; ".join(f"{name}: {why}" for name, why in status["power_refused"].items())
     return [
@@ -165,9 +178,12 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "samples",
-            f"{number('samples')} stored, {number('samples_holdout')} of them hold-out, "
+            f"unknown: the store is unavailable ({status['store_unavailable']})"
+            if status["samples"] is None
+            else f"{number('samples')} stored, {number('samples_holdout')} of them hold-out, "
             f"{number('samples_waiting')} waiting",
         ),
+        *([("", removed)] if removed else []),
         (
             "learner",
             f"{'up' if status['learner'] else 'down'}, {number('learned_samples')} learned, "

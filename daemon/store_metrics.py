@@ -41,9 +41,14 @@ class StoreMetrics(Collector):
             "Rows that retention removed since the start, by which limit.",
             labels=["limit"],
         )
-        for limit, rows in store.removed.items():
+        for limit, rows in store.removed.rows.items():
             removed.add_metric([limit], rows)
         yield removed
+        yield CounterMetricFamily(
+            "ffedge_store_removed_unlearned_rows",
+            "Samples that retention removed since the start before they were learned.",
+            store.removed.unlearned,
+        )
         counters = {
             "ffedge_scrub_rows": ("Rows checked since the start.", report.rows),
             "ffedge_scrub_damaged_rows": ("Rows found damaged since the start.", report.damaged),

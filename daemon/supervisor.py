@@ -257,6 +257,7 @@ class Supervisor:
             case Started():
                 self._up = True
                 self._telemetry.learner_up.set(1)
+                self._store.learned(message.last_seq)
                 log.info("learner ready", extra=msgspec.to_builtins(message))
                 self._send_waiting()
             case JobStarted():
@@ -278,6 +279,7 @@ class Supervisor:
         telemetry.learner_backlog.set(message.backlog)
         telemetry.learner_paused.set(message.paused is not None)
         self._paused = message.paused
+        self._store.learned(message.last_seq)
         telemetry.progressive(message.progressive_accuracy, message.recent_accuracy)
         if message.steps:
             self._jobs.progress(message.samples, message.steps, message.last_seq, message.losses)

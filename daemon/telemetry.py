@@ -204,5 +204,7 @@ class _StoreCollector(Collector):
         )
         for why, name in RETIRED_NAMES.items():
             retired.add_metric([name], counts.retired.get(why, 0))
+        if not self._store.known:
+            readings = {name: of for name, of in readings.items() if "queue" in name}
         plain = [GaugeMetricFamily(name, text, value) for name, (text, value) in readings.items()]
-        return [*plain, retired]
+        return [*plain, retired] if self._store.known else plain

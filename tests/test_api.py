@@ -214,9 +214,10 @@ def test_health(client: TestClient) -> None:
     assert status == {
         "ready": True,
         "live": True,
-        "ingest": {"ok": True, "why": None},
+        "ingest": {"ok": True, "why": None, "cause": None},
         "predict": True,
         "samples_lost": 0,
+        "removed": None,
         "learner": False,
         "learning_paused": None,
     }

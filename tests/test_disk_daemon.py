@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from daemon.__main__ import build_service
 from daemon.config import load_settings
 from daemon.store.ballast import BALLAST_NAME
+from daemon.store.schema import DATABASE_NAME
 from tests.daemon_fixtures import added, sample
 from tests.running import RunningDaemon, wait_for
 from tests.torture.filesystems import fill
@@ -26,6 +28,11 @@ def posted(daemon, number: int):
 
 def predicts(daemon) -> bool:
     return daemon.client.post("/predict", json={"x": X}).status_code == 200
+
+
+def shown(daemon) -> str:
+    command = [sys.executable, "-m", "daemon", "status", "--address", str(daemon.client.base_url)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def assert_refused(answer, cause: str) -> None:
@@ -76,7 +83,14 @@ def test_a_start_on_a_read_only_disk_serves_predictions(on_disk, disk):
         assert "read-only" in ready.json()["ingest"]["why"]
         assert "read-only" in ready.json()["learning_paused"]
         assert daemon.client.get("/models").status_code == 200
-        assert daemon.client.get("/samples").status_code == 503
+        # The log is empty: what is stored can be listed, and saved.
+        listed = daemon.client.get("/samples?features=true").json()["samples"]
+        assert [(entry["label"], entry["x"]) for entry in listed] == [(0, X), (1, X), (0, X)]
+        assert daemon.client.get("/samples/counts").json()["samples"] == 3
+        assert daemon.metric("ffedge_samples_stored") is None
+        assert daemon.metric("ffedge_samples_unlabelled") is None
+        assert ready.json()["ingest"]["cause"] == "read_only"
+        assert "unknown: the store is unavailable (read_only)" in shown(daemon)
         assert daemon.metric("ffedge_store_available") == 0
         disk.remount("rw")
         ingest_back(daemon, 4)
@@ -86,7 +100,28 @@ def test_a_start_on_a_read_only_disk_serves_predictions(on_disk, disk):
         jobs = wait_for(lambda: daemon.client.get("/train").json()["jobs"], "the earlier job")
         assert [job["error"] for job in jobs] == ["for the record"]
         ready = daemon.client.get("/health/ready").json()
-        assert (ready["ready"], ready["ingest"]) == (True, {"ok": True, "why": None})
+        assert ready["ready"] is True
+        assert ready["ingest"] == {"ok": True, "why": None, "cause": None}
+
+
+def test_what_cannot_be_read_on_a_read_only_disk_says_why(on_disk):
+    """With something in the log SQLite has to write to read."""
+    with on_disk.daemon as daemon:
+        assert posted(daemon, 4).status_code == 201
+        daemon.kill_group()
+    log = daemon.store / f"{DATABASE_NAME}-wal"
+    assert log.stat().st_size > 0
+    (daemon.store / f"{DATABASE_NAME}-shm").unlink()
+    remount(on_disk.disk, "ro")
+    with on_disk.daemon as daemon:
+        for path in ("/samples", "/samples/counts") * 3:
+            answer = daemon.client.get(path)
+            assert_refused(answer, "read_only")
+            assert "read-only" in answer.json()["error"]
+        assert daemon.client.get("/models").status_code == 200
+        text = daemon.log.read_text()
+        assert "database cannot be read" not in text
+        assert "records cannot be read" not in text
 
 
 def test_a_start_on_a_full_disk_serves_predictions(on_disk):

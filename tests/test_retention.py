@@ -39,7 +39,7 @@ def test_the_newest_samples_are_kept(tmp_path):
             added(store, *[sample(start + i, "ab"[i % 2]) for i in range(200)])
         wait_for(lambda: store.counts.samples == 100, "the oldest to go")
         assert seqs(tmp_path) == [*range(2901, 3001)]
-        assert store.removed["rows"] == 2900
+        assert store.removed.rows["rows"] == 2900
         assert_counts_are_right(tmp_path, store)
         assert added(store, sample())[0].seq == 3001
 
@@ -51,7 +51,7 @@ def test_each_class_keeps_its_newest(tmp_path):
         added(store, *[sample(i, "b", id=f"b{i}") for i in range(40)], sample(1, None))
         store.label("b0", "c", replace=True).result(WAIT_SECONDS)
         store.label("s-46", "b", replace=True).result(WAIT_SECONDS)
-        wait_for(lambda: store.removed["class"] == 30, "the oldest of one class to go")
+        wait_for(lambda: store.removed.rows["class"] == 30, "the oldest of one class to go")
         assert seqs(tmp_path, "class_index = 0") == [1, 2, 3, 4, 5]
         live = "retired = 0 AND class_index = 1"
         assert seqs(tmp_path, live) == [*range(37, 46), 48]
@@ -89,11 +89,11 @@ def test_age_is_time_of_service(tmp_path, monkeypatch):
         with closing(open_store(tmp_path, limits=limits)) as store:
             added(store, sample(7))
             wait_for(lambda store=store: store._writer._settled, "the limits to be looked at")
-            assert not any(store.removed.values())
+            assert not any(store.removed.rows.values())
     query(tmp_path, "UPDATE store_state SET service_seconds = 3 * 86400")
     with closing(open_store(tmp_path, limits=limits)) as store:
         (new,) = added(store, sample(8))
-        wait_for(lambda: store.removed["age"] == 7, "the old ones to go")
+        wait_for(lambda: store.removed.rows["age"] == 7, "the old ones to go")
         assert seqs(tmp_path) == [new.seq]
         assert_counts_are_right(tmp_path, store)
 
@@ -105,7 +105,7 @@ def test_the_quota_is_kept_while_samples_stream_in(tmp_path):
             added(store, *[sample(features=os.urandom(2000)) for _ in range(200)])
         size = (tmp_path / DATABASE_NAME).stat().st_size
         assert size <= 0.95 * quota
-        assert store.removed["bytes"] > 3000
+        assert store.removed.rows["bytes"] > 3000
         assert store.counts.samples > 1000
         assert_counts_are_right(tmp_path, store)
 

@@ -97,7 +97,7 @@ def test_on_a_full_disk_the_oldest_rows_make_room_for_new_ones(disk):
                 refused += 1
                 time.sleep(0.05)
         assert rounds == 1000  # 40 MB more than there was room for
-        assert store.removed["bytes"] > 10_000
+        assert store.removed.rows["bytes"] > 10_000
         found = seqs(disk.point)
         assert found == [*range(found[0], store.counts.last_seq + 1)]  # the newest, and all of them
 

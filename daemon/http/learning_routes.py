@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
 
-from daemon.errors import StorageError, UnknownIdError
+from daemon.errors import StorageError, StoreUnavailableError, UnknownIdError
 from daemon.http.answers import json_answer
 from daemon.http.bodies import body_schema, content_type, read_body
 from daemon.http.service import Service
@@ -34,7 +34,8 @@ def add_learning_routes(app: FastAPI, service: Service) -> None:
         """The version that serves, those kept, and the newest decisions about candidates."""
         try:
             decisions = await asyncio.to_thread(service.store.records, LEDGER, _DECISIONS_SHOWN)
-        except StorageError:  # which versions there are, and what serves, is known without them
+        except (StorageError, StoreUnavailableError):
+            # Which versions there are, and what serves, is known without them.
             decisions = []
         return json_answer(_describe_models(service, decisions))
 

@@ -26,15 +26,21 @@ def add_watch_routes(app: FastAPI, service: Service) -> None:
     async def get_ready() -> Response:
         """Samples are kept and predictions answered; the learner may be down meanwhile."""
         store = service.store
+        removed = store.removed.summary
         why = "the queue is full" if store.queue_depth >= store.queue_limit else None
         if store.refuses is not None:
             why = store.refuses.why
         status = {
             "ready": why is None,
             "live": True,
-            "ingest": {"ok": why is None, "why": why},
+            "ingest": {
+                "ok": why is None,
+                "why": why,
+                "cause": None if store.refuses is None else store.refuses.cause,
+            },
             "predict": True,
             "samples_lost": store.samples_lost,
+            "removed": None if removed is None else removed._asdict(),
             "learner": service.supervisor.up,
             "learning_paused": service.supervisor.paused,
             "power": service.power.sources(),

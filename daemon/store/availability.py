@@ -27,7 +27,8 @@ CAUSES: dict[Cause, str] = {
     "read_only": "the file system is read-only: make it writable",
     "io_error": "the disk does not write: see the kernel's log",
     "damaged": "the database is damaged: move it away, or bring back a copy of it",
-    "quota": "store.max_bytes is nearly reached: raise it, or wait until old samples have gone",
+    "quota": "store.max_bytes is nearly reached: raise it, or wait until old samples have gone, "
+    'unless store.when_full is "refuse"',
 }
 
 # SQLite's own words (Python 3.10 has no error codes), and what they say for sure.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from pathlib import Path
 
@@ -24,8 +25,14 @@ _PRAGMAS = {
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A read-only connection for the calling thread."""
+    """A read-only connection for the calling thread.
+
+    Where the file system is read-only SQLite cannot make what readers share. Nobody writes then, so
+    that a database whose log is empty is whole by itself, and read without it.
+    """
     uri = f"{path.absolute().as_uri()}?mode=ro"
+    if _is_at_rest(path):
+        uri += "&immutable=1"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
     connection.text_factory = _text
     return connection
@@ -79,6 +86,17 @@ def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
     # Fails now, and not at the first sample, where the file may be read but not written.
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("ROLLBACK")
+
+
+def _is_at_rest(path: Path) -> bool:
+    try:
+        if not os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+            return False
+        return path.with_name(f"{path.name}-wal").stat().st_size == 0
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def has_wal_reset_bug(version: tuple[int, ...]) -> bool:

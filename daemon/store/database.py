@@ -50,7 +50,7 @@ class Database:
         self._tended = 0.0
         self.samples_lost = 0
         self.openings_failed = 0
-        self.short_of_room = False
+        self.short_of_room = self.loaded = False
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -155,6 +155,7 @@ class Database:
             sync_folder(self._directory.absolute().parent)
             seq = self._compare_with_mark(self._connection)
             self._load(self._connection)
+            self.loaded = True
         except BaseException:
             self.close()
             raise

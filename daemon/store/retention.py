@@ -5,6 +5,8 @@
     bytes   more than 80 % of `max_bytes`; beyond 95 % no sample is taken
     disk    a full disk makes what is used then the quota: its oldest rows make room for new ones
 
+With `when_full = "refuse"` neither bytes nor a full disk makes rows go: no sample is taken then.
+
 The file does not shrink: pages that rows have left are the next rows'. Retired rows go in their
 turn, and of the keys of requests the same share as of the rows.
 """
@@ -15,10 +17,11 @@ import logging
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from daemon.store.availability import Cause
 from daemon.store.counts import Kind
+from daemon.store.removals import Removals
 from daemon.store.revisions import own_seq
 from daemon.store.sample_rows import SampleRows
 from daemon.store.schema import LIVE, SUPERSEDED, UNLABELLED
@@ -43,12 +46,14 @@ class Limits:
         max_bytes: Of the database.
         max_age_seconds: Of service, since a row was stored.
         max_class_samples: Samples of one class that count.
+        when_full: At `max_bytes`, or on a full disk: the oldest rows go, or no sample is taken.
     """
 
     max_samples: int = 0
     max_bytes: int = 0
     max_age_seconds: float = 0.0
     max_class_samples: int = 0
+    when_full: Literal["remove", "refuse"] = "remove"
 
 
 NO_LIMITS = Limits()
@@ -80,7 +85,9 @@ class Retention:
         self._looked_at_seq = -_BETWEEN_ROWS
         self._off = False
         self.refuses: Cause | None = None  # why no sample is taken
-        self.removed: Counter[str] = Counter({"rows": 0, "class": 0, "age": 0, "bytes": 0})
+        self.learned_seq = 0  # the learner has met all up to here
+        self.removals = Removals()
+        self._unlearned = 0  # in the step that is not committed yet
 
     def reason(self, connection: sqlite3.Connection, *, idle: bool, disk_full: bool) -> str | None:
         """Why rows have to go now; None: none has to.
@@ -97,10 +104,11 @@ class Retention:
         limits, slack = self._limits, 0 if idle else _BETWEEN_ROWS
         used = self._share_used(connection, disk_full)
         over: Cause = "full" if disk_full else "quota"
-        self.refuses = over if used > _INGEST_STOPS else None
+        keeps = limits.when_full == "refuse"
+        self.refuses = over if used > _INGEST_STOPS or (keeps and disk_full) else None
         if self._off:
             return None
-        if used > _ROWS_GO:
+        if used > _ROWS_GO and not keeps:
             return "bytes"
         if limits.max_samples and self._rows.counts.samples > limits.max_samples + slack:
             return "rows"
@@ -136,9 +144,19 @@ class Retention:
             _delete(connection, rows)
             self._off = False
         _delete_keys(connection, min(1.0, share))
+        self._unlearned = sum(row.seq > self.learned_seq for row in rows if _is_to_learn(row))
         for kind, number in Counter(map(_kind, rows)).items():
             self._rows.count(kind, -number)
         return len(rows)
+
+    def removed(self, reason: str, rows: int) -> None:
+        """The rows of the newest step are gone for good.
+
+        Args:
+            reason: As the step was given it.
+            rows: As it gave.
+        """
+        self.removals.note(reason, rows, self._unlearned)
 
     def _share_used(self, connection: sqlite3.Connection, disk_full: bool) -> float:
         """How much of the quota; a full disk makes what is used at that time the quota."""
@@ -192,6 +210,10 @@ class Retention:
 def _kind(row: _Row) -> Kind:
     place = UNLABELLED if row.class_index is None else row.class_index
     return row.retired, place, row.source, row.holdout
+
+
+def _is_to_learn(row: _Row) -> bool:
+    return row.retired == LIVE and row.class_index is not None and not row.holdout
 
 
 def _superseded(connection: sqlite3.Connection, sample_id: str) -> list[_Row]:

@@ -11,13 +11,12 @@ import json
 import logging
 import sqlite3
 import threading
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from daemon.errors import KeyInUseError, StorageError
+from daemon.errors import KeyInUseError, StorageError, StoreUnavailableError
 from daemon.ingest.sample import Sample
 from daemon.store.acknowledgement import Acknowledgement
 from daemon.store.availability import Unavailable
@@ -25,6 +24,7 @@ from daemon.store.connections import open_reader
 from daemon.store.counts import StoreCounts
 from daemon.store.database import Database
 from daemon.store.idempotency import KeyedAnswer, RequestKey, first_answer, keep_answer
+from daemon.store.removals import Removals
 from daemon.store.retention import NO_LIMITS, Limits, Retention
 from daemon.store.revisions import (
     Label,
@@ -114,9 +114,18 @@ class SampleStore:
         return self._database.samples_lost
 
     @property
-    def removed(self) -> Counter[str]:
-        """Rows that went since the start, by the limit that they were beyond."""
-        return self._retention.removed
+    def removed(self) -> Removals:
+        """What retention removed since the start."""
+        return self._retention.removals
+
+    def learned(self, seq: int) -> None:
+        """Note that the learner has met every sample up to this sequence number."""
+        self._retention.learned_seq = seq
+
+    @property
+    def known(self) -> bool:
+        """Whether the database was open once since the start, so that `counts` says something."""
+        return self._database.loaded
 
     @property
     def counts(self) -> StoreCounts:
@@ -236,6 +245,9 @@ class SampleStore:
             with closing(open_reader(self._path)) as connection:
                 return [json.loads(body) for (body,) in connection.execute(query, (kind, limit))]
         except sqlite3.Error as error:
+            if (unavailable := self.unavailable) is not None:  # which was told already
+                cause, why = unavailable.cause, unavailable.why
+                raise StoreUnavailableError(cause, why, what="cannot be read") from error
             log.warning("records cannot be read", extra={"why": str(error)})
             raise StorageError("what was recorded cannot be read now") from error
 

@@ -259,7 +259,7 @@ class Writer:
             if not self._commit([_Item(0, 0, work, step)]) or not step.result():
                 break
             removed += step.result()
-            self._retention.removed[reason] += step.result()
+            self._retention.removed(reason, step.result())
         self._settled = idle
         self._database.tend(self._contents.counts.last_seq)
 
