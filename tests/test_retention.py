@@ -79,6 +79,18 @@ def test_keys_go_with_the_rows(tmp_path):
         assert keys == [f"k{number}" for number in range(90, 100)]
 
 
+def test_a_key_stays_as_long_as_its_rows(tmp_path):
+    """However many rows of before it go, and whichever request brought them."""
+    with closing(open_store(tmp_path, limits=Limits(max_samples=10), queue_samples=5000)) as store:
+        store.add([sample(number) for number in range(3000)])
+        sent = [sample(7)]
+        first = store.add_once(sent, RequestKey("mine", b"f"), lambda outcomes: b"ok")
+        assert not first.result(WAIT_SECONDS).replayed
+        wait_for(lambda: store.counts.samples == 10, "the oldest to go")
+        again = store.add_once(sent, RequestKey("mine", b"f"), lambda outcomes: b"ok")
+        assert again.result(WAIT_SECONDS).replayed
+
+
 def test_age_is_time_of_service(tmp_path, monkeypatch):
     limits = Limits(max_age_seconds=2 * DAY)
     with closing(open_store(tmp_path, limits=limits)) as store:

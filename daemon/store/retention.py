@@ -6,7 +6,7 @@
     disk    a full disk makes what is used then the quota: its oldest rows make room for new ones
 
 The file does not shrink: pages that rows have left are the next rows'. Retired rows go in their
-turn, and of the keys of requests the same share as of the rows.
+turn, and a request's key once no row is left that is as old as its own.
 """
 
 from __future__ import annotations
@@ -123,7 +123,6 @@ class Retention:
         rows = (
             self._of_a_class(connection) if reason == "class" else self._oldest(connection, reason)
         )
-        share = len(rows) / max(1, self._rows.counts.samples)
         try:
             _delete(connection, rows)
         except sqlite3.DatabaseError as error:
@@ -135,7 +134,7 @@ class Retention:
             connection.execute("REINDEX samples")
             _delete(connection, rows)
             self._off = False
-        _delete_keys(connection, min(1.0, share))
+        _delete_keys(connection)
         for kind, number in Counter(map(_kind, rows)).items():
             self._rows.count(kind, -number)
         return len(rows)
@@ -208,11 +207,12 @@ def _delete(connection: sqlite3.Connection, rows: list[_Row]) -> None:
     connection.executemany("DELETE FROM samples WHERE seq = ?", seqs)
 
 
-def _delete_keys(connection: sqlite3.Connection, share: float) -> None:
-    first, last = connection.execute("SELECT min(number), max(number) FROM idempotency").fetchone()
-    if first is not None:
-        until = first + round((last + 1 - first) * share)
-        connection.execute("DELETE FROM idempotency WHERE number < ?", (until,))
+def _delete_keys(connection: sqlite3.Connection) -> None:
+    """Those of requests whose rows have all gone; where none is left, all."""
+    connection.execute(
+        """DELETE FROM idempotency
+            WHERE last_seq < (SELECT ifnull(min(seq), 9223372036854775807) FROM samples)"""
+    )
 
 
 def _largest_class_above(connection: sqlite3.Connection, limit: int) -> tuple[int, int] | None:
