@@ -50,7 +50,7 @@ def test_a_failed_transaction_keeps_nothing_and_the_writer_lives_on(tmp_path, ca
         added(store, sample(1, "a"))
         query(tmp_path, REFUSE)
         failed = store.add([sample(2, "b"), sample(3, "c"), sample(4, "c", source="bad")])
-        with pytest.raises(StorageError, match="nothing of them was kept"):
+        with pytest.raises(StorageError, match="send it again with the same id or Idempotency-Key"):
             failed.result(WAIT_SECONDS)
         assert "injected" in str([vars(record) for record in caplog.records])
         assert query(tmp_path, "SELECT seq FROM samples") == [(1,)]

@@ -22,6 +22,7 @@ from daemon.store.availability import Backoff, Unavailable, unavailable_after
 from daemon.store.ballast import Ballast
 from daemon.store.connections import open_writer
 from daemon.store.mark import MARK_NAME, MarkFile, read_mark
+from daemon.store.refused import remove_refused
 from daemon.store.schema import DATABASE_NAME
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._unavailable: Unavailable | None = None
         self._tended = 0.0
+        self._acknowledged: int | None = None
         self.samples_lost = 0
         self.openings_failed = 0
         self.short_of_room = False
@@ -115,6 +117,7 @@ class Database:
     def committed(self, seq: int) -> None:
         """A transaction is durable, the newest row `seq`: put the mark there."""
         self._backoff.reset()
+        self._acknowledged = seq
         if self._mark is None:
             return
         try:
@@ -154,12 +157,14 @@ class Database:
         try:
             sync_folder(self._directory.absolute().parent)
             seq = self._compare_with_mark(self._connection)
+            if self._acknowledged is not None:
+                remove_refused(self._connection, self._acknowledged)
             self._load(self._connection)
         except BaseException:
             self.close()
             raise
         self._open_mark(seq)
-        self._unavailable = None
+        self._acknowledged, self._unavailable = seq, None
         self.tend(seq)
 
     def _become(self, unavailable: Unavailable) -> None:

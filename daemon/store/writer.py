@@ -37,7 +37,10 @@ _IDLE_SECONDS = 60.0
 _SETTLE_SECONDS = 1.0  # after the last group limits are met to the row
 _UNAVAILABLE_SECONDS = 0.2  # between two looks at whether the database can be opened
 _MOST_HELD = 1000
-_FAILED = "the samples could not be written; nothing of them was kept"
+_FAILED = (
+    "this could not be written, and may be kept or not: send it again with the same id or "
+    "Idempotency-Key"
+)
 
 _T = TypeVar("_T")
 Work = Callable[[sqlite3.Connection], Any]
@@ -131,7 +134,7 @@ class Writer:
             QueueFullError: Too much waits already; nothing was queued.
             StoreUnavailableError: Nothing can be written now.
             StorageError: The daemon is stopping; or, from the acknowledgement, the transaction
-                failed and nothing of it was kept.
+                failed.
         """
         item = _Item(samples, size, work, Acknowledgement(), lasting)
         unavailable = self.refuses if samples else self._database.unavailable
