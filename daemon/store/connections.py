@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from daemon.errors import StoreError
+from daemon.store.availability import LOG_IN_USE
 from daemon.store.schema import migrate
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
     # acknowledged from now on lies behind frames that may have been cut or damaged.
     busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
-        raise sqlite3.OperationalError("a reader keeps the log from being emptied")
+        raise sqlite3.OperationalError(LOG_IN_USE)
     try:
         migrate(connection)
     except ValueError as error:

@@ -25,7 +25,7 @@ _REFUSED = f"""FROM samples WHERE seq > :seq
     AND NOT EXISTS (SELECT 1 FROM samples AS earlier WHERE earlier.retired = {SUPERSEDED}
         AND earlier.id IS NULL AND earlier.seq <= :seq
         AND earlier.seq = CAST(substr(samples.id, {len(OWN_ID_PREFIX) + 1}) AS INTEGER)
-        AND samples.id = '{OWN_ID_PREFIX}' || earlier.seq)"""
+        AND samples.id = '{OWN_ID_PREFIX}' || earlier.seq)"""  # noqa: S608 - our own text
 
 
 def remove_refused(connection: sqlite3.Connection, seq: int) -> None:
