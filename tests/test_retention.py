@@ -149,6 +149,7 @@ def test_a_quota_that_cannot_be_kept_refuses_samples_and_takes_records(tmp_path,
         assert caught.value.body()["cause"] == "quota"
         assert store.unavailable is None
         store.record("note", 1, {}).result(WAIT_SECONDS)
+        assert store.withdraw("s-1").result(WAIT_SECONDS).seq == 1  # which makes room
 
 
 def test_a_row_whose_columns_are_damaged_goes_too(tmp_path, caplog):

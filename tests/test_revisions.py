@@ -14,6 +14,7 @@ from daemon.errors import (
 )
 from daemon.store import SampleReader
 from daemon.store.row_check import CHECKED, is_sound
+from daemon.store.schema import DATABASE_NAME
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, added, open_store, query, sample
 
 WHOLE_ROWS = f"SELECT {CHECKED}, crc FROM samples"  # noqa: S608 - our own text
@@ -110,6 +111,16 @@ def test_a_withdrawal_takes_every_copy_of_the_features(store, tmp_path):
     rows = query(tmp_path, WHOLE_ROWS)
     assert all(is_sound(row) for row in rows)
     assert (store.counts.samples, store.counts.retired) == (1, {1: 2, 2: 2})
+
+
+@pytest.mark.parametrize("size", [100, 20_000])  # in a leaf, and in pages of its own
+def test_what_was_withdrawn_is_not_in_the_file_any_more(tmp_path, size):
+    secret = b"a face, and whose".ljust(size, b"#")
+    with closing(open_store(tmp_path)) as store:
+        added(store, sample(features=secret, id="x"), sample(2, "a"))
+        withdraw(store, "x")
+    assert b"a face" not in (tmp_path / DATABASE_NAME).read_bytes()
+    assert b"####" not in (tmp_path / DATABASE_NAME).read_bytes()
 
 
 def test_what_was_withdrawn_stays_so(store):

@@ -18,6 +18,7 @@ _PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": 2,
     "foreign_keys": 1,
+    "secure_delete": 1,  # what is withdrawn is written over, not only let go
     "mmap_size": 0,
     "trusted_schema": 0,
     "journal_size_limit": _LOG_LIMIT_BYTES,

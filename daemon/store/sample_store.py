@@ -211,6 +211,7 @@ class SampleStore:
             lambda connection: withdraw_sample(connection, self._rows, sample_id),
             samples=1,
             size=_SAMPLE_BYTES,
+            frees=True,
         )
 
     def retire_damaged(self, seqs: list[int]) -> Acknowledgement[None]:

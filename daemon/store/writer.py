@@ -120,7 +120,13 @@ class Writer:
         return None if cause is None else Unavailable(cause, "no room for more rows")
 
     def submit(
-        self, work: Work, *, samples: int = 0, size: int = 0, lasting: bool = False
+        self,
+        work: Work,
+        *,
+        samples: int = 0,
+        size: int = 0,
+        lasting: bool = False,
+        frees: bool = False,
     ) -> Acknowledgement[Any]:
         """Queue work; what it returns, or the `RequestError` it raises, comes once it is durable.
 
@@ -132,6 +138,7 @@ class Writer:
             samples: How many samples it writes at most.
             size: Bytes that they hold while they wait.
             lasting: Hold it while the database is unavailable, and acknowledge it when it is not.
+            frees: It makes room, and so is taken also where there is none for samples.
 
         Raises:
             QueueFullError: Too much waits already; nothing was queued.
@@ -140,7 +147,7 @@ class Writer:
                 failed.
         """
         item = _Item(samples, size, work, Acknowledgement(), lasting)
-        unavailable = self.refuses if samples else self._database.unavailable
+        unavailable = self.refuses if samples and not frees else self._database.unavailable
         with self._lock:
             if self._closed:
                 raise StorageError("the daemon is stopping")
