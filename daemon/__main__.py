@@ -94,7 +94,7 @@ def learner(config: ConfigOption = Path("ffedge.toml")) -> None:
     spec, directory, learning = settings.model.spec(), settings.store.directory, settings.learner
     lower_priority(learning.niceness)
     limit_threads(learning.threads)
-    lock_directory(directory, "learner", wait=True)
+    lock_directory(directory / "versions", wait=True)  # the server holds that of the store
     # Compiled chains outlive a restart. By default they lie in /tmp, which a unit may not share.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((directory / "compiled").resolve()))
 
@@ -348,7 +348,7 @@ def _serve(settings: Settings, config: Path, listener: socket.socket) -> None:
 
     notifier = Notifier.take(os.environ, os.getpid())
     command = python_command("daemon", "learner", "--config", str(config))
-    lock_directory(settings.store.directory, "server", wait=False)
+    lock_directory(settings.store.directory, wait=False)
     with notifier.starting("opening the store and the version that serves"):
         service = build_service(settings, command)
     host, port = listener.getsockname()[:2]

@@ -1,54 +1,48 @@
-"""One daemon per directory: two writers would each believe that they alone number the samples."""
+"""One daemon per directory: two writers would each believe that they alone number the samples.
+
+The directory itself is locked, and never a file in it: a daemon that started on a read-only disk,
+where no file could be made, and one that starts when it can be written, exclude each other.
+"""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from pathlib import Path
 
 from daemon.errors import StoreError
 
-# Faults that may pass, and that must not keep what can be read from being served.
-_DISK_FAULTS = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
-
-def lock_directory(directory: Path, name: str, *, wait: bool) -> int:
-    """Hold a lock file until this process ends, however it ends.
+def lock_directory(directory: Path, *, wait: bool) -> int:
+    """Hold a lock on a directory until this process ends, however it ends.
 
     Args:
         directory: Made if missing.
-        name: `server` or `learner`; a new learner waits for one that a killed server left behind.
-        wait: Wait for another holder to end, instead of refusing.
+        wait: Wait for another holder to end, instead of refusing: a new learner does, for one that
+            a killed server left behind.
 
     Returns:
         The descriptor that holds the lock; closing it gives the lock up.
 
     Raises:
-        StoreError: Another process holds it, or the directory cannot be written to.
+        StoreError: Another process holds it, or the directory cannot be made or locked.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        descriptor = _open(directory, directory / f"{name}.lock")
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise StoreError(
-            f"cannot write to {directory} ({error.strerror}): choose another store.directory"
+            f"cannot use {directory} ({error.strerror}): choose another store.directory"
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError as error:
+    except OSError as error:
         os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise StoreError(
+                f"another daemon works in {directory}: stop it, or choose another store.directory"
+            ) from error
         raise StoreError(
-            f"another daemon works in {directory}: stop it, or choose another store.directory"
+            f"cannot lock {directory} ({error.strerror}): choose a store.directory on a local disk"
         ) from error
     return descriptor
-
-
-def _open(directory: Path, path: Path) -> int:
-    """The lock file; where the disk does not let it be made, the directory, which locks as well."""
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in _DISK_FAULTS:
-            raise
-    return os.open(path if path.exists() else directory, os.O_RDONLY | os.O_CLOEXEC)

@@ -240,7 +240,7 @@ class QueueFullError(RequestError):
 
 
 class StorageError(RequestError):
-    """The transaction failed; nothing of it was kept."""
+    """The transaction failed; what was in it is kept only in rare cases (see docs/disk.md)."""
 
     status, code, retry_after_seconds = 503, "storage", 5
 

@@ -6,10 +6,11 @@ Samples are learned in order of arrival, in blocks. For one block:
     2. take `steps_per_block` steps; each mixes new samples with ones drawn from memory (replay)
 
 Which rows a step takes depends on the seed and the step's number alone, and a full block on the
-order of the samples, so learning full blocks again from the checkpoint gives the same bits. (Where
-a block that waited too long is cut short is up to the clock.) What memory holds is asked of the
-store anew for each block: a sample that was relabelled or withdrawn has left it by then, in the
-same way for a learner that was stopped as for one that was not. A candidate is an export of the
+order of the samples, so learning full blocks again from the checkpoint gives the same bits, as
+long as nothing that was learned since has been relabelled, withdrawn, found damaged or removed:
+that is not met again. (Where a block that waited too long is cut short is up to the clock.) What
+memory holds is asked of the store anew for each block: a sample that no longer counts has left it
+by then. A candidate is an export of the
 network as it stands: proposing one changes nothing in what is learned next.
 
 Where memory runs out in a step, some units have moved and others have not, and what the step had

@@ -112,7 +112,7 @@ def test_what_cannot_be_read_on_a_read_only_disk_says_why(on_disk):
     log = daemon.store / f"{DATABASE_NAME}-wal"
     assert log.stat().st_size > 0
     (daemon.store / f"{DATABASE_NAME}-shm").unlink()
-    remount(on_disk.disk, "ro")
+    on_disk.disk.remount("ro")
     with on_disk.daemon as daemon:
         for path in ("/samples", "/samples/counts") * 3:
             answer = daemon.client.get(path)

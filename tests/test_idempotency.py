@@ -12,10 +12,11 @@ from daemon.errors import (
     IdConflictError,
     KeyInUseError,
     KeyReusedError,
-    StorageError,
+    StoreUnavailableError,
 )
 from daemon.store import idempotency, request_key
 from tests.daemon_fixtures import WAIT_SECONDS, HeldWriter, added, open_store, query, sample
+from tests.running import wait_for
 
 ONE = [sample(1, "a"), sample(2, None)]
 
@@ -102,9 +103,10 @@ def test_what_kept_nothing_may_run_again(tmp_path):
 def test_a_failed_transaction_keeps_neither_samples_nor_key(tmp_path):
     with closing(open_store(tmp_path)) as store:
         query(tmp_path, "ALTER TABLE counts RENAME TO lost")
-        with pytest.raises(StorageError):
+        with pytest.raises(StoreUnavailableError):
             sent(store, "k", ONE)
         query(tmp_path, "ALTER TABLE lost RENAME TO counts")
+        wait_for(lambda: store.unavailable is None, "the table to be found")
         assert keys(tmp_path) == []
         assert sent(store, "k", ONE) == (b"[1, 2]", False)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from contextlib import closing
 
 import pytest
 
 from daemon.errors import StoreUnavailableError
-from daemon.store import Limits, RequestKey
+from daemon.store import Limits, RequestKey, SampleReader
 from daemon.store.retention import Retention
 from daemon.store.schema import DATABASE_NAME
-from tests.daemon_fixtures import WAIT_SECONDS, added, open_store, query, sample
+from tests.daemon_fixtures import SPEC, WAIT_SECONDS, added, open_store, query, sample
 from tests.running import wait_for
 
 DAY = 86400
@@ -21,6 +22,22 @@ DAY = 86400
 def seqs(folder, where: str = "TRUE") -> list[int]:
     rows = query(folder, f"SELECT seq FROM samples WHERE {where} ORDER BY seq")  # noqa: S608
     return [seq for (seq,) in rows]
+
+
+def spoil_first_leaf(path) -> None:
+    """One bit of a page's type: SQLite calls all rows in it malformed."""
+    with closing(sqlite3.connect(path)) as connection:
+        master = "SELECT rootpage FROM sqlite_master WHERE name = 'samples'"
+        (root,) = connection.execute(master).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    content = bytearray(path.read_bytes())
+    page = (root - 1) * size
+    while content[page] == 5:  # an inner page: its first cell points to its first child
+        cell = page + int.from_bytes(content[page + 12 : page + 14], "big")
+        page = (int.from_bytes(content[cell : cell + 4], "big") - 1) * size
+    assert content[page] == 13
+    content[page] ^= 4
+    path.write_bytes(content)
 
 
 def assert_counts_are_right(folder, store) -> None:
@@ -79,6 +96,18 @@ def test_keys_go_with_the_rows(tmp_path):
         assert keys == [f"k{number}" for number in range(90, 100)]
 
 
+def test_a_key_stays_as_long_as_its_rows(tmp_path):
+    """However many rows of before it go, and whichever request brought them."""
+    with closing(open_store(tmp_path, limits=Limits(max_samples=10), queue_samples=5000)) as store:
+        store.add([sample(number) for number in range(3000)])
+        sent = [sample(7)]
+        first = store.add_once(sent, RequestKey("mine", b"f"), lambda outcomes: b"ok")
+        assert not first.result(WAIT_SECONDS).replayed
+        wait_for(lambda: store.counts.samples == 10, "the oldest to go")
+        again = store.add_once(sent, RequestKey("mine", b"f"), lambda outcomes: b"ok")
+        assert again.result(WAIT_SECONDS).replayed
+
+
 def test_age_is_time_of_service(tmp_path, monkeypatch):
     limits = Limits(max_age_seconds=2 * DAY)
     with closing(open_store(tmp_path, limits=limits)) as store:
@@ -120,6 +149,7 @@ def test_a_quota_that_cannot_be_kept_refuses_samples_and_takes_records(tmp_path,
         assert caught.value.body()["cause"] == "quota"
         assert store.unavailable is None
         store.record("note", 1, {}).result(WAIT_SECONDS)
+        assert store.withdraw("s-1").result(WAIT_SECONDS).seq == 1  # which makes room
 
 
 def test_a_row_whose_columns_are_damaged_goes_too(tmp_path, caplog):
@@ -135,3 +165,40 @@ def test_a_row_whose_columns_are_damaged_goes_too(tmp_path, caplog):
         assert store.unavailable is None
     assert "indexes are made anew" in caplog.text
     assert seqs(tmp_path) == [11]
+
+
+def test_retired_rows_are_bounded_and_take_no_sample_with_them(tmp_path):
+    """Whoever flips one label for ever costs neither the disk nor the samples of others."""
+    with closing(open_store(tmp_path, limits=Limits(max_samples=10), holdout_ratio=0.0)) as store:
+        added(store, *[sample(i, id=f"k{i}") for i in range(5)])
+        for flip in range(200):
+            last = store.label("k0", "ab"[(flip + 1) % 2], replace=True)
+        last.result(WAIT_SECONDS)
+        wait_for(lambda: sum(store.counts.retired.values()) == 10, "the oldest retired rows to go")
+        assert seqs(tmp_path, "retired = 0") == [2, 3, 4, 5, 205]
+        assert seqs(tmp_path, "retired = 1") == [*range(195, 205)]
+        assert store.removed["retired"] == 190
+        assert_counts_are_right(tmp_path, store)
+
+
+def test_a_malformed_page_costs_no_new_sample(tmp_path, caplog):
+    with closing(open_store(tmp_path)) as store:
+        added(store, *[sample(i) for i in range(500)])
+    spoil_first_leaf(tmp_path / DATABASE_NAME)
+    for limits in (Limits(max_samples=400), Limits(max_age_seconds=1e-9)):
+        caplog.clear()
+        with closing(open_store(tmp_path, limits=limits)) as store:
+            before = store.counts.samples
+            for number in range(300):
+                added(store, sample(number))
+            wait_for(lambda: "no more rows go" in caplog.text, "retention to be set off")
+            added(store, sample(1))
+            assert store.unavailable is None
+            assert store.counts.samples == before + 301
+    told: list[int] = []
+    with closing(SampleReader(tmp_path, SPEC, told.append)) as reader:
+        found, through = reader.training(0, 5000)
+        assert through > 1000
+        assert 500 < len(found) < 1102
+        assert found[0].seq > 1
+        assert told == []

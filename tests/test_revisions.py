@@ -14,6 +14,7 @@ from daemon.errors import (
 )
 from daemon.store import SampleReader
 from daemon.store.row_check import CHECKED, is_sound
+from daemon.store.schema import DATABASE_NAME
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, added, open_store, query, sample
 
 WHOLE_ROWS = f"SELECT {CHECKED}, crc FROM samples"  # noqa: S608 - our own text
@@ -74,7 +75,8 @@ def test_a_correction_takes_the_word_replace(store, tmp_path, own):
     assert label(store, name, "a", replace=True) == (name, "a", "b", 3)
     assert to_learn(tmp_path) == [(3, 0)]
     rows = query(tmp_path, "SELECT retired, hex(features) FROM samples ORDER BY seq")
-    assert rows == [(1, "01" * 6), (1, "01" * 6), (0, "01" * 6)]
+    assert rows == [(1, ""), (1, ""), (0, "01" * 6)]  # the features are there once
+    assert all(is_sound(row) for row in query(tmp_path, WHOLE_ROWS))
     assert store.counts.retired == {1: 2}
 
 
@@ -109,6 +111,16 @@ def test_a_withdrawal_takes_every_copy_of_the_features(store, tmp_path):
     rows = query(tmp_path, WHOLE_ROWS)
     assert all(is_sound(row) for row in rows)
     assert (store.counts.samples, store.counts.retired) == (1, {1: 2, 2: 2})
+
+
+@pytest.mark.parametrize("size", [100, 20_000])  # in a leaf, and in pages of its own
+def test_what_was_withdrawn_is_not_in_the_file_any_more(tmp_path, size):
+    secret = b"a face, and whose".ljust(size, b"#")
+    with closing(open_store(tmp_path)) as store:
+        added(store, sample(features=secret, id="x"), sample(2, "a"))
+        withdraw(store, "x")
+    assert b"a face" not in (tmp_path / DATABASE_NAME).read_bytes()
+    assert b"####" not in (tmp_path / DATABASE_NAME).read_bytes()
 
 
 def test_what_was_withdrawn_stays_so(store):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from contextlib import closing
 
 import pytest
 
-from daemon.errors import QueueFullError, StorageError, StoreError
+from daemon.errors import QueueFullError, StorageError, StoreError, StoreUnavailableError
+from daemon.store.database import Database
 from daemon.store.schema import DATABASE_NAME
 from tests.daemon_fixtures import WAIT_SECONDS, HeldWriter, added, open_store, query, sample
+from tests.running import wait_for
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_a_failed_transaction_keeps_nothing_and_the_writer_lives_on(tmp_path, ca
         added(store, sample(1, "a"))
         query(tmp_path, REFUSE)
         failed = store.add([sample(2, "b"), sample(3, "c"), sample(4, "c", source="bad")])
-        with pytest.raises(StorageError, match="nothing of them was kept"):
+        with pytest.raises(StorageError, match="send it again with the same id or Idempotency-Key"):
             failed.result(WAIT_SECONDS)
         assert "injected" in str([vars(record) for record in caplog.records])
         assert query(tmp_path, "SELECT seq FROM samples") == [(1,)]
@@ -77,15 +80,92 @@ def test_a_failed_transaction_fails_its_whole_group_and_no_other(tmp_path, gate)
         assert query(tmp_path, "SELECT count(*) FROM samples") == [(1,)]
 
 
-def test_a_lost_table_is_a_storage_error_until_it_is_back(tmp_path):
+@pytest.mark.parametrize(
+    ("lose", "bring_back"),
+    [
+        ("ALTER TABLE samples RENAME TO lost", "ALTER TABLE lost RENAME TO samples"),
+        ("DELETE FROM store_state", "INSERT INTO store_state VALUES (1, 0)"),
+    ],
+)
+def test_a_lost_table_is_damage_until_it_is_back(tmp_path, lose, bring_back):
     with closing(open_store(tmp_path)) as store:
         added(store, sample(1))
-        query(tmp_path, "ALTER TABLE samples RENAME TO lost")
+        query(tmp_path, lose)
+
+        def broken(connection: sqlite3.Connection) -> None:
+            raise OSError(errno.EIO, "injected")
+
+        if "DELETE" in lose:  # nothing asks for it before the database is opened anew
+            with pytest.raises(StoreUnavailableError):
+                store._writer.submit(broken).result(WAIT_SECONDS)
+        else:
+            with pytest.raises(StoreUnavailableError):
+                added(store, sample(2, "new"))
+        held = store.record_when_possible("note", 1, {})
+        wait_for(lambda: refused(store) == "damaged", "the damage to be seen")
+        wait_for(lambda: store._database.openings_failed, "an opening that fails", 30)
+        assert refused(store) == "damaged"
+        query(tmp_path, bring_back)
+        wait_for(lambda: store.unavailable is None, "the table to be found", 60)
+        held.result(WAIT_SECONDS)
+        assert added(store, sample(3, "new"))[0].seq >= 2
+
+
+def refused(store) -> str | None:
+    return None if store.refuses is None else store.refuses.cause
+
+
+def test_failures_again_and_again_are_damage(tmp_path):
+    with closing(open_store(tmp_path)) as store:
+        query(tmp_path, REFUSE)
         for _ in range(2):
             with pytest.raises(StorageError):
-                added(store, sample(2, "new"))
-        query(tmp_path, "ALTER TABLE lost RENAME TO samples")
-        assert added(store, sample(3, "new"))[0].seq == 2
+                added(store, sample(1, source="bad"))
+        assert refused(store) is None
+        with pytest.raises((StorageError, StoreUnavailableError)):
+            added(store, sample(1, source="bad"))
+        assert refused(store) == "damaged"
+        wait_for(lambda: refused(store) is None, "the store to be tried again")
+        assert added(store, sample(2))[0].seq == 1
+
+
+def test_the_writer_lives_through_whatever_a_turn_of_its_loop_raises(tmp_path, monkeypatch):
+    real = Database.committed
+    broken = True
+
+    def committed(self, seq) -> None:
+        if broken:
+            raise ValueError("injected")
+        real(self, seq)
+
+    monkeypatch.setattr(Database, "committed", committed)
+    with closing(open_store(tmp_path)) as store:
+        with pytest.raises(StoreUnavailableError):
+            added(store, sample(1))
+        held = store.record_when_possible("note", 1, {})
+        assert refused(store) == "damaged"
+        assert store.queue_depth == 0
+        broken = False
+        held.result(WAIT_SECONDS)
+        assert added(store, sample(2))
+
+
+def test_a_reader_that_keeps_the_log_is_named_and_waited_for(tmp_path, monkeypatch):
+    real = sqlite3.connect
+    with closing(open_store(tmp_path)) as store:
+        added(store, sample(1))
+        other = real(tmp_path / DATABASE_NAME, isolation_level=None)
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM samples").fetchone()
+        added(store, sample(2))
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: real(*a, **k | {"timeout": 0.1}))
+    with closing(open_store(tmp_path)) as store:
+        with pytest.raises(StoreUnavailableError, match="another program holds"):
+            added(store, sample(3))
+        assert refused(store) == "in_use"
+        other.close()
+        wait_for(lambda: refused(store) is None, "the reader to be gone", 30)
+        assert added(store, sample(3))[0].seq == 3
 
 
 def test_a_request_that_was_cancelled_does_not_stop_the_writer(tmp_path, gate):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import threading
 import time
 from contextlib import closing
 
 import pytest
 
 from daemon.errors import StorageError, StoreUnavailableError
-from daemon.store import database
+from daemon.store import RequestKey, database
 from daemon.store.availability import unavailable_after
 from daemon.store.ballast import BALLAST_BYTES, BALLAST_NAME, Ballast
 from tests.daemon_fixtures import WAIT_SECONDS, added, open_store, query, sample
@@ -107,10 +108,13 @@ class FailingConnection(sqlite3.Connection):
 
     fails_at: str | None = None
     message = "disk I/O error"
+    after_all = False  # what it says has failed is done
 
     def execute(self, statement, *arguments):
         if statement == FailingConnection.fails_at:
             FailingConnection.fails_at = None
+            if self.after_all:
+                super().execute(statement, *arguments)
             raise sqlite3.OperationalError(self.message)
         return super().execute(statement, *arguments)
 
@@ -144,6 +148,50 @@ def test_an_io_error_refuses_its_group_and_the_database_is_opened_anew(
         assert query(tmp_path, "SELECT features FROM samples") == [
             (bytes([n] * 6),) for n in (1, 0)
         ]
+
+
+def test_what_was_refused_does_not_come_back_with_the_log(tmp_path, monkeypatch):
+    """An fsync that fails may leave whole frames: who opens the database next finds them."""
+    monkeypatch.setattr(FailingConnection, "after_all", True)
+    real, connect = database.open_writer, sqlite3.connect
+
+    def open_writer(path):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=FailingConnection)
+            )
+            return real(path)
+
+    monkeypatch.setattr(database, "open_writer", open_writer)
+    held = threading.Event()
+    with closing(open_store(tmp_path, on_commit=lambda *_: held.wait(WAIT_SECONDS))) as store:
+        first = store.add([sample(1, "a"), sample(2, "a", id="mine"), sample(3, None)])
+        first.result(WAIT_SECONDS)
+        keyed = [sample(4, "b")]
+        FailingConnection.fails_at = "COMMIT"
+        group = [
+            store.add([sample(5, "b"), sample(6, "b", id="new")]),
+            store.add_once(keyed, RequestKey("k", b"f"), lambda outcomes: b"first"),
+            store.label("mine", "c", replace=True),
+            store.label("s-3", "c", replace=True),
+        ]
+        held.set()
+        for refused in group:
+            with pytest.raises(StoreUnavailableError):
+                refused.result(WAIT_SECONDS)
+        wait_for(lambda: store.unavailable is None, "the store to come back")
+        # The labels were kept; so they are found, and the same again changes nothing.
+        live = "SELECT seq, ifnull(id, 's-' || seq) FROM samples WHERE retired = 0 ORDER BY seq"
+        assert query(tmp_path, live) == [(1, "s-1"), (7, "mine"), (8, "s-3")]
+        assert store.counts.samples == 3
+        (again,) = added(store, sample(5, "b"))
+        assert again.seq == 9
+        answer = store.add_once(keyed, RequestKey("k", b"f"), lambda outcomes: b"second")
+        assert not answer.result(WAIT_SECONDS).replayed
+        assert store.label("mine", "c", replace=True).result(WAIT_SECONDS).seq == 7
+        counted = """SELECT retired, ifnull(class_index, -1), source, holdout, count(*)
+            FROM samples GROUP BY 1, 2, 3, 4"""
+        assert sorted(query(tmp_path, counted)) == sorted(query(tmp_path, "SELECT * FROM counts"))
 
 
 def test_what_waiting_cannot_mend_is_no_cause(tmp_path):

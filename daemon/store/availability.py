@@ -20,25 +20,38 @@ from typing import Literal
 
 from daemon.store.ballast import free_bytes
 
-Cause = Literal["full", "read_only", "io_error", "damaged", "quota"]
+Cause = Literal["full", "read_only", "io_error", "damaged", "in_use", "quota"]
 
 CAUSES: dict[Cause, str] = {
     "full": "the disk is full: make room",
     "read_only": "the file system is read-only: make it writable",
     "io_error": "the disk does not write: see the kernel's log",
     "damaged": "the database is damaged: move it away, or bring back a copy of it",
+    "in_use": "another program holds ffedge.sqlite in a transaction: end it, or wait for it",
     "quota": "store.max_bytes is nearly reached: raise it, or wait until old samples have gone, "
     'unless store.when_full is "refuse"',
 }
+
+LOG_IN_USE = "a reader keeps the log from being emptied"
 
 # SQLite's own words (Python 3.10 has no error codes), and what they say for sure.
 _SAID: dict[str, Cause | None] = {
     "database or disk is full": "full",
     "database disk image is malformed": "damaged",
+    "database is locked": "in_use",
+    LOG_IN_USE: "in_use",
     "attempt to write a readonly database": None,
     "disk I/O error": None,
     "unable to open database file": None,
 }
+# What only damage makes of a database that was in order when it was opened.
+_DAMAGE = (
+    "no such table",
+    "no such column",
+    "no such row",
+    "file is not a database",
+    "malformed database schema",
+)
 _ERRNO: dict[int | None, Cause] = {
     errno.ENOSPC: "full",
     errno.EDQUOT: "full",
@@ -83,6 +96,21 @@ def unavailable_after(error: BaseException, directory: Path) -> Unavailable | No
     elif isinstance(error, sqlite3.DatabaseError) and str(error) in _SAID:
         cause = _SAID[str(error)] or _ask(directory)
     return None if cause is None else Unavailable(cause, f"{type(error).__name__}: {error}")
+
+
+def damaged_after(error: BaseException) -> Unavailable | None:
+    """What an error says of a database that was in order when it was opened; None: nothing.
+
+    Args:
+        error: Of SQLite.
+    """
+    found = isinstance(error, sqlite3.DatabaseError) and str(error).startswith(_DAMAGE)
+    return damaged(error) if found else None
+
+
+def damaged(error: BaseException) -> Unavailable:
+    """Whatever the error, it does not pass: the database is not to be trusted."""
+    return Unavailable("damaged", f"{type(error).__name__}: {error}")
 
 
 def _ask(directory: Path) -> Cause | None:

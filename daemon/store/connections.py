@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from daemon.errors import StoreError
+from daemon.store.availability import LOG_IN_USE
 from daemon.store.schema import migrate
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ _PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": 2,
     "foreign_keys": 1,
+    "secure_delete": 1,  # what is withdrawn is written over, not only let go
     "mmap_size": 0,
     "trusted_schema": 0,
     "journal_size_limit": _LOG_LIMIT_BYTES,
@@ -76,7 +78,7 @@ def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
     # acknowledged from now on lies behind frames that may have been cut or damaged.
     busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
-        raise sqlite3.OperationalError("a reader keeps the log from being emptied")
+        raise sqlite3.OperationalError(LOG_IN_USE)
     try:
         migrate(connection)
     except ValueError as error:

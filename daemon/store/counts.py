@@ -39,9 +39,17 @@ class StoreCounts:
         return self.samples - self.holdout - self.unlabelled
 
 
+def stored_last_seq(connection: sqlite3.Connection) -> int:
+    """Where the order of arrival stands, as the tables have it."""
+    row = connection.execute("SELECT last_seq FROM store_state").fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("no such row: store_state is empty")
+    return int(row[0])
+
+
 def load_counts(connection: sqlite3.Connection) -> StoreCounts:
     """As the tables have them."""
-    (last_seq,) = connection.execute("SELECT last_seq FROM store_state").fetchone()
+    last_seq = stored_last_seq(connection)
     rows = connection.execute("SELECT retired, class_index, source, holdout, samples FROM counts")
     changes: Counter[Kind] = Counter(
         {(retired, place, source, holdout): n for retired, place, source, holdout, n in rows}

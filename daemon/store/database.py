@@ -18,10 +18,18 @@ from pathlib import Path
 from daemon.clock import stamp
 from daemon.durable import sync_folder
 from daemon.errors import StoreError
-from daemon.store.availability import Backoff, Unavailable, unavailable_after
+from daemon.store.availability import (
+    Backoff,
+    Unavailable,
+    damaged,
+    damaged_after,
+    unavailable_after,
+)
 from daemon.store.ballast import Ballast
 from daemon.store.connections import open_writer
+from daemon.store.counts import stored_last_seq
 from daemon.store.mark import MARK_NAME, MarkFile, read_mark
+from daemon.store.refused import remove_refused
 from daemon.store.schema import DATABASE_NAME
 
 log = logging.getLogger(__name__)
@@ -48,6 +56,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._unavailable: Unavailable | None = None
         self._tended = 0.0
+        self._acknowledged: int | None = None
         self.samples_lost = 0
         self.openings_failed = 0
         self.short_of_room = self.loaded = False
@@ -75,11 +84,12 @@ class Database:
         except StoreError:
             raise
         except (OSError, sqlite3.Error) as error:
-            if not self.fail(error):
+            if (unavailable := unavailable_after(error, self._directory)) is None:
                 raise StoreError(
                     f"cannot use the database in {self._directory} ({error}): make it writable, or "
                     f"move {DATABASE_NAME} away to begin without its samples"
                 ) from error
+            self._become(unavailable)
 
     def open_again(self) -> bool:
         """Open it anew if that is due.
@@ -94,27 +104,33 @@ class Database:
             return False
         try:
             self._open()
-        except (OSError, sqlite3.Error, StoreError) as error:
-            # In use, or of another form by now: that is no cause of its own.
-            self._become(unavailable_after(error, self._directory) or before)
+        except Exception as error:  # noqa: BLE001 - the writer's thread must live on
+            # Of another form by now: that is no cause of its own.
+            found = unavailable_after(error, self._directory) or damaged_after(error)
+            self._become(found or before)
             return False
         log.warning("store is available again", extra={"was": before.cause})
         return True
 
     def fail(self, error: BaseException) -> bool:
-        """Close it if the error says that it cannot be written.
+        """Close it if the error says that it cannot be written, or is damaged.
 
         Returns:
             Whether it does.
         """
-        unavailable = unavailable_after(error, self._directory)
+        unavailable = unavailable_after(error, self._directory) or damaged_after(error)
         if unavailable is not None:
             self._become(unavailable)
         return unavailable is not None
 
+    def distrust(self, error: BaseException) -> None:
+        """Close it after an error that nothing explains: a new connection may do better."""
+        self._become(damaged(error))
+
     def committed(self, seq: int) -> None:
         """A transaction is durable, the newest row `seq`: put the mark there."""
         self._backoff.reset()
+        self._acknowledged = seq
         if self._mark is None:
             return
         try:
@@ -154,13 +170,15 @@ class Database:
         try:
             sync_folder(self._directory.absolute().parent)
             seq = self._compare_with_mark(self._connection)
+            if self._acknowledged is not None:
+                remove_refused(self._connection, self._acknowledged)
             self._load(self._connection)
             self.loaded = True
         except BaseException:
             self.close()
             raise
         self._open_mark(seq)
-        self._unavailable = None
+        self._acknowledged, self._unavailable = seq, None
         self.tend(seq)
 
     def _become(self, unavailable: Unavailable) -> None:
@@ -178,7 +196,7 @@ class Database:
 
     def _compare_with_mark(self, connection: sqlite3.Connection) -> int:
         """Where the order stands; below the mark rows are gone, and it goes on above."""
-        (seq,) = connection.execute("SELECT last_seq FROM store_state").fetchone()
+        seq = stored_last_seq(connection)
         try:
             mark = read_mark(self._directory / MARK_NAME)
         except OSError as error:
@@ -195,7 +213,7 @@ class Database:
             connection.execute("COMMIT")
         losses = connection.execute("SELECT body FROM records WHERE kind = ?", (LOSS,)).fetchall()
         self.samples_lost = sum(json.loads(body)["samples"] for (body,) in losses)
-        return max(int(seq), mark)
+        return max(seq, mark)
 
     def _open_mark(self, seq: int) -> None:
         try:

@@ -82,11 +82,20 @@ def first_answer(connection: sqlite3.Connection, request: RequestKey) -> bytes |
     return bytes(answer)
 
 
-def keep_answer(connection: sqlite3.Connection, request: RequestKey, answer: bytes) -> None:
-    """Remember an answer, and forget the oldest beyond the bound."""
+def keep_answer(
+    connection: sqlite3.Connection, request: RequestKey, answer: bytes, last_seq: int
+) -> None:
+    """Remember an answer, and forget the oldest beyond the bound.
+
+    Args:
+        connection: In a transaction.
+        request: What was answered.
+        answer: As it was given.
+        last_seq: The newest row that it tells of: the answer goes when that row has gone.
+    """
     cursor = connection.execute(
-        "INSERT INTO idempotency (key, fingerprint, answer) VALUES (?, ?, ?)",
-        (request.key, request.fingerprint, answer),
+        "INSERT INTO idempotency (key, fingerprint, last_seq, answer) VALUES (?, ?, ?, ?)",
+        (request.key, request.fingerprint, last_seq, answer),
     )
     connection.execute(
         "DELETE FROM idempotency WHERE number <= ?", ((cursor.lastrowid or 0) - KEYS_KEPT,)

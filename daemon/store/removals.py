@@ -34,7 +34,9 @@ class Removals:
     """Counts and tells; told to by the writer's thread, read by any."""
 
     def __init__(self) -> None:
-        self.rows: Counter[str] = Counter({"rows": 0, "class": 0, "age": 0, "bytes": 0})
+        self.rows: Counter[str] = Counter(
+            {"rows": 0, "class": 0, "age": 0, "bytes": 0, "retired": 0}
+        )
         self.unlearned = 0
         self._newest = ""
         # Of each limit, and of what was unlearned by itself: when it was told, and of how many.

@@ -1,6 +1,7 @@
 """What goes when there is too much: the oldest first, a few hundred rows a transaction.
 
     rows    more than `max_samples` that count, or of one class more than `max_class_samples`
+    retired more than `max_samples` that no longer count: only of these the oldest
     age     more than `max_age_seconds` of service ago: no jump of a clock makes anything old
     bytes   more than 80 % of `max_bytes`; beyond 95 % no sample is taken
     disk    a full disk makes what is used then the quota: its oldest rows make room for new ones
@@ -8,7 +9,7 @@
 With `when_full = "refuse"` neither bytes nor a full disk makes rows go: no sample is taken then.
 
 The file does not shrink: pages that rows have left are the next rows'. Retired rows go in their
-turn, and of the keys of requests the same share as of the rows.
+turn, and a request's key once no row is left that is as old as its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from daemon.store.availability import Cause
 from daemon.store.counts import Kind
 from daemon.store.removals import Removals
 from daemon.store.revisions import own_seq
+from daemon.store.row_check import is_page_damage
 from daemon.store.sample_rows import SampleRows
 from daemon.store.schema import LIVE, SUPERSEDED, UNLABELLED
 
@@ -42,7 +44,7 @@ class Limits:
     """How much is kept; 0: without limit.
 
     Args:
-        max_samples: Samples that count.
+        max_samples: Samples that count; and as many rows that no longer do.
         max_bytes: Of the database.
         max_age_seconds: Of service, since a row was stored.
         max_class_samples: Samples of one class that count.
@@ -101,17 +103,30 @@ class Retention:
         if not idle and seq - self._looked_at_seq < _BETWEEN_ROWS:
             return None
         self._looked_at_seq = seq
-        limits, slack = self._limits, 0 if idle else _BETWEEN_ROWS
+        slack = 0 if idle else _BETWEEN_ROWS
         used = self._share_used(connection, disk_full)
         over: Cause = "full" if disk_full else "quota"
-        keeps = limits.when_full == "refuse"
+        keeps = self._limits.when_full == "refuse"
         self.refuses = over if used > _INGEST_STOPS or (keeps and disk_full) else None
         if self._off:
             return None
-        if used > _ROWS_GO and not keeps:
+        try:
+            return self._limit_passed(connection, used, slack)
+        except sqlite3.DatabaseError as error:
+            if not is_page_damage(error):
+                raise
+            self._set_off()
+            return None
+
+    def _limit_passed(self, connection: sqlite3.Connection, used: float, slack: int) -> str | None:
+        limits = self._limits
+        if used > _ROWS_GO and limits.when_full == "remove":
             return "bytes"
-        if limits.max_samples and self._rows.counts.samples > limits.max_samples + slack:
+        counts = self._rows.counts
+        if limits.max_samples and counts.samples > limits.max_samples + slack:
             return "rows"
+        if limits.max_samples and sum(counts.retired.values()) > limits.max_samples + slack:
+            return "retired"
         if limits.max_age_seconds and self._oldest_age(connection) > limits.max_age_seconds:
             return "age"
         most = limits.max_class_samples
@@ -126,28 +141,43 @@ class Retention:
 
         Returns:
             How many.
+
+        Raises:
+            RuntimeError: A damaged page is in the way; it is not tried again.
         """
         self._looked_at_seq = -_BETWEEN_ROWS  # there may be more
-        rows = (
-            self._of_a_class(connection) if reason == "class" else self._oldest(connection, reason)
-        )
-        share = len(rows) / max(1, self._rows.counts.samples)
         try:
-            _delete(connection, rows)
+            rows = self._remove(connection, reason)
         except sqlite3.DatabaseError as error:
-            # A bit that flipped in a row's columns: the indexes do not have the row that there is.
-            if "malformed" not in str(error):
+            if not is_page_damage(error):
                 raise
-            self._off = True  # unless this helps
-            log.error("old rows are damaged and cannot be removed: indexes are made anew")
-            connection.execute("REINDEX samples")
-            _delete(connection, rows)
-            self._off = False
-        _delete_keys(connection, min(1.0, share))
+            self._set_off()
+            # SQLite commits nothing after this; nor is it a kind that closes the database.
+            raise RuntimeError("a damaged page keeps old rows from going") from error
         self._unlearned = sum(row.seq > self.learned_seq for row in rows if _is_to_learn(row))
         for kind, number in Counter(map(_kind, rows)).items():
             self._rows.count(kind, -number)
         return len(rows)
+
+    def _remove(self, connection: sqlite3.Connection, reason: str) -> list[_Row]:
+        rows = (
+            self._of_a_class(connection) if reason == "class" else self._oldest(connection, reason)
+        )
+        try:
+            _delete(connection, rows)
+        except sqlite3.DatabaseError as error:
+            # A bit that flipped in a row's columns: the indexes do not have the row that there is.
+            if not is_page_damage(error):
+                raise
+            log.error("old rows are damaged and cannot be removed: indexes are made anew")
+            connection.execute("REINDEX samples")
+            _delete(connection, rows)
+        _delete_keys(connection)
+        return rows
+
+    def _set_off(self) -> None:
+        log.error("a damaged page: no more rows go until the database is mended")
+        self._off = True
 
     def removed(self, reason: str, rows: int) -> None:
         """The rows of the newest step are gone for good.
@@ -171,11 +201,15 @@ class Retention:
 
     def _oldest(self, connection: sqlite3.Connection, reason: str) -> list[_Row]:
         most, oldest_kept = STEP_ROWS, None
+        counts, where = self._rows.counts, ""
         if reason == "rows":
-            most = min(most, self._rows.counts.samples - self._limits.max_samples)
+            most = min(most, counts.samples - self._limits.max_samples)
+        elif reason == "retired":
+            most = min(most, sum(counts.retired.values()) - self._limits.max_samples)
+            where = f"WHERE retired <> {LIVE}"
         elif reason == "age":
             oldest_kept = self._rows.service_seconds - self._limits.max_age_seconds
-        query = f"SELECT {_COLUMNS} FROM samples ORDER BY seq LIMIT {most}"  # noqa: S608 - numbers
+        query = f"SELECT {_COLUMNS} FROM samples {where} ORDER BY seq LIMIT {most}"  # noqa: S608 - numbers
         rows: list[_Row] = []
         size = 0
         for found in connection.execute(query):
@@ -230,11 +264,12 @@ def _delete(connection: sqlite3.Connection, rows: list[_Row]) -> None:
     connection.executemany("DELETE FROM samples WHERE seq = ?", seqs)
 
 
-def _delete_keys(connection: sqlite3.Connection, share: float) -> None:
-    first, last = connection.execute("SELECT min(number), max(number) FROM idempotency").fetchone()
-    if first is not None:
-        until = first + round((last + 1 - first) * share)
-        connection.execute("DELETE FROM idempotency WHERE number < ?", (until,))
+def _delete_keys(connection: sqlite3.Connection) -> None:
+    """Those of requests whose rows have all gone; where none is left, all."""
+    connection.execute(
+        """DELETE FROM idempotency
+            WHERE last_seq < (SELECT ifnull(min(seq), 9223372036854775807) FROM samples)"""
+    )
 
 
 def _largest_class_above(connection: sqlite3.Connection, limit: int) -> tuple[int, int] | None:

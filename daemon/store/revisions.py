@@ -1,7 +1,7 @@
 """What is said of a sample later: its label, a correction of it, or that it is not to count.
 
 A label is a new row, at the end of the order, so that whoever reads in order meets it; the row of
-before is retired and keeps its features. A withdrawal empties the features of them all.
+before is retired, and its features, which the new one has, are emptied. A withdrawal empties those.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from daemon.errors import LabelConflictError, UnknownIdError
 from daemon.ingest.sample import OWN_ID_PREFIX, Sample
 from daemon.store.counts import Kind
-from daemon.store.row_check import CHECKED, is_sound, row_crc
+from daemon.store.row_check import CHECKED, is_page_damage, is_sound, row_crc
 from daemon.store.sample_rows import SampleRows
 from daemon.store.schema import DAMAGED, LIVE, SUPERSEDED, UNLABELLED, WITHDRAWN
 
@@ -91,6 +91,7 @@ def label_sample(
         )
     class_index = rows.class_index(connection, label)
     _retire(connection, rows, row, SUPERSEDED)
+    _empty(connection, row)
     sample = Sample(row.features, row.dtype, label, sample_id, row.source, row.ts)
     digest = rows.content_digest(sample)
     seq = rows.append(sample, sample_id, class_index, row.holdout, digest)
@@ -110,12 +111,7 @@ def withdraw_sample(connection: sqlite3.Connection, rows: SampleRows, sample_id:
     if row.retired == WITHDRAWN:
         return Withdrawn(sample_id, row.seq)
     _retire(connection, rows, row, WITHDRAWN)
-    earlier = _rows(connection, f"id = ? AND retired = {SUPERSEDED}", sample_id)
-    first = own_seq(sample_id)
-    if first is not None:
-        earlier += _rows(connection, "seq = ? AND id IS NULL", first)
-    for emptied in (row, *earlier):
-        _empty(connection, emptied)
+    _empty(connection, row)
     return Withdrawn(sample_id, row.seq)
 
 
@@ -131,7 +127,7 @@ def retire_damaged(connection: sqlite3.Connection, rows: SampleRows, seqs: list[
             try:
                 _retire(connection, rows, row, DAMAGED)
             except sqlite3.DatabaseError as error:
-                if "malformed" not in str(error):
+                if not is_page_damage(error):
                     raise
                 connection.execute("REINDEX samples")
                 _retire(connection, rows, row, DAMAGED)

@@ -6,6 +6,7 @@ run of 32 bits, and of others all but one in four thousand million.
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from typing import Any
 
@@ -45,3 +46,8 @@ def is_sound(row: tuple[Any, ...]) -> bool:
         return bool(row_crc(*columns) == crc)
     except (TypeError, OverflowError):  # a damaged header gives a column another type
         return False
+
+
+def is_page_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite found a page, or an index, that is not as it was written."""
+    return "malformed" in str(error)

@@ -6,6 +6,8 @@ fetches what it returns and lets go. A row that is not as it was written is pass
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,12 @@ from numpy.typing import NDArray
 
 from daemon.ingest.sample import unpack_features
 from daemon.store.connections import open_reader
-from daemon.store.row_check import CHECKED, is_sound
+from daemon.store.row_check import CHECKED, is_page_damage, is_sound
 from daemon.store.schema import DATABASE_NAME
 from engines import Label
 from models import ModelSpec
+
+log = logging.getLogger(__name__)
 
 # A million would take a tenth of a second, and the learner asks after each block.
 BACKLOG_COUNTED = 100_000
@@ -49,7 +53,7 @@ class SampleReader:
     Args:
         directory: The store's.
         spec: The model whose shape the features have.
-        on_damage: Called with the `seq` of each row that is passed over, once.
+        on_damage: Called with the `seq` of each row whose check failed, once.
     """
 
     def __init__(
@@ -93,17 +97,26 @@ class SampleReader:
         """The samples with these numbers, in their order; none for one that is damaged or gone."""
         query = f"SELECT {CHECKED}, crc FROM samples WHERE seq = ?"  # noqa: S608 - our own text
         found = []
+        unreadable = 0
         for seq in seqs:
-            row = self._connection.execute(query, (seq,)).fetchone()
+            try:
+                row = self._connection.execute(query, (seq,)).fetchone()
+            except sqlite3.DatabaseError as error:
+                if not is_page_damage(error):
+                    raise
+                # Told here alone: the writer could not retire it either.
+                unreadable += self._pass_over(seq)
+                continue
             if row is None:
                 continue
             if not is_sound(row):
-                if seq not in self._damaged:
-                    self._damaged.add(seq)
+                if self._pass_over(seq):
                     self._on_damage(seq)
                 continue
             _, _, class_index, _, dtype, *_, features, _ = row
             found.append(StoredSample(seq, class_index, dtype, features))
+        if unreadable:
+            log.error("damaged pages: samples are passed over", extra={"samples": unreadable})
         return found
 
     def holdout(self, limit: int) -> list[StoredSample]:
@@ -138,6 +151,13 @@ class SampleReader:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _pass_over(self, seq: int) -> bool:
+        """Whether it is for the first time."""
+        if seq in self._damaged:
+            return False
+        self._damaged.add(seq)
+        return True
 
     def _seqs(self, where: str, seq: int, limit: int) -> list[int]:
         query = f"SELECT seq FROM samples WHERE {where}"  # noqa: S608 - our own text

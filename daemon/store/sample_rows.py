@@ -275,23 +275,35 @@ def _with_id(connection: sqlite3.Connection, sample: Sample) -> int | None:
 
     A repeat of what was sent first is still one after the label was corrected.
     """
-    rows = connection.execute(
-        f"""SELECT retired, seq, features, dtype, name
-            FROM (SELECT * FROM samples WHERE id = ? AND {CURRENT}
-                UNION ALL SELECT * FROM samples WHERE id = ? AND retired = {SUPERSEDED})
-            LEFT JOIN classes USING (class_index)""",  # noqa: S608 - our own numbers
-        (sample.id, sample.id),
-    ).fetchall()
-    current = [(retired, seq) for retired, seq, *_ in rows if retired != SUPERSEDED]
-    if not current:
+    row = connection.execute(
+        f"""SELECT retired, seq, features = ? AND dtype = ?, class_index FROM samples
+            WHERE id = ? AND {CURRENT}""",  # noqa: S608 - our own numbers
+        (sample.features, sample.dtype, sample.id),
+    ).fetchone()
+    if row is None:
         return None
-    ((retired, seq),) = current
+    retired, seq, equal, class_index = row
     if retired == WITHDRAWN:
         raise IdConflictError("the sample with this id was withdrawn: use another id", field="id")
-    label = None if sample.label is None else str(sample.label)
-    if all(content != [sample.features, sample.dtype, label] for _, _, *content in rows):
+    if not equal or not _had_label(connection, sample, class_index):
         raise IdConflictError("this id belongs to a sample with other content", field="id")
     return int(seq)
+
+
+def _had_label(connection: sqlite3.Connection, sample: Sample, current: int | None) -> bool:
+    """Whether the sample that is there has this label, or had it before a correction."""
+    class_index = None
+    if sample.label is not None:
+        query = "SELECT class_index FROM classes WHERE name = ?"
+        found = connection.execute(query, (str(sample.label),)).fetchone()
+        if found is None:
+            return False
+        (class_index,) = found
+    if class_index == current:
+        return True
+    earlier = f"""SELECT 1 FROM samples WHERE id = ? AND retired = {SUPERSEDED}
+        AND class_index IS ? LIMIT 1"""  # noqa: S608 - our own numbers
+    return connection.execute(earlier, (sample.id, class_index)).fetchone() is not None
 
 
 def _with_digest(connection: sqlite3.Connection, sample: Sample, digest: int) -> Stored | None:

@@ -155,7 +155,8 @@ class SampleStore:
 
         Raises:
             QueueFullError: Too many wait already; nothing was queued.
-            StorageError: (when acknowledged) the transaction failed; nothing of it was kept.
+            StorageError: (when acknowledged) the transaction failed; should the process end before
+                the database is opened anew, samples may be there all the same.
         """
         return self._writer.submit(
             lambda connection: self._rows.insert(connection, samples),
@@ -188,10 +189,11 @@ class SampleStore:
             if (first := first_answer(connection, request)) is not None:
                 return KeyedAnswer(first, [], replayed=True)
             outcomes = self._rows.insert(connection, samples, keyed=True)
-            if not any(isinstance(outcome, Stored) for outcome in outcomes):
+            kept = [outcome.seq for outcome in outcomes if isinstance(outcome, Stored)]
+            if not kept:
                 return KeyedAnswer(None, outcomes, replayed=False)
             body = answer(outcomes)
-            keep_answer(connection, request, body)
+            keep_answer(connection, request, body, max(kept))
             return KeyedAnswer(body, outcomes, replayed=False)
 
         with self._keys_lock:
@@ -218,6 +220,7 @@ class SampleStore:
             lambda connection: withdraw_sample(connection, self._rows, sample_id),
             samples=1,
             size=_SAMPLE_BYTES,
+            frees=True,
         )
 
     def retire_damaged(self, seqs: list[int]) -> Acknowledgement[None]:

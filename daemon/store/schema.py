@@ -86,6 +86,7 @@ def check_rows_and_count_them(db: Database) -> None:
             number INTEGER PRIMARY KEY,
             key TEXT NOT NULL UNIQUE,
             fingerprint BLOB NOT NULL,
+            last_seq INTEGER NOT NULL,
             answer BLOB NOT NULL
         );
         CREATE TABLE store_state (
@@ -111,9 +112,11 @@ def check_rows_and_count_them(db: Database) -> None:
         CREATE UNIQUE INDEX samples_id ON samples(id) WHERE id IS NOT NULL AND retired IN (0, 2);
         CREATE INDEX samples_superseded ON samples(id) WHERE id IS NOT NULL AND retired = 1;
         CREATE INDEX samples_digest ON samples(digest) WHERE digest IS NOT NULL AND retired = 0;
+        CREATE INDEX samples_retired ON samples(seq) WHERE retired <> 0;
         CREATE INDEX samples_to_learn ON samples(holdout)
             WHERE retired = 0 AND class_index IS NOT NULL;
         CREATE INDEX samples_by_class ON samples(class_index, seq, source) WHERE retired = 0;
+        CREATE INDEX idempotency_by_seq ON idempotency(last_seq);
         CREATE INDEX samples_by_source ON samples(source) WHERE retired = 0;
         """
     )

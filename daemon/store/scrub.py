@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.store.connections import open_reader
-from daemon.store.row_check import CHECKED, is_sound
+from daemon.store.row_check import CHECKED, is_page_damage, is_sound
 from daemon.store.schema import LIVE
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Scrub:
         try:
             rows = connection.execute(query, (after,)).fetchall()
         except sqlite3.DatabaseError as error:
-            if "malformed" not in str(error):
+            if not is_page_damage(error):
                 raise
             return self._check_singly(connection, after, min(after + _BATCH_ROWS, last))
         self._check(rows)
@@ -131,7 +131,7 @@ class Scrub:
             try:
                 self._check(connection.execute(f"{_ROWS} seq = ?", (seq,)).fetchall())
             except sqlite3.DatabaseError as error:
-                if "malformed" not in str(error):
+                if not is_page_damage(error):
                     raise
                 unreadable += 1
         if unreadable:

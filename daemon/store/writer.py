@@ -37,7 +37,11 @@ _IDLE_SECONDS = 60.0
 _SETTLE_SECONDS = 1.0  # after the last group limits are met to the row
 _UNAVAILABLE_SECONDS = 0.2  # between two looks at whether the database can be opened
 _MOST_HELD = 1000
-_FAILED = "the samples could not be written; nothing of them was kept"
+_MOST_FAILURES = 3  # groups in a row that nothing explains
+_FAILED = (
+    "this could not be written, and may be kept or not: send it again with the same id or "
+    "Idempotency-Key"
+)
 
 _T = TypeVar("_T")
 Work = Callable[[sqlite3.Connection], Any]
@@ -102,6 +106,8 @@ class Writer:
         self._held: deque[_Item] = deque()
         self._settled = self._closed = False
         self._loaded = True
+        self._failures = 0
+        self._under_way: list[_Item] = []
         self._thread = threading.Thread(target=self._run, name="store-writer")
         self._thread.start()
 
@@ -114,7 +120,13 @@ class Writer:
         return None if cause is None else Unavailable(cause, "no room for more rows")
 
     def submit(
-        self, work: Work, *, samples: int = 0, size: int = 0, lasting: bool = False
+        self,
+        work: Work,
+        *,
+        samples: int = 0,
+        size: int = 0,
+        lasting: bool = False,
+        frees: bool = False,
     ) -> Acknowledgement[Any]:
         """Queue work; what it returns, or the `RequestError` it raises, comes once it is durable.
 
@@ -126,15 +138,16 @@ class Writer:
             samples: How many samples it writes at most.
             size: Bytes that they hold while they wait.
             lasting: Hold it while the database is unavailable, and acknowledge it when it is not.
+            frees: It makes room, and so is taken also where there is none for samples.
 
         Raises:
             QueueFullError: Too much waits already; nothing was queued.
             StoreUnavailableError: Nothing can be written now.
             StorageError: The daemon is stopping; or, from the acknowledgement, the transaction
-                failed and nothing of it was kept.
+                failed.
         """
         item = _Item(samples, size, work, Acknowledgement(), lasting)
-        unavailable = self.refuses if samples else self._database.unavailable
+        unavailable = self.refuses if samples and not frees else self._database.unavailable
         with self._lock:
             if self._closed:
                 raise StorageError("the daemon is stopping")
@@ -172,22 +185,34 @@ class Writer:
         stop = False
         while not stop:
             group, stop = self._next_group()
-            if not self._database.open_again():
-                self._refuse(group, self._database.unavailable)
-                continue
-            if group or (self._settled and not stop):
-                self._commit(group)
-            if self._held and self._database.unavailable is None:
-                held, self._held = [*self._held], deque()
-                self._commit(held)
-            if not stop:
-                self._look_after(group)
+            try:
+                self._take_turn(group, stop)
+            except Exception as error:
+                log.exception("the store's writer failed")
+                self._database.distrust(error)
+                self._refuse(self._unsettled(group), self._database.unavailable)
         if self._held:
             log.error(
                 "records are lost: the store stayed unavailable", extra={"n": len(self._held)}
             )
         self._settle([*self._held], [StorageError(_FAILED)] * len(self._held))
         self._database.close()
+
+    def _take_turn(self, group: list[_Item], stop: bool) -> None:
+        if not self._database.open_again():
+            self._refuse(group, self._database.unavailable)
+            return
+        if group or (self._settled and not stop):
+            self._commit(group)
+        if self._held and self._database.unavailable is None:
+            held, self._held = [*self._held], deque()
+            self._commit(held)
+        if not stop:
+            self._look_after(group)
+
+    def _unsettled(self, group: list[_Item]) -> list[_Item]:
+        known = {id(item.acknowledgement): item for item in (*group, *self._under_way)}
+        return [item for item in known.values() if not item.acknowledgement.done()]
 
     def _next_group(self) -> tuple[list[_Item], bool]:
         group: list[_Item] = []
@@ -210,6 +235,7 @@ class Writer:
 
     def _commit(self, group: list[_Item]) -> bool:
         started = time.monotonic()
+        self._under_way = group
         samples = sum(item.samples for item in group)
         results: list[Any] = []
         try:
@@ -228,8 +254,12 @@ class Writer:
             if not self._database.fail(error):
                 log.error("transaction failed", extra={"error": repr(error), "samples": samples})
                 self._roll_back()
+                self._failures += 1
+                if self._failures >= _MOST_FAILURES and self._database.unavailable is None:
+                    self._database.distrust(error)
             self._refuse(group, self._database.unavailable)
             return False
+        self._failures = 0
         self._contents.committed()
         self._database.committed(self._contents.counts.last_seq)
         seconds = time.monotonic() - started
@@ -290,8 +320,9 @@ class Writer:
                 connection.execute("ROLLBACK")
             self._load(connection)
         except sqlite3.Error as error:
+            log.error("roll-back failed", extra={"error": str(error)})
             if not self._database.fail(error):
-                log.error("roll-back failed", extra={"error": str(error)})
+                self._database.distrust(error)
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self._contents.load(connection)
