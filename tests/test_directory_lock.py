@@ -8,21 +8,20 @@ import pytest
 
 from daemon.directory_lock import lock_directory
 from daemon.errors import StoreError
-from tests.disk_faults import remount, small_disk
 
 
-def test_a_start_on_a_read_only_disk_excludes_one_that_can_write(tmp_path):
-    with small_disk(tmp_path / "disk", "1m") as disk:
-        folder = disk / "var"
-        folder.mkdir()
-        remount(disk, "ro")
-        first = lock_directory(folder, wait=False)
-        remount(disk, "rw")
-        with pytest.raises(StoreError, match="another daemon works in"):
-            lock_directory(folder, wait=False)
-        os.close(first)
-        os.close(lock_directory(folder, wait=False))
-        assert os.listdir(folder) == []
+@pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
+def test_a_start_on_a_read_only_disk_excludes_one_that_can_write(disk):
+    folder = disk.point / "var"
+    folder.mkdir()
+    disk.remount("ro")
+    first = lock_directory(folder, wait=False)
+    disk.remount("rw")
+    with pytest.raises(StoreError, match="another daemon works in"):
+        lock_directory(folder, wait=False)
+    os.close(first)
+    os.close(lock_directory(folder, wait=False))
+    assert os.listdir(folder) == []
 
 
 def test_the_learner_s_lock_is_beside_the_server_s(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from daemon.errors import StoreUnavailableError
 from daemon.store import Limits
 from tests.daemon_fixtures import added, open_store, query, sample
-from tests.disk_faults import fill, small_disk
 from tests.running import wait_for
+from tests.torture.filesystems import fill
 
 
 def until_refused(store) -> int:
@@ -36,18 +36,19 @@ def test_the_quota_refuses_and_removes_nothing(tmp_path):
         assert kept > 500
 
 
-def test_a_full_disk_refuses_and_removes_nothing(tmp_path):
-    with small_disk(tmp_path / "disk", "40m") as disk:
-        limits = Limits(when_full="refuse")
-        with closing(open_store(disk, limits=limits)) as store:
-            filler = fill(disk, 1 << 20)
-            kept = until_refused(store)
-            wait_for(lambda: store.unavailable is None and store.refuses, "the ballast's room")
-            assert store.refuses.cause == "full"
-            store.record("note", 1, {}).result(20)
-            assert store.removed.summary is None
-            filler.unlink()
-            store._database._tended = 0.0  # as if ten seconds had passed
-            wait_for(lambda: store.refuses is None, "ingest to come back")
-            added(store, sample())
-        assert query(disk, "SELECT count(*) FROM samples") == [(kept + 1,)]
+@pytest.mark.parametrize("disk", [("tmpfs", 40)], indirect=True)
+def test_a_full_disk_refuses_and_removes_nothing(disk):
+    limits = Limits(when_full="refuse")
+    with closing(open_store(disk.point, limits=limits)) as store:
+        filler = fill(disk.point)
+        os.truncate(filler, filler.stat().st_size - (1 << 20))
+        kept = until_refused(store)
+        wait_for(lambda: store.unavailable is None and store.refuses, "the ballast's room")
+        assert store.refuses.cause == "full"
+        store.record("note", 1, {}).result(20)
+        assert store.removed.summary is None
+        filler.unlink()
+        store._database._tended = 0.0  # as if ten seconds had passed
+        wait_for(lambda: store.refuses is None, "ingest to come back")
+        added(store, sample())
+    assert query(disk.point, "SELECT count(*) FROM samples") == [(kept + 1,)]
