@@ -31,7 +31,7 @@ def predicts(daemon) -> bool:
 
 
 def shown(daemon) -> str:
-    command = [sys.executable, "-m", "daemon", "status", "--address", str(daemon.client.base_url)]
+    command = [sys.executable, "-m", "daemon", "status", "--url", str(daemon.client.base_url)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -104,16 +104,16 @@ def test_a_start_on_a_read_only_disk_serves_predictions(on_disk, disk):
         assert ready["ingest"] == {"ok": True, "why": None, "cause": None}
 
 
-def test_what_cannot_be_read_on_a_read_only_disk_says_why(on_disk):
+def test_what_cannot_be_read_on_a_read_only_disk_says_why(on_disk, disk):
     """With something in the log SQLite has to write to read."""
-    with on_disk.daemon as daemon:
+    with on_disk as daemon:
         assert posted(daemon, 4).status_code == 201
         daemon.kill_group()
     log = daemon.store / f"{DATABASE_NAME}-wal"
     assert log.stat().st_size > 0
     (daemon.store / f"{DATABASE_NAME}-shm").unlink()
-    on_disk.disk.remount("ro")
-    with on_disk.daemon as daemon:
+    disk.remount("ro")
+    with on_disk as daemon:
         for path in ("/samples", "/samples/counts") * 3:
             answer = daemon.client.get(path)
             assert_refused(answer, "read_only")

@@ -124,7 +124,7 @@ def test_pages_and_filters(client: TestClient) -> None:
         "seq": 1,
         "label": "cat",
         "source": "cam0",
-        "ts": "0.0",
+        "ts": "0",
         "dtype": "float32",
         "x": [0, *X[1:]],
     }

@@ -94,6 +94,6 @@ def test_what_went_is_seen_where_one_looks(tmp_path):
         assert found["limit"] == "rows"
         assert read_status(str(daemon.client.base_url))["removed"] == found
         command = [sys.executable, "-m", "daemon", "status"]
-        command += ["--address", str(daemon.client.base_url)]
+        command += ["--url", str(daemon.client.base_url)]
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "1,936 removed since the start, limit rows" in shown

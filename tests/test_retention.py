@@ -177,7 +177,7 @@ def test_retired_rows_are_bounded_and_take_no_sample_with_them(tmp_path):
         wait_for(lambda: sum(store.counts.retired.values()) == 10, "the oldest retired rows to go")
         assert seqs(tmp_path, "retired = 0") == [2, 3, 4, 5, 205]
         assert seqs(tmp_path, "retired = 1") == [*range(195, 205)]
-        assert store.removed["retired"] == 190
+        assert store.removed.rows["retired"] == 190
         assert_counts_are_right(tmp_path, store)
 
 

@@ -138,7 +138,10 @@ def audit(
     with closing(sqlite3.connect(directory / DATABASE_NAME)) as connection:
         connection.row_factory = sqlite3.Row
         check = "ok" if damage else connection.execute("PRAGMA integrity_check").fetchone()[0]
-        rows = connection.execute("SELECT * FROM samples LEFT JOIN classes USING (class_index)")
+        # Cut before its first transaction a database has no tables; then nothing was acknowledged.
+        made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'samples'").fetchone()
+        query = "SELECT * FROM samples LEFT JOIN classes USING (class_index)"
+        rows = connection.execute(query) if made else []
         found = [
             (row["seq"], row["id"] or f"s-{row['seq']}", bytes(row["features"]), row["name"])
             for row in rows
