@@ -360,7 +360,7 @@ def test_data_that_cannot_be_used_is_one_line_and_status_2(capsys, tmp_path):
     options = ["--model", "mlp", "--epochs", "1", "--data", str(tmp_path)]
     assert main([*options, "--json", str(tmp_path / "records.json")]) == 2
     printed = capsys.readouterr().err
-    assert "a/x.png cannot be decoded" in printed
+    assert "a/x.png: cannot be decoded" in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "records.json").exists()
 

@@ -38,7 +38,7 @@ def test_written_and_read_back_they_are_the_same(ending, given_samples):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"out.{ending}"
         with path.open("w+b") as file, closing(kind_of(path)(file, (FEATURES,))) as out:
-            for seq, (x, label) in enumerate(given_samples):
+            for seq, (x, label) in enumerate(given_samples, start=1):
                 out.write(entry(x, label, seq))
             out.finish()
         rows = list(open_dataset(path).rows())
