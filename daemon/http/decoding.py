@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from daemon.errors import BadFieldError
 from daemon.http.bodies import content_type, read_body
 from daemon.http.decode_threads import DecodeThreads
 from daemon.http.service import Service
@@ -17,6 +18,8 @@ from daemon.ingest.sample import PredictRequest, SampleRequest
 from daemon.ingest.tensors import LENGTH_HEADER
 
 _T = TypeVar("_T")
+# Their label has no other place.
+_BARE_PICTURES = "image/"
 # One thread, so that one picture is in memory at a time, and what it leaves behind is used again.
 _alone = DecodeThreads(1, "pictures")
 # As many as are in memory at once, decoded: what they become is larger than they are.
@@ -46,12 +49,15 @@ async def read_inputs(request: Request, service: Service) -> PredictRequest:
 
 
 async def _read(request: Request, types: tuple[str, ...]) -> tuple[Form, Payload]:
-    form = FORMS[content_type(request, *types)]
+    kind = content_type(request, *types)
+    form, query = FORMS[kind], request.query_params
+    if query and not kind.startswith(_BARE_PICTURES):
+        raise BadFieldError("parameters of the URL go with a bare picture alone: the body has them")
+    if len(query.multi_items()) > len(query):
+        raise BadFieldError("a parameter of the URL is repeated; wanted once")
     body = await read_body(request, form.limit_bytes)
     headers = request.headers
-    payload = Payload(
-        body, headers.get("content-type", ""), headers.get(LENGTH_HEADER), request.query_params
-    )
+    payload = Payload(body, headers.get("content-type", ""), headers.get(LENGTH_HEADER), query)
     return form, payload
 
 
