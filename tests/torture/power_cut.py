@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -60,6 +61,8 @@ def cut_store(
     begun = 0
     while cut.cycles < cycles and (go_on or not cut.broken):
         if begun % _CYCLES_A_STORE == 0:
+            for earlier in disk.point.glob(f"{seed}-*"):  # audited, and in the way of the next ones
+                shutil.rmtree(earlier)
             generation = f"{seed}-{cut.cycles}"
             directory, ledger = disk.point / generation, folder / f"ledger-{generation}"
             acknowledged_before, number = cut.acknowledged, 0
