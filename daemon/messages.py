@@ -6,7 +6,7 @@ from typing import IO
 
 import msgspec
 
-from daemon.gate import Scores
+from daemon.serving.gate import Scores
 
 # The learner's exit status when its settings cannot be had here: EX_CONFIG of sysexits.h.
 MISCONFIGURED = 78

@@ -19,14 +19,14 @@ from prometheus_client import CollectorRegistry
 
 from daemon.config import GateSettings
 from daemon.ingest.sample import Sample
-from daemon.jobs import JobBook
-from daemon.promotion import Promotion
-from daemon.serving import Served, ServingSlot
+from daemon.serving.promotion import Promotion
+from daemon.serving.slot import Served, ServingSlot
+from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from daemon.store.schema import DATABASE_NAME
-from daemon.supervisor import Supervisor
+from daemon.supervision.jobs import JobBook
+from daemon.supervision.supervisor import Supervisor
 from daemon.telemetry import Telemetry
-from daemon.versions import VersionStore
 from engines import Weights, open_predict_engine, open_train_engine, weights_to_bytes
 from models import ModelSpec
 

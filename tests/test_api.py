@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from daemon.__main__ import build_service
 from daemon.config import Settings, load_settings
 from daemon.errors import ConfigError
 from daemon.http import Service, create_app
+from daemon.wiring.server import build_service
 
 # A learner that reports nothing and ends with its input: these tests are about the server.
 SILENT = [sys.executable, "-c", "import sys; sys.stdin.read()"]

@@ -42,7 +42,7 @@ def test_torch_is_loaded_only_by_the_engine_that_needs_it(statement: str) -> Non
 
 
 def test_the_learner_carries_no_web_server_and_no_pictures() -> None:
-    modules = loaded_by("import daemon.learner_process")
+    modules = loaded_by("import daemon.learning.process")
     assert modules.isdisjoint({"fastapi", "starlette", "uvicorn", "PIL", "multipart"})
 
 

@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from daemon.__main__ import build_service
 from daemon.config import load_settings
 from daemon.store.ballast import BALLAST_NAME
 from daemon.store.schema import DATABASE_NAME
+from daemon.wiring.server import build_service
 from tests.daemon_fixtures import added, sample
 from tests.running import RunningDaemon, wait_for
 from tests.torture.filesystems import fill

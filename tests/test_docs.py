@@ -12,7 +12,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
-from daemon.__main__ import build_service
 from daemon.config import Settings, load_settings
 from daemon.errors import RequestError
 from daemon.http import create_app
@@ -22,6 +21,7 @@ from daemon.power_metrics import HostMetrics, PowerMetrics
 from daemon.store import Scrub
 from daemon.store_metrics import StoreMetrics
 from daemon.telemetry import Telemetry
+from daemon.wiring.server import build_service
 from tests.daemon_fixtures import open_store
 
 ROOT = Path(__file__).parents[1]

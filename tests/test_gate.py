@@ -9,11 +9,11 @@ import os
 import numpy as np
 import pytest
 
-from daemon import versions as versions_module
 from daemon.config import GateSettings
 from daemon.errors import StoreUnavailableError
-from daemon.gate import Decision, Scores, becomes_best, judge
-from daemon.promotion import LEDGER
+from daemon.serving import versions as versions_module
+from daemon.serving.gate import Decision, Scores, becomes_best, judge
+from daemon.serving.promotion import LEDGER
 from engines import (
     Prediction,
     Weights,

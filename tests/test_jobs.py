@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from daemon.gate import Decision, Scores
-from daemon.jobs import JobBook
+from daemon.serving.gate import Decision, Scores
+from daemon.supervision.jobs import JobBook
 
 DECISION = Decision(7, 6, True, None, Scores(10, 8, 8, 9), 0.01)
 

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from daemon.__main__ import build_service
 from daemon.config import load_settings
 from daemon.errors import UnknownIdError
 from daemon.http import create_app
 from daemon.ingest.kept_predictions import KeptPredictions, new_prediction_id
 from daemon.ingest.sample import check_id
 from daemon.store.schema import DATABASE_NAME
+from daemon.wiring.server import build_service
 from tests import sample_forms as forms
 
 SILENT = [sys.executable, "-c", "import sys; sys.stdin.read()"]

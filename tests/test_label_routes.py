@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from daemon.__main__ import build_service
 from daemon.config import load_settings
 from daemon.http import create_app
+from daemon.wiring.server import build_service
 from tests.test_api import CONFIG, SILENT, X
 
 POST = {"x": X, "label": "cat", "source": "cam0"}

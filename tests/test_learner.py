@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from daemon.config import LearnerSettings
-from daemon.gate import Scores
 from daemon.ingest.sample import Sample, pack_features
-from daemon.learner import Learner, LearningError
+from daemon.learning.learner import Learner, LearningError
+from daemon.serving.gate import Scores
 from daemon.store import SampleReader, SampleStore
 from engines import StepReport, open_predict_engine, open_train_engine
 from models import ModelSpec

@@ -13,9 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from daemon import durable, learner_process
+from daemon import durable
 from daemon.config import LearnerSettings
-from daemon.learner_process import LearnerProcess
+from daemon.learning import process as learner_process
+from daemon.learning.process import LearnerProcess
 from daemon.messages import (
     Begin,
     FromLearner,
@@ -28,8 +29,8 @@ from daemon.messages import (
     Train,
     send,
 )
+from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
-from daemon.versions import VersionStore
 from engines import open_train_engine
 from tests.test_learner import SPEC, fill, make_learner
 
@@ -179,7 +180,7 @@ def test_a_disk_that_takes_no_checkpoint_pauses_learning_and_loses_nothing(
 
     monkeypatch.setattr(learner_process, "_REST_SECONDS", 0.5)
     monkeypatch.setattr(learner_process, "replace_file", replace_file)
-    monkeypatch.setattr("daemon.learner.replace_file", replace_file)
+    monkeypatch.setattr("daemon.learning.learner.replace_file", replace_file)
     fill(store, 100)
     with running(tmp_path) as peer:
         assert peer.hear_next(JobStarted).trigger == "samples"

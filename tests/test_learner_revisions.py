@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from daemon.ingest.sample import Sample, pack_features
-from daemon.learner import Learner
+from daemon.learning.learner import Learner
 from daemon.store import SampleStore
 from engines import StepReport
 from tests.daemon_fixtures import query

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from daemon import learner_process
-from daemon.learner import MemoryShortageError
+from daemon.learning import process as learner_process
+from daemon.learning.learner import MemoryShortageError
 from daemon.messages import JobFailed, JobStarted, Judged, Proposed, Train
 from daemon.store import SampleStore
 from engines import (

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.progressive import RECENT_SAMPLES, ProgressiveScore
+from daemon.learning.progressive import RECENT_SAMPLES, ProgressiveScore
 
 
 def test_before_the_first_sample_there_is_no_score():

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from daemon.__main__ import build_service
 from daemon.config import load_settings
 from daemon.http import create_app
 from daemon.ingest.forms import SAMPLE_TYPES
 from daemon.store.schema import DATABASE_NAME
+from daemon.wiring.server import build_service
 from tests import sample_forms as forms
 from tests.sample_forms import Given, Sent
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.errors import RequestError
-from daemon.http.learning_routes import TrainBody
+from daemon.http.train_routes import TrainBody
 from daemon.ingest.encoding import JSON, MESSAGE_PACK, decode_json
 from daemon.ingest.features import DATATYPES
 from daemon.ingest.forms import FORMS, PREDICT_TYPES, Payload

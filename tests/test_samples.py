@@ -15,7 +15,7 @@ from daemon.errors import (
     RequestError,
     TooLargeError,
 )
-from daemon.http.learning_routes import TrainBody
+from daemon.http.train_routes import TrainBody
 from daemon.ingest.encoding import JSON as JSON_ENCODING
 from daemon.ingest.encoding import decode_json
 from daemon.ingest.kept_predictions import KeptPredictions

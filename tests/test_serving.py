@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from daemon.serving import Served, ServingSlot
+from daemon.serving.slot import Served, ServingSlot
 from engines import Prediction, open_predict_engine
 from tests.daemon_fixtures import network
 from tests.running import wait_for

@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
-from daemon import supervisor as supervisor_module
 from daemon.errors import NothingToLearnError, NotReadyError
+from daemon.supervision import supervisor as supervisor_module
 from engines import weights_digest
 from tests.daemon_fixtures import (
     WAIT_SECONDS,

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from daemon import supervisor as supervisor_module
-from daemon.jobs import JOBS
 from daemon.messages import MISCONFIGURED
 from daemon.store.availability import Unavailable
+from daemon.supervision import supervisor as supervisor_module
+from daemon.supervision.jobs import JOBS
 from engines import weights_digest
 from tests.daemon_fixtures import (
     WAIT_SECONDS,
@@ -143,7 +143,7 @@ propose(2, sys.argv[1])
 until_closed()
 """
     with monkeypatch.context() as patch:
-        patch.setattr("daemon.promotion.judge", bug)
+        patch.setattr("daemon.serving.promotion.judge", bug)
         with running(parts, script, digest):
             wait_for(lambda: restarts(parts) >= 1, "a restart")
             assert (parts.serving, parts.versions.manifest.active) == (1, 1)

@@ -13,13 +13,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 
-from daemon.__main__ import build_service
 from daemon.config import load_settings
 from daemon.errors import ConfigError
-from daemon.gate import Scores
 from daemon.http import create_app
-from daemon.promotion import Promotion
+from daemon.serving.gate import Scores
+from daemon.serving.promotion import Promotion
 from daemon.telemetry import Telemetry
+from daemon.wiring.server import build_service
 from engines import EngineFailedError, EngineUnavailableError, open_predict_engine, weights_digest
 from engines.registry import Loaded
 from tests.daemon_fixtures import daemon_parts, network, put
@@ -181,6 +181,6 @@ def test_a_first_version_that_no_engine_serves_is_a_configuration_error(tmp_path
     engine = open_predict_engine("torch")
     cannot = Loaded(Cannot(EngineUnavailableError("no")).open, "nowhere")
     monkeypatch.setattr(engine, "_loaded", cannot)
-    monkeypatch.setattr("engines.open_predict_engine", lambda *a, **k: engine)
+    monkeypatch.setattr("daemon.wiring.server.open_predict_engine", lambda *a, **k: engine)
     with pytest.raises(ConfigError, match=r"server\.engine: no engine opened"):
         build_service(load_settings(config), [sys.executable, "-c", "input()"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon import versions as versions_module
-from daemon.versions import VersionEntry, VersionStore
+from daemon.serving import versions as versions_module
+from daemon.serving.versions import VersionEntry, VersionStore
 from engines import Weights, WeightsError, weights_digest, weights_to_bytes
 from tests.daemon_fixtures import network, put
 

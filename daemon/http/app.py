@@ -25,12 +25,13 @@ from daemon.http.answers import (
 )
 from daemon.http.direct_routes import add_direct_routes
 from daemon.http.label_routes import add_label_routes
-from daemon.http.learning_routes import add_learning_routes
+from daemon.http.model_routes import add_model_routes
 from daemon.http.predict_routes import add_predict_routes
 from daemon.http.request_counts import CountRequests
 from daemon.http.sample_list_routes import add_sample_list_routes
 from daemon.http.sample_routes import add_sample_routes
 from daemon.http.service import Service
+from daemon.http.train_routes import add_train_routes
 from daemon.http.watch_routes import add_watch_routes
 
 
@@ -76,7 +77,8 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     add_sample_list_routes(app, service)
     add_label_routes(app, service)
     add_predict_routes(app, service, predicting)
-    add_learning_routes(app, service)
+    add_model_routes(app, service)
+    add_train_routes(app, service)
     add_watch_routes(app, service)
     add_direct_routes(app, service.telemetry)
     return app

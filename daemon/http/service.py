@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from daemon.ingest.kept_predictions import KeptPredictions
-from daemon.jobs import JobBook
 from daemon.power import PowerMonitor
-from daemon.serving import ServingSlot
+from daemon.serving.slot import ServingSlot
+from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore, Scrub
-from daemon.supervisor import Supervisor
+from daemon.supervision.jobs import JobBook
+from daemon.supervision.supervisor import Supervisor
 from daemon.telemetry import Telemetry
-from daemon.versions import VersionStore
 from models import ModelSpec
 
 

@@ -22,7 +22,7 @@ _DAEMON_MODULES = (
     "daemon.__main__",
     "daemon.http",
     "daemon.power_metrics",
-    "daemon.promotion",
+    "daemon.serving.promotion",
     "engines.torch_predict",
     "engines.untrained",
     "tests.torture.launcher",

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from daemon.gate import Decision
+from daemon.serving.gate import Decision
 
 JOBS = "job"  # their records in the store
 JOBS_KEPT = 100

@@ -15,7 +15,6 @@ from typing import IO, Any
 import msgspec
 
 from daemon.errors import NothingToLearnError, NotReadyError, RequestError
-from daemon.jobs import JOBS, JOBS_KEPT, Job, JobBook
 from daemon.messages import (
     MISCONFIGURED,
     STORAGE,
@@ -31,10 +30,11 @@ from daemon.messages import (
     Train,
     send,
 )
-from daemon.promotion import Promotion
+from daemon.serving.promotion import Promotion
+from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
+from daemon.supervision.jobs import JOBS, JOBS_KEPT, Job, JobBook
 from daemon.telemetry import Telemetry
-from daemon.versions import VersionStore
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,7 @@ import msgspec
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
-from daemon.gate import Scores, becomes_best
-from daemon.learner import Learner, LearningError, MemoryShortageError
+from daemon.learning.learner import Learner, LearningError, MemoryShortageError
 from daemon.messages import (
     Alive,
     Begin,
@@ -35,7 +34,8 @@ from daemon.messages import (
     Train,
     send,
 )
-from daemon.versions import VersionStore
+from daemon.serving.gate import Scores, becomes_best
+from daemon.serving.versions import VersionStore
 from engines import Weights, WeightsError, weights_digest, weights_to_bytes
 
 log = logging.getLogger(__name__)

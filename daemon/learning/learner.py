@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
-from daemon.gate import Scores
-from daemon.progressive import ProgressiveScore
+from daemon.learning.progressive import ProgressiveScore
+from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
 from engines import (
     PredictEngine,

@@ -10,11 +10,11 @@ from typing import Any
 from daemon.clock import stamp
 from daemon.config import GateSettings
 from daemon.errors import RequestError
-from daemon.gate import Decision, Scores, becomes_best, judge
-from daemon.serving import Served, ServingSlot
+from daemon.serving.gate import Decision, Scores, becomes_best, judge
+from daemon.serving.slot import Served, ServingSlot
+from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from daemon.telemetry import Telemetry
-from daemon.versions import VersionStore
 from engines import (
     EngineFailedError,
     EngineUnavailableError,

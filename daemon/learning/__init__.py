@@ -1,0 +1,1 @@
+"""What learns: the learner process and what it does with samples."""

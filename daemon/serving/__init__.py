@@ -1,0 +1,1 @@
+"""What serves: versions, the gate between learning and serving, the slot that answers."""

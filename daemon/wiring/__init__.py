@@ -1,0 +1,1 @@
+"""Where objects are built and wired together, a file for each process."""
