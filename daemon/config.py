@@ -144,6 +144,7 @@ class GateSettings(_Section):
     margin: Ratio = 0.01
     min_samples: Positive = 20
     max_samples: Positive = 1000
+    follow_drift: bool = False
     keep_versions: Annotated[int, Field(ge=2)] = 5
 
     @model_validator(mode="after")

@@ -20,19 +20,26 @@ after is learned again, with half the batch; see `Learner.learn_block`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
-from daemon.learning.progressive import ProgressiveScore
+from daemon.learning.answers import (
+    LearningError,
+    MemoryShortageError,
+    OnPart,
+    first_line,
+    found_classes,
+    shortage_named,
+)
+from daemon.learning.holdout import Holdout
+from daemon.learning.scores import SHOWN_CLASSES, StreamScores, is_score
 from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
 from engines import (
@@ -48,21 +55,11 @@ from models import ModelSpec
 
 log = logging.getLogger(__name__)
 
-OnStep = Callable[[], None]
-# Predicted between two signs of life: slow networks answer a handful a second.
-_PART_SAMPLES = 64
+OnStep = OnPart
 
 
 def _nobody() -> None:
     """Nobody counts the steps."""
-
-
-class LearningError(RuntimeError):
-    """Learning cannot go on from here: a loss is no longer a number."""
-
-
-class MemoryShortageError(LearningError):
-    """Memory ran out, twice where less could be tried; the learner is as a checkpoint has it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +89,7 @@ class Learner:
         reader: The samples.
         settings: How to learn.
         holdout_samples: Most hold-out samples to score a candidate on.
+        follow_drift: Of these only ones that came after the last change of the stream.
         checkpoint: File to save to and resume from.
     """
 
@@ -104,6 +102,7 @@ class Learner:
         settings: LearnerSettings,
         *,
         holdout_samples: int,
+        follow_drift: bool = False,
         checkpoint: Path,
     ) -> None:
         self._spec = spec
@@ -111,7 +110,8 @@ class Learner:
         self._open_predict = open_predict
         self._reader = reader
         self._settings = settings
-        self._holdout_samples = holdout_samples
+        self._holdout = Holdout(reader, holdout_samples)
+        self._follow_drift = follow_drift
         self._checkpoint = checkpoint
         self._batch_samples = settings.batch_samples
         self._begin()
@@ -122,7 +122,8 @@ class Learner:
         self._classes = 0  # class places seen; memory may have forgotten some of them
         self.last_seq = 0
         self.steps = 0
-        self.score = ProgressiveScore()
+        self.change_seq: int | None = None  # where the last drift alarm puts the change
+        self.score = StreamScores()
 
     def backlog(self) -> int:
         """Samples that wait to be learned."""
@@ -153,7 +154,7 @@ class Learner:
         if self.score.total == 0:
             self._engine.standardize_from(x)
         with self._open_predict(self._export(0, None)) as predictor:
-            self.score.add(_found(predictor, x, on_step) == labels)
+            self.score.add(found_classes(predictor, x, on_step), labels)
         self._classes = max(self._classes, *(sample.class_index + 1 for sample in new))
         self._remember(new)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
@@ -188,7 +189,7 @@ class Learner:
             WeightsError: It must not serve.
             MemoryShortageError: Memory ran out; nothing has changed.
         """
-        with _shortage_named():
+        with shortage_named():
             return self._export(version, parent)
 
     def _export(self, version: int, parent: int | None) -> Weights:
@@ -211,23 +212,27 @@ class Learner:
         Raises:
             MemoryShortageError: Memory ran out; nothing has changed.
         """
-        samples = self._reader.holdout(self._holdout_samples)
-        if not samples:
-            return Scores(0, 0, 0, 0)
-        x, labels = self._reader.batch(samples)
-        correct = []
-        for weights in (incumbent, best, candidate):
-            with _shortage_named(), self._open_predict(weights) as predictor:
-                found = _found(predictor, x, on_part)
-                correct.append(self._right(weights, found, labels))
-        return Scores(len(samples), *correct)
+        after_seq = (self.change_seq or 0) if self._follow_drift else 0
+        return self._holdout.compare(
+            candidate, incumbent, best, self._open_predict, on_part, after_seq=after_seq
+        )
 
-    def _right(self, weights: Weights, found: NDArray[np.int64], labels: NDArray[np.int64]) -> int:
-        """Right answers, by name: a version older than the store may have other class places."""
+    def judged(self, scores: Scores, *, accepted: bool) -> None:
+        """Take in the verdict on what was compared last."""
         places = {label: place for place, label in enumerate(self._reader.labels())}
-        # The last entry is for -1, the answer of a version that knows no class.
-        known = np.array([*(places.get(label, -1) for label in weights.classes), -1])
-        return int((known[found] == labels).sum())
+        found = scores.classes
+        versions = (found.candidate_correct, found.incumbent_correct, found.best_correct)
+        accuracies = [np.divide(correct, found.n).tolist() for correct in versions]
+        held = [places[label] for label in found.labels]
+        self.score.judged(held, *(accuracies if accepted else accuracies[1:]))
+
+    def class_accuracies(self) -> dict[str, float]:
+        """Progressive accuracy of the first hundred classes, by label."""
+        found = {
+            str(label): self.score.class_accuracy(place)
+            for place, label in enumerate(self._reader.labels()[:SHOWN_CLASSES])
+        }
+        return {label: accuracy for label, accuracy in found.items() if accuracy is not None}
 
     def save(self) -> None:
         """Write the checkpoint; a crash at any instant leaves the old one or this one.
@@ -240,10 +245,8 @@ class Learner:
             "last_seq": self.last_seq,
             "steps": self.steps,
             "classes": self._classes,
-            "total": self.score.total,
-            "correct": self.score.correct,
         }
-        arrays = self._engine.state() | {"progressive.recent": self.score.recent}
+        arrays = self._engine.state() | self.score.state()
         replace_file(self._checkpoint, pack(arrays, fields))
 
     def restore(self) -> bool:
@@ -258,8 +261,9 @@ class Learner:
                 raise WeightsError("it is of another model")
             if fields["last_seq"] > self._reader.last_seq():
                 raise WeightsError("it has learned from samples that the store does not have")
-            recent = arrays.pop("progressive.recent").astype(np.bool_)
-            self._engine.load_state(arrays)
+            score = StreamScores()
+            score.load(arrays)
+            self._engine.load_state({n: array for n, array in arrays.items() if not is_score(n)})
         except FileNotFoundError:
             return False
         except (TensorFileError, WeightsError, KeyError) as error:
@@ -267,7 +271,7 @@ class Learner:
             return False
         self.last_seq, self.steps = fields["last_seq"], fields["steps"]
         self._classes = fields["classes"]
-        self.score = ProgressiveScore(fields["total"], fields["correct"], recent)
+        self.score = score
         return True
 
     def _within_memory(self, work: Callable[[], BlockReport]) -> BlockReport:
@@ -278,7 +282,7 @@ class Learner:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                why = _first_line(error)
+                why = first_line(error)
             # Outside the handler, which holds all that the failed step had made.
             log.warning(
                 "memory ran out: learning goes on from the checkpoint",
@@ -324,29 +328,3 @@ class Learner:
             losses = report.losses
             on_step()
         return losses
-
-
-def _found(predictor: PredictEngine, x: NDArray[np.float32], on_part: OnStep) -> NDArray[np.int64]:
-    """The class of each sample; an answer does not depend on the part that it is in."""
-    found = []
-    for start in range(0, len(x), _PART_SAMPLES):
-        found.append(predictor.predict(x[start : start + _PART_SAMPLES]).class_index)
-        on_part()
-    return np.concatenate(found)
-
-
-@contextlib.contextmanager
-def _shortage_named() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        why = _first_line(error)
-        raise MemoryShortageError(
-            f"memory ran out while a version was made or scored: {why}"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -20,7 +20,8 @@ import msgspec
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
-from daemon.learning.learner import Learner, LearningError, MemoryShortageError
+from daemon.learning.answers import LearningError, MemoryShortageError
+from daemon.learning.learner import Learner
 from daemon.messages import (
     Alive,
     Begin,
@@ -243,6 +244,7 @@ class LearnerProcess:
         for message in later:
             self._inbox.put(message)
         self._next_version = candidate.version + 1
+        self._learner.judged(scores, accepted=command.accepted)
         if command.accepted:
             self._incumbent = candidate
             if becomes_best(scores):
@@ -275,6 +277,9 @@ class LearnerProcess:
             backlog=learner.backlog() if backlog is None else backlog,
             progressive_accuracy=learner.score.accuracy,
             recent_accuracy=learner.score.recent_accuracy,
+            faded_accuracy=learner.score.faded_accuracy,
+            forgetting=learner.score.forgetting,
+            class_accuracies=learner.class_accuracies(),
             losses=losses or [],
             paused=self._paused,
         )

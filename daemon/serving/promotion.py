@@ -10,7 +10,7 @@ from typing import Any
 from daemon.clock import stamp
 from daemon.config import GateSettings
 from daemon.errors import RequestError
-from daemon.serving.gate import Decision, Scores, becomes_best, judge
+from daemon.serving.gate import Decision, Effort, Scores, becomes_best, judge, refusal
 from daemon.serving.slot import Served, ServingSlot
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
@@ -22,11 +22,13 @@ from engines import (
     PredictEngine,
     Weights,
     WeightsError,
+    check_health,
 )
 
 log = logging.getLogger(__name__)
 
 LEDGER = "decision"
+NO_EFFORT = Effort()
 # How long a refusal waits to be on record; a store that fails meanwhile keeps it for later.
 _LEDGER_SECONDS = 5.0
 
@@ -60,7 +62,9 @@ class Promotion:
         self._telemetry = telemetry
         telemetry.model_version.set(slot.current.weights.version)
 
-    def consider(self, version: int, sha256: str, scores: Scores) -> Decision:
+    def consider(
+        self, version: int, sha256: str, scores: Scores, effort: Effort = NO_EFFORT
+    ) -> Decision:
         """Judge a candidate whose file is in place, and let it serve if it passes.
 
         The manifest is durable before the swap: after a crash the daemon starts with the version
@@ -74,20 +78,28 @@ class Promotion:
             weights = self._versions.verify(version, sha256)
             if weights.spec != self._slot.current.weights.spec:
                 raise WeightsError("they are of another network")
+            check_health(weights)
             engine = self._engine.open(weights)
-        except (WeightsError, OSError) as error:
-            decision = self._not_opened(version, incumbent, scores, "damaged", error)
-        except (EngineUnavailableError, EngineFailedError) as error:
-            decision = self._not_opened(version, incumbent, scores, "engine", error)
+        except (WeightsError, OSError, EngineUnavailableError, EngineFailedError) as error:
+            log.error("candidate does not open", extra={"version": version, "why": str(error)})
+            margin, reason = self._settings.margin, refusal(error)
+            decision = Decision(version, incumbent, False, reason, scores, margin)
+            decision = self._refuse(dataclasses.replace(decision, effort=effort))
         else:
-            decision = self._decide(weights, incumbent, engine, scores)
+            decision = self._decide(weights, incumbent, engine, scores, effort)
         self._count(decision)
         return decision
 
     def _decide(
-        self, weights: Weights, incumbent: int, engine: PredictEngine, scores: Scores
+        self,
+        weights: Weights,
+        incumbent: int,
+        engine: PredictEngine,
+        scores: Scores,
+        effort: Effort,
     ) -> Decision:
         decision = judge(weights, incumbent, engine, scores, self._settings)
+        decision = dataclasses.replace(decision, effort=effort)
         if decision.accepted:
             # First the ledger, then the manifest, then the swap: what serves is always on record.
             try:
@@ -104,13 +116,6 @@ class Promotion:
         self._telemetry.served_by(self._engine.name)
         log.info("gate decision", extra=_record(decision))
         return decision
-
-    def _not_opened(
-        self, version: int, incumbent: int, scores: Scores, reason: str, error: Exception
-    ) -> Decision:
-        log.error("candidate does not open", extra={"version": version, "why": str(error)})
-        margin = self._settings.margin
-        return self._refuse(Decision(version, incumbent, False, reason, scores, margin))
 
     def _refuse(self, decision: Decision) -> Decision:
         """On record as soon as the store takes it; a disk that is full does not stop judging."""
@@ -132,6 +137,8 @@ class Promotion:
             self._telemetry.holdout_accuracy.labels("active").set(body[active])
             self._telemetry.holdout_accuracy.labels("candidate").set(body["candidate_accuracy"])
             self._telemetry.holdout_samples.set(decision.scores.n)
+            self._telemetry.holdout_missing_classes.set(len(decision.scores.missing))
+            self._telemetry.class_accuracy.set("holdout", decision.served_by_class())
 
 
 def _record(decision: Decision) -> dict[str, Any]:

@@ -265,7 +265,9 @@ class Supervisor:
             case Progress():
                 self._progress(message)
             case Proposed():
-                decision = self._promotion.consider(message.version, message.sha256, message.scores)
+                decision = self._promotion.consider(
+                    message.version, message.sha256, message.scores, self._jobs.effort()
+                )
                 self._jobs.complete(decision)
                 self._send(Judged(decision.version, decision.accepted))
             case Alive():
@@ -280,7 +282,12 @@ class Supervisor:
         telemetry.learner_paused.set(message.paused is not None)
         self._paused = message.paused
         self._store.learned(message.last_seq)
-        telemetry.progressive(message.progressive_accuracy, message.recent_accuracy)
+        telemetry.progressive(
+            message.progressive_accuracy, message.recent_accuracy, message.faded_accuracy
+        )
+        telemetry.class_accuracy.set("progressive", message.class_accuracies)
+        if message.forgetting is not None:
+            telemetry.forgetting.set(message.forgetting)
         if message.steps:
             self._jobs.progress(message.samples, message.steps, message.last_seq, message.losses)
             telemetry.learned_samples.inc(message.samples)

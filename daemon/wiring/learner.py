@@ -10,7 +10,8 @@ import sys
 
 from daemon.config import Settings
 from daemon.directory_lock import lock_directory
-from daemon.learning.learner import Learner, LearningError
+from daemon.learning.answers import LearningError
+from daemon.learning.learner import Learner
 from daemon.learning.process import LearnerProcess, lower_priority, report_damage
 from daemon.messages import MISCONFIGURED, STORAGE
 from daemon.serving.versions import VersionStore
@@ -65,6 +66,7 @@ def run_learner(settings: Settings) -> None:
                 SampleReader(directory, spec, report_damage),
                 learning,
                 holdout_samples=settings.gate.max_samples,
+                follow_drift=settings.gate.follow_drift,
                 checkpoint=directory / "checkpoint.safetensors",
             ),
             VersionStore(directory / "versions", keep=settings.gate.keep_versions),

@@ -214,7 +214,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             power.learning_ended(job["samples"], accepted=accepted)
             store.record_when_possible(JOBS, number, job)
 
-        jobs = JobBook(past, job_ended, power.learning_began)
+        jobs = JobBook(past, job_ended, power.learning_began, power.learning_joules)
         promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)
         supervisor = Supervisor(
             learner_command,
