@@ -135,7 +135,7 @@ class Telemetry:
         )
         self.delayed_accuracy = Reading(
             "ffedge_delayed_accuracy_ratio",
-            "Right answers among predictions whose label came, since start.",
+            "Right answers among the newest 500 predictions whose label came.",
         )
         self.model_version = Gauge(
             "ffedge_model_version", "The version that answers.", registry=registry

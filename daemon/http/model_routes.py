@@ -43,6 +43,7 @@ def _describe_models(service: Service, decisions: list[dict[str, Any]]) -> dict[
             "sha256": entry.sha256,
             "last_seq": entry.last_seq,
             "gate": gates.get(str(entry.version)),
+            "delayed": service.delayed.of(entry.version),
         }
         for entry in sorted(manifest.versions, key=lambda e: -e.version)
     ]

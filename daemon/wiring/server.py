@@ -33,6 +33,7 @@ from daemon.notify import Notifier
 from daemon.power import PowerMonitor, reader_command
 from daemon.power_log import PowerLog
 from daemon.power_metrics import HostMetrics, PowerMetrics
+from daemon.serving.delayed_scores import DELAYED, VERSIONS_KEPT, DelayedScores
 from daemon.serving.promotion import Promotion
 from daemon.serving.slot import Served, ServingSlot
 from daemon.serving.versions import VersionStore
@@ -214,6 +215,12 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             power.learning_ended(job["samples"], accepted=accepted)
             store.record_when_possible(JOBS, number, job)
 
+        scored = [] if store.unavailable else store.records(DELAYED, VERSIONS_KEPT)
+        delayed = DelayedScores(
+            telemetry,
+            lambda number, counts: store.record_when_possible(DELAYED, number, counts),
+            scored,
+        )
         jobs = JobBook(past, job_ended, power.learning_began, power.learning_joules)
         promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)
         supervisor = Supervisor(
@@ -233,4 +240,6 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         by_default=settings.server.keep_predictions,
         stored=lambda prediction_id: find_features(store.path, prediction_id),
     )
-    return Service(spec, store, scrub, slot, versions, jobs, supervisor, telemetry, power, kept)
+    return Service(
+        spec, store, scrub, slot, versions, jobs, supervisor, telemetry, power, kept, delayed
+    )
