@@ -61,6 +61,11 @@ def test_steps_without_bound_are_found(spec) -> None:
         check_health(learned(spec, 2, HUGE_RATE, SGD))
 
 
+def test_the_largest_learning_rate_that_can_be_set_is_found_where_it_diverges() -> None:
+    with pytest.raises(OutOfRangeError, match=r"canary\.goodness"):
+        check_health(learned(MLP, 5, 1.0, Recipe()))
+
+
 def with_codes(share: float, code: int) -> Weights:
     weights = learned(MLP, 0, 0.0, Recipe())
     codes = weights.arrays["units.1.weight.codes"].copy()

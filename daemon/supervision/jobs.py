@@ -155,7 +155,7 @@ class JobBook:
             if (job := self._running) is None:
                 return Effort()
             return Effort(
-                job.last_seq,
+                max(job.after_seq, job.last_seq),
                 job.samples,
                 time.monotonic() - self._started,
                 None if began is None or now is None else now - began,
