@@ -61,9 +61,10 @@ def test_steps_without_bound_are_found(spec) -> None:
         check_health(learned(spec, 2, HUGE_RATE, SGD))
 
 
-def test_the_largest_learning_rate_that_can_be_set_is_found_where_it_diverges() -> None:
+def test_a_network_that_a_large_learning_rate_threw_out_is_found() -> None:
+    deep = ModelSpec("mlp", (64,), CLASSES, (64,) * 6)
     with pytest.raises(OutOfRangeError, match=r"canary\.goodness"):
-        check_health(learned(MLP, 5, 1.0, Recipe()))
+        check_health(learned(deep, 3, 1.0, Recipe()))
 
 
 def with_codes(share: float, code: int) -> Weights:
