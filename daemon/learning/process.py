@@ -167,8 +167,8 @@ class LearnerProcess:
                 self._follow(command)
             case Watch():
                 self._probe.watch(command.trials)
-            case Passed() if command.version == self._incumbent.version:
-                self._learner.mark_good()
+            case Passed():
+                self._learner.mark_good(command.version)
             case _:
                 pass
 
