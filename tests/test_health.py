@@ -32,9 +32,9 @@ def learned(
     spec: ModelSpec, steps: int, rate: float, recipe: Recipe, *, flood: bool = False
 ) -> Weights:
     engine = open_train_engine(spec, seed=2, recipe=recipe)
-    x, labels = batch_of(spec, 32)
-    engine.standardize_from(x)
-    for _ in range(steps):
+    engine.standardize_from(batch_of(spec, 64)[0])
+    for step in range(steps):
+        x, labels = batch_of(spec, 64, step)
         wanted = np.zeros_like(labels) if flood else labels
         engine.train_step(x, wanted, learning_rate=rate, look_ahead_weight=1.0)
     return engine.export(classes=tuple(range(CLASSES)), version=1, parent=None, last_seq=0)

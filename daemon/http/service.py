@@ -8,6 +8,7 @@ from daemon.ingest.kept_predictions import KeptPredictions
 from daemon.power import PowerMonitor
 from daemon.serving.delayed_scores import DelayedScores
 from daemon.serving.slot import ServingSlot
+from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore, Scrub
 from daemon.supervision.jobs import JobBook
@@ -26,6 +27,7 @@ class Service:
         scrub: Checks them.
         slot: Answers predictions.
         versions: Lists versions.
+        swaps: Changes which of them serves.
         jobs: Lists training jobs.
         supervisor: Runs the learner.
         telemetry: Counts.
@@ -39,6 +41,7 @@ class Service:
     scrub: Scrub
     slot: ServingSlot
     versions: VersionStore
+    swaps: Swaps
     jobs: JobBook
     supervisor: Supervisor
     telemetry: Telemetry

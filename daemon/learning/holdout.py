@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.learning.answers import OnPart, found_classes, shortage_named
+from daemon.learning.answers import OnPart, right_answers, shortage_named
 from daemon.serving.gate import ClassScores, Scores
 from daemon.store import SampleReader, StoredSample
 from engines import PredictEngine, Weights
@@ -77,17 +77,15 @@ class Holdout:
         missing = tuple(label for label in candidate.classes if not held[places.get(label, -1)])
         if not samples:
             return Scores(0, 0, 0, 0, missing=missing)
-        x, truth = self._reader.batch(samples)
+        _, truth = batch = self._reader.batch(samples)
         right: dict[int, NDArray[np.bool_]] = {}
         for weights in (incumbent, best, candidate):
             if weights.version in right:  # the best one often is the one that serves
                 continue
-            with shortage_named(), open_predict(weights) as predictor:
-                found = found_classes(predictor, x, on_part)
-            # By name: a version older than the store may have other class places. The last entry
-            # is for -1, the answer of a version that knows no class.
-            known = np.array([*(places.get(label, -1) for label in weights.classes), -1])
-            right[weights.version] = known[found] == truth
+            with shortage_named():
+                right[weights.version] = right_answers(
+                    weights, open_predict, batch, labels, on_part
+                )
         was, top, now = (right[weights.version] for weights in (incumbent, best, candidate))
 
         def by_class(hits: NDArray[np.bool_]) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ after is learned again, with half the batch; see `Learner.learn_block`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -113,6 +114,7 @@ class Learner:
         self._holdout = Holdout(reader, holdout_samples)
         self._follow_drift = follow_drift
         self._checkpoint = checkpoint
+        self._good = checkpoint.with_name(f"good-{checkpoint.name}")
         self._batch_samples = settings.batch_samples
         self._begin()
 
@@ -273,6 +275,22 @@ class Learner:
         self._classes = fields["classes"]
         self.score = score
         return True
+
+    def mark_good(self, version: int) -> None:
+        """A version has passed its probation: go back to here, should a later one fail."""
+        log.info("checkpoint kept", extra={"version": version})
+        with contextlib.suppress(FileNotFoundError):
+            replace_file(self._good, self._checkpoint.read_bytes())
+
+    def retreat(self) -> None:
+        """Go back to the checkpoint of the last good version; what came after is passed over."""
+        through = self._reader.last_seq()
+        with contextlib.suppress(FileNotFoundError):
+            replace_file(self._checkpoint, self._good.read_bytes())
+        self._begin()
+        self.restore()
+        self.last_seq = through
+        self.save()
 
     def _within_memory(self, work: Callable[[], BlockReport]) -> BlockReport:
         for batch_samples in (self._batch_samples, max(1, self._batch_samples // 2)):

@@ -31,6 +31,7 @@ from engines import (
 CHECKS = {
     "file": "damaged",
     "finite": "not_finite",
+    "current": "overtaken",  # made for a version that no longer serves
     "range": "range",
     "saturation": "saturation",
     "engine": "engine",

@@ -12,6 +12,7 @@ from daemon.config import Settings
 from daemon.directory_lock import lock_directory
 from daemon.learning.answers import LearningError
 from daemon.learning.learner import Learner
+from daemon.learning.probe import Probe
 from daemon.learning.process import LearnerProcess, lower_priority, report_damage
 from daemon.messages import MISCONFIGURED, STORAGE
 from daemon.serving.versions import VersionStore
@@ -57,19 +58,23 @@ def run_learner(settings: Settings) -> None:
         return engine
 
     try:
+        # By name: it is in memory, and knows the canary.
+        open_predict = open_predict_engine("torch", device=learning.device).open
+        reader = SampleReader(directory, spec, report_damage)
+        versions = VersionStore(directory / "versions", keep=settings.gate.keep_versions)
         process = LearnerProcess(
             Learner(
                 spec,
                 open_engine,
-                # By name: it is in memory, and knows the canary.
-                open_predict_engine("torch", device=learning.device).open,
-                SampleReader(directory, spec, report_damage),
+                open_predict,
+                reader,
                 learning,
                 holdout_samples=settings.gate.max_samples,
                 follow_drift=settings.gate.follow_drift,
                 checkpoint=directory / "checkpoint.safetensors",
             ),
-            VersionStore(directory / "versions", keep=settings.gate.keep_versions),
+            Probe(reader, open_predict, versions.verify, block_samples=learning.block_samples),
+            versions,
             learning,
             # Unbuffered: a thread waits in it; a buffer's lock would stop the interpreter's exit.
             open(sys.stdin.fileno(), "rb", buffering=0, closefd=False),  # noqa: SIM115

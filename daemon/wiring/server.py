@@ -36,6 +36,7 @@ from daemon.power_metrics import HostMetrics, PowerMetrics
 from daemon.serving.delayed_scores import DELAYED, VERSIONS_KEPT, DelayedScores
 from daemon.serving.promotion import Promotion
 from daemon.serving.slot import Served, ServingSlot
+from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import Limits, SampleStore, Scrub, find_features
 from daemon.store_metrics import StoreMetrics
@@ -222,11 +223,12 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             scored,
         )
         jobs = JobBook(past, job_ended, power.learning_began, power.learning_joules)
-        promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)
+        swaps = Swaps(versions, slot, store, engine, settings.gate, telemetry)
+        promotion = Promotion(versions, swaps, slot, store, engine, settings.gate, telemetry)
         supervisor = Supervisor(
             learner_command,
             promotion,
-            versions,
+            swaps,
             jobs,
             store,
             telemetry,
@@ -241,5 +243,16 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         stored=lambda prediction_id: find_features(store.path, prediction_id),
     )
     return Service(
-        spec, store, scrub, slot, versions, jobs, supervisor, telemetry, power, kept, delayed
+        spec,
+        store,
+        scrub,
+        slot,
+        versions,
+        swaps,
+        jobs,
+        supervisor,
+        telemetry,
+        power,
+        kept,
+        delayed,
     )
