@@ -20,9 +20,9 @@ import msgspec
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
+from daemon.learning.answers import LearningError, MemoryShortageError
 from daemon.learning.learner import Learner
 from daemon.learning.probe import Probe
-from daemon.learning.setbacks import LearningError, MemoryShortageError
 from daemon.messages import (
     Alive,
     Begin,
