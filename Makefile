@@ -73,9 +73,8 @@ torture-bugs: TORTURE = $(HARNESS)/test_bugs.py
 torture-bodies: TORTURE = $(HARNESS)/test_bad_bodies.py --bad-bodies 10000 --decoder-runs 300000 \
 	  --timeout 1200
 torture-overload: TORTURE = $(HARNESS)/test_overload.py --load-seconds 20 --timeout 900
-torture-swaps: TORTURE = $(HARNESS)/test_swaps.py -k swap --swaps 10000 --timeout 1200
-torture-weights: TORTURE = $(HARNESS)/test_version_faults.py --weight-mutations 5000 --swap-kills 200 \
-	  --timeout 1200
+torture-swaps: TORTURE = $(HARNESS)/test_swaps.py -k swap --swaps 10000
+torture-weights: TORTURE = $(HARNESS)/test_version_faults.py --weight-mutations 5000 --swap-kills 200
 torture-power-readings: TORTURE = $(BIN)/pytest -q --every-failure \
 	  tests/test_power_monitor.py tests/test_power_daemon.py tests/test_jtop.py
 torture-onnx: TORTURE = $(BIN)/pytest -q tests/test_onnx_parity.py -k exported --onnx-inputs 10000 \

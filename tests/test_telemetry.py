@@ -11,7 +11,9 @@ from daemon.telemetry import SOURCE_LIMIT, Telemetry
 from tests.daemon_fixtures import WAIT_SECONDS, daemon_parts, sample
 
 SUFFIXES = {
-    "counter": r"_(requests|samples|labels|swaps|steps|seconds|restarts|decisions|received|refused)",
+    "counter": (
+        r"_(requests|samples|labels|swaps|steps|seconds|restarts|decisions|events|received|refused)"
+    ),
     "histogram": r"_(seconds|samples)",
 }
 

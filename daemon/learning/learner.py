@@ -8,50 +8,48 @@ Samples are learned in order of arrival, in blocks. For one block:
 Which rows a step takes depends on the seed and the step's number alone, and a full block on the
 order of the samples, so learning full blocks again from the checkpoint gives the same bits, as
 long as nothing that was learned since has been relabelled, withdrawn, found damaged or removed:
-that is not met again. (Where a block that waited too long is cut short is up to the clock.) What
-memory holds is asked of the store anew for each block: a sample that no longer counts has left it
-by then. A candidate is an export of the
+that is not met again. (Where a block that waited too long is cut short is up to the clock.) A
+sample that no longer counts has left memory by the next block. A candidate is an export of the
 network as it stands: proposing one changes nothing in what is learned next.
 
 Where memory runs out in a step, some units have moved and others have not, and what the step had
 made is still held. So the engine is thrown away, another opened from the checkpoint, and what came
-after is learned again, with half the batch; see `Learner.learn_block`.
+after is learned again, with half the batch; see `Learner.learn_block`. Where a loss or a weight is
+no longer a number, the same is done without the block (`course.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from daemon.config import LearnerSettings
-from daemon.durable import replace_file
 from daemon.learning.answers import (
-    LearningError,
     MemoryShortageError,
     OnPart,
     first_line,
     found_classes,
     shortage_named,
 )
+from daemon.learning.checkpoints import Checkpoints
+from daemon.learning.course import Course
 from daemon.learning.holdout import Holdout
-from daemon.learning.scores import SHOWN_CLASSES, StreamScores, is_score
+from daemon.learning.scores import StreamScores
+from daemon.learning.state import DivergedError, LearnerState
+from daemon.messages import Noted
 from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
 from engines import (
     PredictEngine,
     TrainEngine,
     Weights,
-    WeightsError,
     is_out_of_memory,
     release_memory,
 )
-from engines.tensor_file import TensorFileError, pack, unpack
 from models import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -113,19 +111,33 @@ class Learner:
         self._settings = settings
         self._holdout = Holdout(reader, holdout_samples)
         self._follow_drift = follow_drift
-        self._checkpoint = checkpoint
-        self._good = checkpoint.with_name(f"good-{checkpoint.name}")
+        self._checkpoints = Checkpoints(checkpoint)
+        self._course = Course()
+        self._saved_step = 0  # of the checkpoint
+        self._stretch = (0, 0)  # what was learned last: after the first seq, through the second
         self._batch_samples = settings.batch_samples
-        self._begin()
+        self.notes: list[Noted] = []  # what the server is to know; whoever tells it clears this
+        self._state = self._opened()
 
-    def _begin(self) -> None:
-        self._engine = self._open_engine()
-        self._memory: list[StoredSample] = []
-        self._classes = 0  # class places seen; memory may have forgotten some of them
-        self.last_seq = 0
-        self.steps = 0
-        self.change_seq: int | None = None  # where the last drift alarm puts the change
-        self.score = StreamScores()
+    @property
+    def last_seq(self) -> int:
+        """The stream is learned through here."""
+        return self._state.last_seq
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return self._state.steps
+
+    @property
+    def score(self) -> StreamScores:
+        """Of every sample, before it was learned."""
+        return self._state.score
+
+    @property
+    def change_seq(self) -> int | None:
+        """Where the last drift alarm puts the change; None: there was none."""
+        return self._state.change_seq
 
     def backlog(self) -> int:
         """Samples that wait to be learned."""
@@ -135,32 +147,44 @@ class Learner:
         """Predict, score, then learn the next block; what is left, if that is less.
 
         Where memory runs out, once more with half the batch, which then stays: from the last
-        checkpoint on, so that the block learned may be an earlier one.
+        checkpoint on, so that the block learned may be an earlier one. Where learning diverges,
+        nothing is learned: the next block is one after the checkpoint.
 
         Args:
             on_step: Called after each step, and after each part of what is predicted.
 
         Raises:
-            LearningError: A loss is not a number.
             MemoryShortageError: Memory ran out twice.
         """
-        return self._within_memory(lambda: self._learn_block(on_step))
+        return self._converging(lambda: self._learn_block(on_step), on_step)
 
     def _learn_block(self, on_step: OnStep) -> BlockReport:
         started = time.monotonic()
-        new, through = self._reader.training(self.last_seq, self._settings.block_samples)
-        self.last_seq = through
+        state = self._state
+        state.memory.settle()
+        after = self._course.skip(state.last_seq)
+        new, through = self._reader.training(after, self._settings.block_samples)
+        new = self._course.kept(new)
         if not new:
+            state.last_seq = through
             return BlockReport(0, 0, (), 0.0)
         x, labels = self._reader.batch(new)
-        if self.score.total == 0:
-            self._engine.standardize_from(x)
-        with self._open_predict(self._export(0, None)) as predictor:
-            self.score.add(found_classes(predictor, x, on_step), labels)
-        self._classes = max(self._classes, *(sample.class_index + 1 for sample in new))
-        self._remember(new)
+        state.standardize(x)
+        if self._stretch[0] == self._stretch[1]:
+            self._stretch = (after, through)  # nothing else was learned that could have spoiled it
+        with self._open_predict(state.export(0, None)) as predictor:
+            found = found_classes(predictor, x, on_step)
+        state.score.add(found, labels)
+        change = state.drift.add(found != labels, labels, [sample.seq for sample in new])
+        state.last_seq, self._stretch = through, (after, through)
+        state.seen[labels] = True
+        state.memory.add(new)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
-        losses = self._train(steps, new, on_step)
+        losses = self._take(steps, new, on_step)
+        if change is not None and not state.drift_steps:
+            # From the next block on, so that whoever runs us can save a checkpoint first.
+            state.change_seq, state.drift_steps = change, self._settings.drift_steps
+            self._note("drift", f"errors are more frequent since sample {change}", through)
         return BlockReport(len(new), steps, losses, time.monotonic() - started)
 
     def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
@@ -171,34 +195,32 @@ class Learner:
             on_step: Called after each.
 
         Raises:
-            LearningError: A loss is not a number.
             MemoryShortageError: Memory ran out twice.
         """
-        return self._within_memory(lambda: self._rehearse(steps, on_step))
+        return self._converging(lambda: self._rehearse(steps, on_step), on_step)
 
     def _rehearse(self, steps: int, on_step: OnStep) -> BlockReport:
         started = time.monotonic()
-        self._remember([])
-        if not self._memory:
+        self._state.memory.settle()
+        if not len(self._state.memory):
             return BlockReport(0, 0, (), 0.0)
-        losses = self._train(steps, [], on_step)
+        self._stretch = (self.last_seq, self.last_seq)
+        losses = self._take(steps, [], on_step)
         return BlockReport(0, steps, losses, time.monotonic() - started)
 
     def export(self, *, version: int, parent: int | None) -> Weights:
         """The network as it stands, under a version number.
 
         Raises:
-            WeightsError: It must not serve.
+            DivergedError: It must not serve; the learner has gone back to its checkpoint.
             MemoryShortageError: Memory ran out; nothing has changed.
         """
-        with shortage_named():
-            return self._export(version, parent)
-
-    def _export(self, version: int, parent: int | None) -> Weights:
-        classes = self._reader.labels()[: self._classes]
-        return self._engine.export(
-            classes=classes, version=version, parent=parent, last_seq=self.last_seq
-        )
+        try:
+            with shortage_named():
+                return self._state.export(version, parent)
+        except DivergedError as error:
+            self._recover(str(error), _nobody)
+            raise
 
     def compare(
         self, candidate: Weights, incumbent: Weights, best: Weights, on_part: OnStep = _nobody
@@ -219,78 +241,133 @@ class Learner:
             candidate, incumbent, best, self._open_predict, on_part, after_seq=after_seq
         )
 
-    def judged(self, scores: Scores, *, accepted: bool) -> None:
-        """Take in the verdict on what was compared last."""
-        places = {label: place for place, label in enumerate(self._reader.labels())}
-        found = scores.classes
-        versions = (found.candidate_correct, found.incumbent_correct, found.best_correct)
-        accuracies = [np.divide(correct, found.n).tolist() for correct in versions]
-        held = [places[label] for label in found.labels]
-        self.score.judged(held, *(accuracies if accepted else accuracies[1:]))
+    def measured(self, scores: Scores, *, accepted: bool) -> None:
+        """Take in what versions were worth at a verdict, as far as they serve or have served."""
+        self.score.measured(scores, self._reader.labels(), accepted=accepted)
 
     def class_accuracies(self) -> dict[str, float]:
         """Progressive accuracy of the first hundred classes, by label."""
-        found = {
-            str(label): self.score.class_accuracy(place)
-            for place, label in enumerate(self._reader.labels()[:SHOWN_CLASSES])
-        }
-        return {label: accuracy for label, accuracy in found.items() if accuracy is not None}
+        return self.score.class_accuracies(self._reader.labels())
 
-    def save(self) -> None:
+    def save(self, proposed: int | None = None) -> None:
         """Write the checkpoint; a crash at any instant leaves the old one or this one.
+
+        Args:
+            proposed: The version that is proposed as the network stands; its copy is kept until
+                `judged`, `mark_good` or `retreat` decides about it.
 
         Raises:
             OSError: It cannot be written; the old one is still there.
         """
-        fields = {
-            "model": self._spec.to_json(),
-            "last_seq": self.last_seq,
-            "steps": self.steps,
-            "classes": self._classes,
-        }
-        arrays = self._engine.state() | self.score.state()
-        replace_file(self._checkpoint, pack(arrays, fields))
+        self._checkpoints.write(self._state.checkpoint(self._course.fields(self.last_seq)))
+        self._saved_step = self.steps
+        if proposed is not None:
+            self._checkpoints.keep(proposed)
 
     def restore(self) -> bool:
         """Continue from the checkpoint, if there is one that fits.
 
-        A damaged one, or one that is ahead of the samples, is passed over with a log line, and
-        later written over; learning begins again from the first sample: nothing is lost but time.
+        A damaged one, one that is ahead of the samples, or one of an earlier release is passed over
+        with a log line, and later written over; learning begins again from the first sample:
+        nothing is lost but time.
         """
-        try:
-            arrays, fields = unpack(self._checkpoint.read_bytes())
-            if ModelSpec.from_json(fields["model"]) != self._spec:
-                raise WeightsError("it is of another model")
-            if fields["last_seq"] > self._reader.last_seq():
-                raise WeightsError("it has learned from samples that the store does not have")
-            score = StreamScores()
-            score.load(arrays)
-            self._engine.load_state({n: array for n, array in arrays.items() if not is_score(n)})
-        except FileNotFoundError:
-            return False
-        except (TensorFileError, WeightsError, KeyError) as error:
-            log.error("checkpoint cannot be used", extra={"why": str(error)})
-            return False
-        self.last_seq, self.steps = fields["last_seq"], fields["steps"]
-        self._classes = fields["classes"]
-        self.score = score
-        return True
+        fields = self._go_back(self._checkpoints.read())
+        if fields is not None:
+            self._course.load(fields)
+        return fields is not None
+
+    def judged(self, version: int, *, accepted: bool) -> None:
+        """The verdict on a version that was proposed."""
+        if accepted:
+            self._course.accepted()
+        else:
+            self._checkpoints.forget(version)
 
     def mark_good(self, version: int) -> None:
-        """A version has passed its probation: go back to here, should a later one fail."""
-        log.info("checkpoint kept", extra={"version": version})
-        with contextlib.suppress(FileNotFoundError):
-            replace_file(self._good, self._checkpoint.read_bytes())
+        """A version has passed its probation: `retreat` goes back to where it was proposed.
+
+        Raises:
+            OSError: That cannot be kept.
+        """
+        self._checkpoints.mark_good(version)
 
     def retreat(self) -> None:
-        """Go back to the checkpoint of the last good version; what came after is passed over."""
-        through = self._reader.last_seq()
-        with contextlib.suppress(FileNotFoundError):
-            replace_file(self._checkpoint, self._good.read_bytes())
-        self._begin()
-        self.restore()
-        self.last_seq = through
+        """Go back to where the newest good version was proposed; what came after is left out.
+
+        Nothing of what was learned since is learned again or replayed; it stays stored, and its
+        scores stay counted. Where no version was good yet, the network begins anew. On disk when
+        this returns; a crash before leaves the checkpoint as it was.
+
+        Raises:
+            OSError: The checkpoint cannot be written; what stands in memory has gone back.
+        """
+        through, score = self.last_seq, self.score
+        self._go_back(self._checkpoints.read_good())
+        after = self.last_seq
+        self._state.last_seq, self._state.score = max(after, through), score
         self.save()
+        self._checkpoints.forget_proposed()
+        left = f"samples after {after} through {self.last_seq} are left out"
+        self._note("retreated", f"back at the last good version: {left}", after)
+
+    def _converging(self, work: Callable[[], BlockReport], on_step: OnStep) -> BlockReport:
+        try:
+            return self._within_memory(work)
+        except DivergedError as error:
+            why = str(error)
+        self._recover(why, on_step)
+        return BlockReport(0, 0, (), 0.0)
+
+    def _recover(self, why: str, on_step: OnStep) -> None:
+        """Back to the checkpoint, without the stretch that was learned last.
+
+        The second time from the same checkpoint the network begins anew, on what memory holds.
+        """
+        after, through = self._stretch
+        first = self._course.diverged(self._stretch, self._saved_step)
+        text = f"{why}; samples after {after} through {through} are left out"
+        self._note("diverged" if first else "began_anew", text, through)
+        self._go_back(self._checkpoints.read())
+        if not first:
+            self._begin_anew(on_step)
+
+    def _begin_anew(self, on_step: OnStep) -> None:
+        """A new network in the checkpoint's place learns what memory holds."""
+        state = self._state
+        state.engine, state.standardized = self._open_engine(), False
+        state.memory.settle()
+        if not len(state.memory):
+            return
+        try:
+            state.standardize(self._reader.batch(state.memory.samples)[0])
+            with shortage_named():
+                self._take(self._settings.train_steps, [], on_step)
+                state.export(0, None)
+        except DivergedError as error:
+            log.error("what memory holds cannot be learned", extra={"why": str(error)})
+            self._state = self._opened()
+            self._state.last_seq, self._state.score = state.last_seq, state.score
+
+    def _go_back(self, content: bytes | None) -> dict[str, Any] | None:
+        """Stand where a checkpoint stands, or before the first sample; its fields, if it is used.
+
+        Memory of the network as it was is given back first.
+        """
+        del self._state
+        release_memory()
+        self._state = self._opened()
+        fields = None if content is None else self._state.load(content)
+        if content is not None and fields is None:
+            self._state = self._opened()
+        self._stretch = (self.last_seq, self.last_seq)
+        self._saved_step = self.steps
+        return fields
+
+    def _opened(self) -> LearnerState:
+        return LearnerState(self._spec, self._open_engine(), self._reader, self._settings)
+
+    def _note(self, kind: str, text: str, seq: int) -> None:
+        self.notes.append(Noted(kind, text, seq))
 
     def _within_memory(self, work: Callable[[], BlockReport]) -> BlockReport:
         for batch_samples in (self._batch_samples, max(1, self._batch_samples // 2)):
@@ -306,43 +383,13 @@ class Learner:
                 "memory ran out: learning goes on from the checkpoint",
                 extra={"why": why, "batch_samples": batch_samples},
             )
-            del self._engine
-            release_memory()
-            self._begin()
-            self.restore()
+            self._go_back(self._checkpoints.read())
         raise MemoryShortageError(
             f"memory ran out twice, at last with {batch_samples} samples a step: {why}; leave more "
             "memory free, or set learner.batch_samples or [model] to less"
         )
 
-    def _remember(self, new: list[StoredSample]) -> None:
-        """Memory becomes the newest samples that still count; only what is not held yet is read."""
-        held = {sample.seq: sample for sample in (*self._memory, *new)}
-        seqs = self._reader.training_seqs(self.last_seq, self._settings.replay_samples)
-        read = self._reader.samples([seq for seq in seqs if seq not in held])
-        held |= {sample.seq: sample for sample in read}
-        # Should all have been retired since they were read, this block still learns its own.
-        self._memory = [held[seq] for seq in seqs if seq in held] or [*new]
-
-    def _train(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
-        settings = self._settings
-        fresh = max(1, round(self._batch_samples * settings.new_ratio)) if new else 0
-        losses: tuple[float, ...] = ()
-        for _ in range(steps):
-            draw = np.random.default_rng([settings.seed, self.steps])
-            rows = [new[i] for i in draw.integers(len(new), size=fresh)] if new else []
-            replay = draw.integers(len(self._memory), size=self._batch_samples - fresh)
-            rows.extend(self._memory[i] for i in replay)
-            x, labels = self._reader.batch(rows)
-            report = self._engine.train_step(
-                x,
-                labels,
-                learning_rate=settings.learning_rate,
-                look_ahead_weight=settings.look_ahead_weight,
-            )
-            self.steps += 1
-            if not report.finite:
-                raise LearningError(f"step {self.steps}: losses {report.losses}")
-            losses = report.losses
-            on_step()
-        return losses
+    def _take(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
+        return self._state.take_steps(
+            steps, new, on_step, batch_samples=self._batch_samples, rate=self._course.rate
+        )

@@ -15,6 +15,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from daemon.serving.gate import Scores
+from engines import Label
+
 RECENT_SAMPLES = 500
 CLASS_SAMPLES = 100
 FADING_FACTOR = 0.999
@@ -78,6 +81,32 @@ class StreamScores:
         for accuracies in (serves, *accepted):
             self._best[index] = np.fmax(self._best[index], accuracies)
         self.forgetting = float(np.mean(self._best[index] - serves))
+
+    def measured(self, scores: Scores, labels: Sequence[Label], *, accepted: bool) -> None:
+        """Take in a verdict.
+
+        Args:
+            scores: What it was made on.
+            labels: Of each class place.
+            accepted: Whether the candidate serves from here on, or what served before.
+        """
+        found, places = scores.classes, {label: place for place, label in enumerate(labels)}
+        versions = (found.candidate_correct, found.incumbent_correct, found.best_correct)
+        accuracies = [np.divide(correct, found.n).tolist() for correct in versions]
+        held = [places[label] for label in found.labels]
+        self.judged(held, *(accuracies if accepted else accuracies[1:]))
+
+    def class_accuracies(self, labels: Sequence[Label]) -> dict[str, float]:
+        """Of the first hundred classes, by label, as far as there are any.
+
+        Args:
+            labels: Of each class place.
+        """
+        shown = [
+            (str(label), self.class_accuracy(place))
+            for place, label in enumerate(labels[:SHOWN_CLASSES])
+        ]
+        return {label: accuracy for label, accuracy in shown if accuracy is not None}
 
     @property
     def accuracy(self) -> float | None:

@@ -8,8 +8,10 @@ would fall back on, and reports right answers, cumulatively. On each report:
     good    otherwise, once `probation_samples` were compared
     wait    until then
 
-The test is made anew with each report, so that a version that is no worse is called bad somewhat
-more often than once in a hundred; the margin, which must be passed as well, holds that down.
+The test is made anew with each report. Simulated with the defaults, two to seven reports: of
+versions that are no worse 0.1 to 2.3 % are called bad; of those worse by 5 points a quarter to two
+thirds, by 10 points 77 to 99 %, by 20 all, most of them after the first reports. Smaller losses are
+the gate's to find.
 """
 
 from __future__ import annotations

@@ -129,7 +129,8 @@ class Swaps:
             for trial in self._trials:
                 trial.learner_ended()
             self._follower = follower
-            self._say_watch()
+            if self._trials:
+                self._say_watch()
 
     def accept(self, weights: Weights, engine: PredictEngine, *, best: bool) -> None:
         """Let a candidate serve; the caller holds `still` and has judged it.

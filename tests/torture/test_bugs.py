@@ -23,6 +23,7 @@ from tests.torture.power_cut import cut_daemon, cut_replacement, cut_store
 from tests.torture.processes import ForkedDaemon, Zygote
 from tests.torture.shim import Shim
 from tests.torture.swaps import swap_under_load
+from tests.torture.version_life import kill_at_each_step
 
 
 @dataclass
@@ -100,6 +101,11 @@ def swapped(rig: Rig) -> list[str]:
     return swap_under_load(rig.zygote, rig.folder, 100, 1, rig.bugs, pause_seconds=0.0).broken
 
 
+def living(rig: Rig) -> list[str]:
+    assert rig.shim is not None
+    return kill_at_each_step(rig.zygote, rig.shim, rig.folder, 2, rig.bugs).broken
+
+
 CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
     ("ack_before_commit", killed, "lost"),
     ("ack_before_commit", cut, "lost"),
@@ -115,6 +121,7 @@ CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
     ("wall_clock_age", jumping, "kept"),
     ("unbounded_queue", overloaded, "waited"),
     ("echo_of_input", wrong, "repeats"),
+    ("write_in_place", living, "nothing serves"),
     ("two_references", swapped, "torn"),
     ("swap_in_place", swapped, "torn"),
     ("no_file_sync", replaced, "not there whole"),
@@ -127,7 +134,7 @@ CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
 def test_a_seeded_bug_is_caught(zygote, preloaded, tmp_path, bug, harness, says):
     if harness in (cut, cut_with_clients, replaced, failing):
         _skip(filesystems.missing("ext4"))
-    if harness in (crashed, failing, jumping, overloaded):
+    if harness in (crashed, failing, jumping, overloaded, living):
         _skip(shim.missing())
     broken = harness(Rig(zygote, preloaded, tmp_path, bug))
     assert any(says in text for text in broken), f"{bug} passed unseen: {broken}"

@@ -9,7 +9,7 @@ from tests.torture.swaps import PREDICTIONS_A_SWAP, swap_under_load
 _FULL_SWAPS = 10_000
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_no_answer_is_dropped_or_torn_by_a_swap(zygote, tmp_path, size, seed, progress, record):
     swaps = size("--swaps")
     found = swap_under_load(zygote, tmp_path, swaps, seed, progress=progress)
