@@ -1,14 +1,14 @@
 """Whether a version's values lie where those of healthy networks do; what has diverged does not.
 
-Measured on mlp and resnet8 with both objectives and on mobilenet_v2, untrained and trained, on labels
-that were right, and on the first two also drawn at random or all of one class (mlp, with all masters,
-up to 5,000 steps and learning rates up to 0.01; the others 200 steps): no weight, bias, scale or
-goodness was above 21, no array had more than 0.6 % of codes at the ends of int8 beyond the one that
-each row has there, none had more than 2.9 % of zeros. `tests/test_health.py` holds every model, after
-3 steps, to a fraction of the limits. Steps without bound
-reach 1e12. At a learning rate of 1, the largest that can be set, an mlp diverges in 5 steps (loss
-6,900, goodness 2,730) and is found; what recovers from that lies inside again. The limits leave
-wide room, since a network that is merely worse is for the hold-out to find.
+Measured on mlp and resnet8 with both objectives and on mobilenet_v2, untrained and trained, on
+labels that were right, and on the first two also drawn at random or all of one class (mlp, with all
+masters, up to 5,000 steps and learning rates up to 0.01; the others 200 steps): no weight, bias,
+scale or goodness was above 21, no array had more than 0.6 % of codes at the ends of int8 beyond the
+one that each row has there, none had more than 2.9 % of zeros. `tests/test_health.py` holds every
+model, after 3 steps, to a fraction of the limits. Steps without bound reach 1e12. At a learning
+rate of 1, the largest that can be set, an mlp diverges in 5 steps (loss 6,900, goodness 2,730) and
+is found; what recovers from that lies inside again. The limits leave wide room, since a network
+that is merely worse is for the hold-out to find.
 """
 
 from __future__ import annotations
