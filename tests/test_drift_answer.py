@@ -123,5 +123,7 @@ def test_the_server_counts_it_and_keeps_it(tmp_path: Path) -> None:
         name = "ffedge_learner_events_total"
         counted = parts.telemetry.registry.get_sample_value(name, {"kind": "drift"})
         assert counted == 1
-        kept = wait_for(lambda: parts.store.records("learner_drift", 5), "record", WAIT_SECONDS)
+        kept = wait_for(
+            lambda: parts.store.records("learner_drift", 5) or None, "record", WAIT_SECONDS
+        )
         assert [(record["kind"], record["seq"]) for record in kept] == [("drift", 9)]
