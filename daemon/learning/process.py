@@ -122,6 +122,7 @@ class LearnerProcess:
         self._incumbent = self._versions.verify(*begin.active)
         self._best = self._read_best(begin.best)
         self._next_version = begin.next_version
+        self._mark_good(begin.good)
         resumed = self._learner.restore()
         if begin.retreat:
             self._retreat(begin.retreat)
