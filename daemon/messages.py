@@ -12,17 +12,21 @@ from daemon.serving.gate import Scores
 MISCONFIGURED = 78
 # And when what it reads or writes cannot be had now: EX_IOERR.
 STORAGE = 74
+# And when it was refused memory where it cannot try with less: EX_OSERR.
+OUT_OF_MEMORY = 71
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """Server: start learning; candidates count on from `next_version`.
 
-    `active` and `best` are the versions to compare candidates with, each with its digest.
+    `active` and `best` are the versions to compare candidates with, each with its digest. The block
+    behind sequence number `pass_over` is not to be learned: learners have died of it.
     """
 
     active: tuple[int, str]
     best: tuple[int, str]
     next_version: int
+    pass_over: int | None = None
 
 
 class Train(msgspec.Struct, frozen=True, tag="train"):
@@ -79,6 +83,13 @@ class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """Learner: still at work, in the middle of a block."""
 
 
+class Busy(msgspec.Struct, frozen=True, tag="busy"):
+    """Learner: it lives, and may say nothing for `seconds` now, such as while chains compile."""
+
+    why: str
+    seconds: float
+
+
 class Proposed(msgspec.Struct, frozen=True, tag="proposed"):
     """Learner: a candidate's file is in place; the job waits for the verdict."""
 
@@ -94,7 +105,7 @@ class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
 
 
 ToLearner = Begin | Train | Judged
-FromLearner = Started | JobStarted | Progress | Alive | Proposed | JobFailed
+FromLearner = Started | JobStarted | Progress | Alive | Busy | Proposed | JobFailed
 
 
 def send(pipe: IO[bytes], message: msgspec.Struct) -> None:

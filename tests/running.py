@@ -100,7 +100,15 @@ class RunningDaemon:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(30)
 
+    def restarts(self) -> float:
+        """How often the learner has ended, for whatever reason."""
+        lines = self.client.get("/metrics").text.splitlines()
+        counts = [line for line in lines if line.startswith("ffedge_learner_restarts_total{")]
+        assert counts
+        return sum(float(line.rpartition(" ")[2]) for line in counts)
+
     def metric(self, name: str) -> float | None:
+        """The value of a metric, whose labels, if it has any, are part of its name."""
         lines = self.client.get("/metrics").text.splitlines()
         values = [line.rpartition(" ")[2] for line in lines if line.startswith(name + " ")]
         return float(values[0]) if values else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import Executor
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -23,15 +22,8 @@ from engines import EngineFailedError
 log = logging.getLogger(__name__)
 
 
-def add_predict_routes(app: FastAPI, service: Service, predicting: Executor) -> None:
-    """Add the route of `/predict`.
-
-    Args:
-        app: What they are added to.
-        service: What it works with.
-        predicting: Where predictions compute: off the event loop, so that a slow one does not hold
-            up ingest.
-    """
+def add_predict_routes(app: FastAPI, service: Service) -> None:
+    """Add the route of `/predict`."""
 
     @app.post(
         "/predict",
@@ -46,7 +38,7 @@ def add_predict_routes(app: FastAPI, service: Service, predicting: Executor) -> 
             served = service.slot.current
             loop = asyncio.get_running_loop()
             try:
-                answers = await loop.run_in_executor(predicting, served.answer, asked.x)
+                answers = await loop.run_in_executor(service.predicting, served.answer, asked.x)
             except EngineFailedError as error:
                 service.slot.failures += 1
                 log.error("engine did not answer", extra={"why": str(error)})

@@ -10,6 +10,7 @@ from daemon.serving.slot import ServingSlot
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore, Scrub
 from daemon.supervision.jobs import JobBook
+from daemon.supervision.pulse import PredictThread
 from daemon.supervision.supervisor import Supervisor
 from daemon.telemetry import Telemetry
 from models import ModelSpec
@@ -24,6 +25,8 @@ class Service:
         store: Keeps samples.
         scrub: Checks them.
         slot: Answers predictions.
+        predicting: The thread that computes them: off the event loop, so that a slow one does not
+            hold up ingest.
         versions: Lists versions.
         jobs: Lists training jobs.
         supervisor: Runs the learner.
@@ -36,6 +39,7 @@ class Service:
     store: SampleStore
     scrub: Scrub
     slot: ServingSlot
+    predicting: PredictThread
     versions: VersionStore
     jobs: JobBook
     supervisor: Supervisor

@@ -160,6 +160,10 @@ class Learner:
         losses = self._train(steps, new, on_step)
         return BlockReport(len(new), steps, losses, time.monotonic() - started)
 
+    def pass_over(self) -> None:
+        """Go on behind the next block without learning it; its samples stay stored."""
+        _, self.last_seq = self._reader.training(self.last_seq, self._settings.block_samples)
+
     def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
         """Take steps on remembered samples alone; where memory runs out, as `learn_block`.
 

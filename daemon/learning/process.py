@@ -24,6 +24,7 @@ from daemon.learning.learner import Learner, LearningError, MemoryShortageError
 from daemon.messages import (
     Alive,
     Begin,
+    Busy,
     JobFailed,
     JobStarted,
     Judged,
@@ -45,6 +46,10 @@ _IDLE_REPORT_SECONDS = 1.0
 # A job that still has a backlog proposes what it has at least this often.
 _PROPOSE_SECONDS = 2.0
 _ALIVE_SECONDS = 1.0
+# The kernel's own range is -1000 to 1000; the service's is in deploy/ffedge.service.
+LEARNER_OOM_SCORE = 500
+# How long the first step may take where chains or kernels are compiled for it.
+COMPILE_SECONDS = 900.0
 # No job by itself for so long after one that memory did not suffice for.
 _REST_SECONDS = 30.0
 
@@ -62,7 +67,7 @@ def lower_priority(niceness: int) -> None:
     """Give way to the server: less CPU time, and killed first when memory runs out."""
     os.nice(niceness)
     with contextlib.suppress(OSError):  # not Linux, or not permitted: only the order is lost
-        Path("/proc/self/oom_score_adj").write_text("500")
+        Path("/proc/self/oom_score_adj").write_text(str(LEARNER_OOM_SCORE))
 
 
 class LearnerProcess:
@@ -116,7 +121,9 @@ class LearnerProcess:
             log.error("best version cannot be read", extra={"why": str(error)})
             self._best = self._incumbent
         self._next_version = begin.next_version
+        self._pass_over = begin.pass_over
         resumed = self._learner.restore()
+        self._compiles = self._learner.steps if self._settings.may_compile else None
         send(self._reports, Started(resumed, self._learner.last_seq, self._learner.steps))
         if self._learner.last_seq > self._incumbent.last_seq:
             self._job("resumed", 0)
@@ -161,6 +168,8 @@ class LearnerProcess:
     def _job(self, trigger: str, rehearsal_steps: int) -> None:
         """Learn, propose, wait for the verdict, save."""
         send(self._reports, JobStarted(trigger, self._learner.last_seq))
+        self._alive = None
+        self._say_alive()
         try:
             self._learn(trigger, rehearsal_steps)
             candidate = self._learner.export(
@@ -215,6 +224,10 @@ class LearnerProcess:
         started = saved = time.monotonic()
         least = 1 if trigger in ("time", "manual") else self._settings.block_samples
         while (backlog := self._learner.backlog()) >= least:
+            if self._learner.last_seq == self._pass_over:
+                self._learner.pass_over()
+                self._pass_over = None
+                continue
             block = self._learner.learn_block(self._say_alive)
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
             log.debug("learned a block", extra={"samples": block.samples, "backlog": backlog})
@@ -253,7 +266,10 @@ class LearnerProcess:
         now = time.monotonic()
         if self._alive is None or now - self._alive >= _ALIVE_SECONDS:
             self._alive = now
-            send(self._reports, Alive())
+            if self._learner.steps == self._compiles:
+                send(self._reports, Busy("the first step may compile", COMPILE_SECONDS))
+            else:
+                send(self._reports, Alive())
 
     def _report_progress(
         self,

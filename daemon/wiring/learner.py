@@ -10,15 +10,22 @@ import sys
 
 from daemon.config import Settings
 from daemon.directory_lock import lock_directory
+from daemon.interpreter import loading
 from daemon.learning.learner import Learner, LearningError
-from daemon.learning.process import LearnerProcess, lower_priority, report_damage
-from daemon.messages import MISCONFIGURED, STORAGE
+from daemon.learning.process import (
+    COMPILE_SECONDS,
+    LearnerProcess,
+    lower_priority,
+    report_damage,
+)
+from daemon.messages import MISCONFIGURED, OUT_OF_MEMORY, STORAGE, Busy, send
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleReader
 from engines import (
     EngineUnavailableError,
     TrainEngine,
     WeightsError,
+    is_out_of_memory,
     limit_threads,
     open_predict_engine,
     open_train_engine,
@@ -44,6 +51,8 @@ def run_learner(settings: Settings) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((directory / "compiled").resolve()))
 
     def open_engine() -> TrainEngine:
+        if learning.may_compile:
+            send(reports, Busy("the training engine is opened", COMPILE_SECONDS))
         engine = open_train_engine(
             spec,
             seed=learning.seed,
@@ -56,8 +65,8 @@ def run_learner(settings: Settings) -> None:
         return engine
 
     try:
-        process = LearnerProcess(
-            Learner(
+        with loading():
+            learner = Learner(
                 spec,
                 open_engine,
                 # By name: it is in memory, and knows the canary.
@@ -66,7 +75,9 @@ def run_learner(settings: Settings) -> None:
                 learning,
                 holdout_samples=settings.gate.max_samples,
                 checkpoint=directory / "checkpoint.safetensors",
-            ),
+            )
+        process = LearnerProcess(
+            learner,
             VersionStore(directory / "versions", keep=settings.gate.keep_versions),
             learning,
             # Unbuffered: a thread waits in it; a buffer's lock would stop the interpreter's exit.
@@ -86,3 +97,8 @@ def run_learner(settings: Settings) -> None:
     except (LearningError, WeightsError, OSError) as error:
         log.error("learner gives up", extra={"why": str(error)})
         sys.exit(1)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        log.exception("learner is out of memory")
+        sys.exit(OUT_OF_MEMORY)
