@@ -33,14 +33,16 @@ max_wait_seconds = 1.0
 """
 
 
-def wait_for(probe: Callable[[], T | None], what: str, seconds: float = 30.0) -> T:
+def wait_for(
+    probe: Callable[[], T | None], what: str, seconds: float = 30.0, every: float = 0.02
+) -> T:
     """The first result of `probe` that is neither None nor False, or a failure that says what."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = probe()
         if found is not None and found is not False:
             return found
-        time.sleep(0.02)
+        time.sleep(every)
     raise AssertionError(f"waited {seconds} s in vain for {what}")
 
 

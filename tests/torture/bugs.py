@@ -209,3 +209,15 @@ def write_in_place() -> None:
         path.write_bytes(content)
 
     _replace("daemon.durable:replace_file", overwrite)
+
+
+@_bug
+def no_restart() -> None:
+    """A learner that has ended stays so."""
+    _replace("daemon.supervision.backoff:Backoff.pause", lambda *_, **__: 1e6)
+
+
+@_bug
+def no_watch() -> None:
+    """Nobody misses a learner that has fallen silent."""
+    _replace("daemon.supervision.heartbeat:Heartbeat.overdue", lambda *_: False)
