@@ -151,6 +151,8 @@ class GateSettings(_Section):
     min_samples: Positive = 20
     max_samples: Positive = 1000
     keep_versions: Annotated[int, Field(ge=2)] = 5
+    probation_samples: Positive = 200
+    probation_seconds: Annotated[float, Field(gt=0)] = 3600.0
 
     @model_validator(mode="after")
     def _some_candidate_can_pass(self) -> GateSettings:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from daemon.ingest.kept_predictions import KeptPredictions
 from daemon.power import PowerMonitor
 from daemon.serving.slot import ServingSlot
+from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore, Scrub
 from daemon.supervision.jobs import JobBook
@@ -28,6 +29,7 @@ class Service:
         predicting: The thread that computes them: off the event loop, so that a slow one does not
             hold up ingest.
         versions: Lists versions.
+        swaps: Changes which of them serves.
         jobs: Lists training jobs.
         supervisor: Runs the learner.
         telemetry: Counts.
@@ -41,6 +43,7 @@ class Service:
     slot: ServingSlot
     predicting: PredictThread
     versions: VersionStore
+    swaps: Swaps
     jobs: JobBook
     supervisor: Supervisor
     telemetry: Telemetry

@@ -113,6 +113,7 @@ class Learner:
         self._settings = settings
         self._holdout_samples = holdout_samples
         self._checkpoint = checkpoint
+        self._good = checkpoint.with_name(f"good-{checkpoint.name}")
         self._batch_samples = settings.batch_samples
         self._begin()
 
@@ -273,6 +274,22 @@ class Learner:
         self._classes = fields["classes"]
         self.score = ProgressiveScore(fields["total"], fields["correct"], recent)
         return True
+
+    def mark_good(self, version: int) -> None:
+        """A version has passed its probation: go back to here, should a later one fail."""
+        log.info("checkpoint kept", extra={"version": version})
+        with contextlib.suppress(FileNotFoundError):
+            replace_file(self._good, self._checkpoint.read_bytes())
+
+    def retreat(self) -> None:
+        """Go back to the checkpoint of the last good version; what came after is passed over."""
+        through = self._reader.last_seq()
+        with contextlib.suppress(FileNotFoundError):
+            replace_file(self._checkpoint, self._good.read_bytes())
+        self._begin()
+        self.restore()
+        self.last_seq = through
+        self.save()
 
     def _within_memory(self, work: Callable[[], BlockReport]) -> BlockReport:
         for batch_samples in (self._batch_samples, max(1, self._batch_samples // 2)):

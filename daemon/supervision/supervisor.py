@@ -17,24 +17,26 @@ import msgspec
 from daemon.errors import NothingToLearnError, NotReadyError, RequestError
 from daemon.messages import (
     Alive,
-    Begin,
     Busy,
     FromLearner,
     JobFailed,
     JobStarted,
     Judged,
+    Probed,
     Progress,
     Proposed,
+    Retreated,
     Started,
     Train,
     send,
 )
 from daemon.serving.promotion import Promotion
-from daemon.serving.versions import VersionStore
+from daemon.serving.swaps import Swaps
 from daemon.store import SampleStore
 from daemon.supervision.backoff import Backoff, Relapses
 from daemon.supervision.child import close_pipe, end_child, start_child, wait_or_kill
 from daemon.supervision.exits import REASONS, OutOfMemoryKills, Reason, reason_of
+from daemon.supervision.following import Following
 from daemon.supervision.heartbeat import HangWatch, Heartbeat
 from daemon.supervision.jobs import JOBS, JOBS_KEPT, Job, JobBook
 from daemon.telemetry import Telemetry
@@ -54,7 +56,7 @@ class Supervisor:
     Args:
         command: Command line of the learner process.
         promotion: Judges what it proposes.
-        versions: Says which version serves and which number comes next.
+        swaps: Says which version serves, and when another does.
         jobs: Keeps its jobs.
         store: Says whether there is enough to learn.
         telemetry: Shows its progress.
@@ -66,7 +68,7 @@ class Supervisor:
         self,
         command: Sequence[str],
         promotion: Promotion,
-        versions: VersionStore,
+        swaps: Swaps,
         jobs: JobBook,
         store: SampleStore,
         telemetry: Telemetry,
@@ -77,7 +79,8 @@ class Supervisor:
         self._first_samples = first_samples
         self._command = list(command)
         self._promotion = promotion
-        self._versions = versions
+        self._swaps = swaps
+        self._following = Following(swaps, self._send)
         self._jobs = jobs
         self._store = store
         self._telemetry = telemetry
@@ -234,6 +237,8 @@ class Supervisor:
             log.exception("hearing the learner failed")
             process.kill()
             ours = "crash"
+        finally:
+            self._following.end()
         if self._watch.release():
             ours = "hang"
         code, deaf = end_child(process)
@@ -242,10 +247,7 @@ class Supervisor:
         return code, reason_of(code, ours, memory_ran_out=memory_ran_out)
 
     def _hear_all(self, process: subprocess.Popen[bytes]) -> None:
-        manifest = self._versions.manifest
-        compared = [manifest.entry(version) for version in (manifest.active, manifest.best)]
-        active, best = [(entry.version, entry.sha256) for entry in compared]
-        self._send(Begin(active, best, manifest.last + 1, self._relapses.pass_over))
+        self._following.begin(self._relapses.pass_over)
         assert process.stdout is not None  # noqa: S101 - PIPE was asked for
         for line in process.stdout:
             message = msgspec.json.decode(line, type=FromLearner)
@@ -267,6 +269,8 @@ class Supervisor:
                 self._progress(message)
             case Proposed():
                 self._judge(message)
+            case Probed() | Retreated():
+                self._following.hear(message)
             case Alive() | Busy():
                 pass
             case JobFailed():
@@ -276,12 +280,13 @@ class Supervisor:
     def _judge(self, message: Proposed) -> None:
         self._judging, self._place = time.monotonic(), None
         try:
-            decision = self._promotion.consider(message.version, message.sha256, message.scores)
+            with self._swaps.still():  # verdicts and changes are heard in their order
+                decision = self._promotion.consider(message.version, message.sha256, message.scores)
+                self._send(Judged(decision.version, decision.accepted))
             self._jobs.complete(decision)
         finally:
             self._heartbeat.heard()  # it waited for us
             self._judging = None
-        self._send(Judged(decision.version, decision.accepted))
 
     def _progress(self, message: Progress) -> None:
         telemetry = self._telemetry

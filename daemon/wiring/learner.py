@@ -12,6 +12,7 @@ from daemon.config import Settings
 from daemon.directory_lock import lock_directory
 from daemon.interpreter import loading
 from daemon.learning.learner import Learner, LearningError
+from daemon.learning.probe import Probe
 from daemon.learning.process import (
     COMPILE_SECONDS,
     LearnerProcess,
@@ -65,20 +66,24 @@ def run_learner(settings: Settings) -> None:
         return engine
 
     try:
+        reader = SampleReader(directory, spec, report_damage)
+        versions = VersionStore(directory / "versions", keep=settings.gate.keep_versions)
         with loading():
+            # By name: it is in memory, and knows the canary.
+            open_predict = open_predict_engine("torch", device=learning.device).open
             learner = Learner(
                 spec,
                 open_engine,
-                # By name: it is in memory, and knows the canary.
-                open_predict_engine("torch", device=learning.device).open,
-                SampleReader(directory, spec, report_damage),
+                open_predict,
+                reader,
                 learning,
                 holdout_samples=settings.gate.max_samples,
                 checkpoint=directory / "checkpoint.safetensors",
             )
         process = LearnerProcess(
             learner,
-            VersionStore(directory / "versions", keep=settings.gate.keep_versions),
+            Probe(reader, open_predict, versions.verify, block_samples=learning.block_samples),
+            versions,
             learning,
             # Unbuffered: a thread waits in it; a buffer's lock would stop the interpreter's exit.
             open(sys.stdin.fileno(), "rb", buffering=0, closefd=False),  # noqa: SIM115

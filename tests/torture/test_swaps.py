@@ -1,0 +1,25 @@
+"""R4: a swap drops nothing, tears nothing and costs nothing that lasts."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.torture.swaps import swap_under_load
+
+_FULL_SWAPS = 10_000
+
+
+@pytest.mark.timeout(900)
+def test_no_answer_is_dropped_or_torn_by_a_swap(zygote, tmp_path, size, seed, progress, record):
+    swaps = size("--swaps")
+    found = swap_under_load(zygote, tmp_path, swaps, seed, progress=progress)
+    record(found)
+    assert found.broken == []
+    assert (found.failed, found.torn, found.unknown, found.stale) == (0, 0, 0, 0)
+    assert found.swaps >= swaps
+    assert all(found.results[kind] for kind in ("swapped", "rolled_back", "activated"))
+    assert found.results["failed"] == 0
+    assert {"accuracy", "damaged", "canary"} <= found.refused.keys()
+    assert found.pauses_above_2_ms <= 0.01 * found.swaps
+    if swaps >= _FULL_SWAPS:
+        assert found.predictions >= 200_000
