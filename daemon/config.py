@@ -123,6 +123,7 @@ class LearnerSettings(_Section):
     batch_samples: Annotated[int, Field(ge=2, le=4096)] = 64
     new_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
     replay_samples: Positive = 10_000
+    replay_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     look_ahead_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
     masters: Literal["float32", "int16", "int8"] = "float32"
