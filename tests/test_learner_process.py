@@ -142,7 +142,7 @@ def test_a_block_that_is_to_be_passed_over_is_not_learned(
         assert learned.last_seq == training[2 * SETTINGS.block_samples - 1]
     learner = make_learner(tmp_path, SETTINGS)
     assert learner.restore()
-    held = {sample.seq for sample in learner._memory.samples()}
+    held = {sample.seq for sample in learner._memory.samples}
     assert held  # of the second block on
     assert held.isdisjoint(training[: SETTINGS.block_samples])
 
