@@ -55,6 +55,20 @@ def test_a_daemon_that_takes_samples_and_predicts_is_ready(client: TestClient) -
     assert client.get("/health/ready?of=learning").status_code == 422
 
 
+def test_a_large_batch_is_predicted_in_parts_by_one_version(
+    client: TestClient, service: Service
+) -> None:
+    well, done = service.slot.current, service.predicting.done
+    rows = [[float(i), 1.0, 2.0, 3.0] for i in range(72)]
+    body = {"samples": [{"x": row} for row in rows]}
+    together = client.post("/predict", json=body).json()
+    assert service.predicting.done == done + 3
+    assert together["model_version"] == str(well.weights.version)
+    for number in (0, 31, 32, 71):
+        alone = client.post("/predict", json={"x": rows[number]}).json()
+        assert together["predictions"][number]["goodness"] == alone["goodness"]
+
+
 def test_without_its_store_it_is_ready_to_predict(
     client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
