@@ -142,7 +142,7 @@ def test_a_block_that_is_to_be_passed_over_is_not_learned(
         assert learned.last_seq == training[2 * SETTINGS.block_samples - 1]
     learner = make_learner(tmp_path, SETTINGS)
     assert learner.restore()
-    held = {sample.seq for sample in learner._memory.samples}
+    held = {sample.seq for sample in learner._state.memory.samples}
     assert held  # of the second block on
     assert held.isdisjoint(training[: SETTINGS.block_samples])
 
@@ -229,7 +229,7 @@ def test_a_disk_that_takes_no_checkpoint_pauses_learning_and_loses_nothing(
 
     monkeypatch.setattr(learner_process, "_REST_SECONDS", 0.5)
     monkeypatch.setattr(learner_process, "replace_file", replace_file)
-    monkeypatch.setattr("daemon.learning.learner.replace_file", replace_file)
+    monkeypatch.setattr("daemon.learning.checkpoints.replace_file", replace_file)
     fill(store, 100)
     with running(tmp_path) as peer:
         assert peer.hear_next(JobStarted).trigger == "samples"

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from daemon.clock import stamp
 from daemon.errors import NothingToLearnError, NotReadyError, RequestError
 from daemon.messages import (
     Alive,
@@ -22,6 +23,7 @@ from daemon.messages import (
     JobFailed,
     JobStarted,
     Judged,
+    Noted,
     Probed,
     Progress,
     Proposed,
@@ -43,6 +45,7 @@ from daemon.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
+NOTED = "learner"  # records of what a learner has told, with its kind
 _STORE_POLL_SECONDS = 0.5
 # From a learner's start to its first word: Python and torch are read from a slow disk.
 _START_SECONDS = 60.0
@@ -273,6 +276,8 @@ class Supervisor:
                 self._following.hear(message)
             case Alive() | Busy():
                 pass
+            case Noted():
+                self._note(message)
             case JobFailed():
                 log.error("training failed", extra={"why": message.error})
                 self._jobs.fail(message.error)
@@ -287,6 +292,13 @@ class Supervisor:
         finally:
             self._heartbeat.heard()  # it waited for us
             self._judging = None
+
+    def _note(self, message: Noted) -> None:
+        """On record under its place in the stream: one that is met again is the same one."""
+        log.warning("learner: %s", message.kind, extra={"what": message.text, "seq": message.seq})
+        self._telemetry.learner_events.labels(message.kind).inc()
+        record = {"kind": message.kind, "text": message.text, "seq": message.seq, "at": stamp()}
+        self._store.record_when_possible(f"{NOTED}_{message.kind}", message.seq, record)
 
     def _progress(self, message: Progress) -> None:
         telemetry = self._telemetry

@@ -11,7 +11,7 @@ import sys
 from daemon.config import Settings
 from daemon.directory_lock import lock_directory
 from daemon.interpreter import loading
-from daemon.learning.learner import Learner, LearningError
+from daemon.learning.learner import Learner
 from daemon.learning.probe import Probe
 from daemon.learning.process import (
     COMPILE_SECONDS,
@@ -99,7 +99,7 @@ def run_learner(settings: Settings) -> None:
     except sqlite3.Error as error:
         log.error("learner cannot read the samples", extra={"why": str(error)})
         sys.exit(STORAGE)
-    except (LearningError, WeightsError, OSError) as error:
+    except (WeightsError, OSError) as error:
         log.error("learner gives up", extra={"why": str(error)})
         sys.exit(1)
     except Exception as error:
