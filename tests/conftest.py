@@ -31,7 +31,7 @@ TORTURE = (
     ("--learner-ooms", 1, 50, "kills of the learner by the kernel, for memory"),
     ("--swaps", 300, 10_000, "changes of the version that answers, under predictions"),
     ("--weight-mutations", 300, 5000, "ways to damage a weight file"),
-    ("--swap-kills", 3, 200, "kills at each step of a swap"),
+    ("--swap-kills", 1, 200, "kills at each step of a version's life"),
     ("--retry-posts", 1500, 100_000, "requests, three of ten sent twice, across kills"),
 )
 

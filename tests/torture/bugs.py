@@ -208,7 +208,8 @@ def write_in_place() -> None:
     def overwrite(path: Path, content: bytes) -> None:
         path.write_bytes(content)
 
-    _replace("daemon.durable:replace_file", overwrite)
+    for module in ("daemon.durable", "daemon.serving.versions"):
+        _replace(f"{module}:replace_file", overwrite)
 
 
 @_bug

@@ -26,6 +26,7 @@ AGAIN_SECONDS = 10.0
 HANG_SECONDS = 3.0
 # To ask for the metrics costs the daemon some milliseconds.
 _LOOK_SECONDS = 0.1
+_START_SECONDS = 120.0
 # Faults after which the next learner is hit while it starts.
 _EARLY = 0.2
 _LIMIT_BYTES = 1 << 30
@@ -94,7 +95,7 @@ def harm_learner(
         with daemon, SteadyLoad(daemon.client.base_url.port or 0, ledger) as load:
             victims = Victims(daemon, random.Random(seed), patience)
             try:
-                victims.wait_for_step(0)
+                wait_for(lambda: victims.steps() > 0, "the first step", _START_SECONDS)
                 for number, fault in enumerate(faults):
                     victims.harm(fault, result)
                     result.broken += _unkept(daemon, load)
@@ -135,7 +136,8 @@ class Victims:
             self._pause(2.0)
         hit = time.monotonic()
         self._send(fault)
-        self.wait_for_step(self._steps())
+        steps = self.steps()
+        self._wait(lambda: self.steps() > steps, "a step")
         seconds = time.monotonic() - hit
         (result.stop_seconds if fault == STOP else result.again_seconds).append(seconds)
         result.early += early
@@ -143,10 +145,8 @@ class Victims:
         result.stops += fault == STOP
         result.ooms += fault == BURST
 
-    def wait_for_step(self, steps: float) -> None:
-        self._wait(lambda: self._steps() > steps, "a step")
-
-    def _steps(self) -> float:
+    def steps(self) -> float:
+        """Taken by all learners so far."""
         return self._daemon.metric("ffedge_learn_steps_total") or 0.0
 
     def _send(self, fault: signal.Signals) -> None:

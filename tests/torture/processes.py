@@ -27,6 +27,7 @@ _DAEMON_MODULES = (
     "engines.untrained",
     "tests.torture.launcher",
     "tests.torture.store_load",
+    "tests.torture.version_life",
 )
 
 

@@ -29,8 +29,7 @@ from tests.torture.processes import ForkedDaemon, Zygote
 SPEC = ModelSpec("mlp", (FEATURES,), 10, (64, 64))
 _CLASSES = tuple(f"class {n}" for n in range(10))
 _NETWORKS, _INPUTS, _CLIENTS = 16, 8, 3
-# Swaps by which imports, caches and the allocator's pools have grown as far as they do.
-_WARM_UP = 100
+PREDICTIONS_A_SWAP = 20
 
 Answers = list[list[dict[str, Any]]]
 
@@ -68,10 +67,10 @@ class Swapped:
         pauses_below_1_ms: Share of swaps in which no request could take a version for less.
         p50_during, p99_during: Latency of requests that met a change.
         p50_else, p99_else: Of all others.
-        first_swaps, hundredth_swaps, last_swaps: Median time from proposal to verdict.
-        resident_growth_kib: Server's memory, a thousand swaps, by least squares after the warm-up.
+        first_swaps, hundredth_swaps, last_swaps: Time from proposal to verdict, medians of 50.
+        resident_growth_kib: Server's memory, a thousand swaps, by least squares over the last half.
         resident_mib: At the end.
-        descriptors: Open files of the server, fewest and most after the warm-up.
+        descriptors: Open files of the server, fewest and most in the last half.
     """
 
     swaps: int = 0
@@ -291,11 +290,11 @@ def _watch(
             moved = time.monotonic()
         assert time.monotonic() - moved < 30, f"no swap in 30 s: {daemon.log.read_text()[-2000:]}"
         readings.append(_Reading(done, process.memory_info().rss, process.num_fds()))
-        if done >= swaps:
+        answered = sum(len(client.answered) for client in clients)
+        if done >= swaps and answered >= PREDICTIONS_A_SWAP * swaps:
             break
         if done >= told + 500:
             told = done
-            answered = sum(len(client.answered) for client in clients)
             progress(f"{done} swaps, {answered} predictions")
         time.sleep(0.1)
     return readings
@@ -344,9 +343,9 @@ def _compare(found: Swapped, requests: list[Request], events: list[Event]) -> No
     if outside:
         found.p50_else, found.p99_else = _quantiles(outside)
     times = [(e.ended - e.began) * 1e3 for e in events if e.what == "swapped"]
-    found.first_swaps = float(np.median(times[:20]))
-    found.hundredth_swaps = float(np.median(times[90:110])) if len(times) > 110 else 0.0
-    found.last_swaps = float(np.median(times[-20:]))
+    found.first_swaps = float(np.median(times[:50]))
+    found.hundredth_swaps = float(np.median(times[75:125] or times))
+    found.last_swaps = float(np.median(times[-50:]))
 
 
 def _quantiles(values: list[float]) -> tuple[float, float]:
@@ -354,8 +353,9 @@ def _quantiles(values: list[float]) -> tuple[float, float]:
 
 
 def _measure_memory(found: Swapped, readings: list[_Reading]) -> None:
-    warm = [reading for reading in readings if reading.swaps >= _WARM_UP]
-    if len(warm) < 10:
+    # By then imports, caches and the allocator's pools have grown as far as they do.
+    warm = [reading for reading in readings if reading.swaps >= readings[-1].swaps // 2]
+    if len({reading.swaps for reading in warm}) < 3:
         return
     swaps = np.array([reading.swaps for reading in warm], float)
     resident = np.array([reading.resident_bytes for reading in warm], float)
