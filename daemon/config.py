@@ -138,6 +138,12 @@ class LearnerSettings(_Section):
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     niceness: Annotated[int, Field(ge=0, le=19)] = 10
+    hang_seconds: Annotated[float, Field(ge=2)] = 30.0
+
+    @property
+    def may_compile(self) -> bool:
+        """Whether the first step may take minutes."""
+        return self.fusion != "eager"
 
     def recipe(self) -> Recipe:
         """How the network learns, as the engines have it."""

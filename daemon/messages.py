@@ -12,6 +12,8 @@ from daemon.serving.gate import Scores
 MISCONFIGURED = 78
 # And when what it reads or writes cannot be had now: EX_IOERR.
 STORAGE = 74
+# And when it was refused memory where it cannot try with less: EX_OSERR.
+OUT_OF_MEMORY = 71
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -19,12 +21,16 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
     `active` and `best` are the versions to compare candidates with, each with its digest. `retreat`
     is the number of a rollback that the learner before has not answered with `Retreated`, else 0.
+    `good` is the newest version that has passed its probation: its `Passed` may have met nobody.
+    The block behind sequence number `pass_over` is not to be learned: learners have died of it.
     """
 
     active: tuple[int, str]
     best: tuple[int, str]
     next_version: int
     retreat: int = 0
+    good: int = 0
+    pass_over: int | None = None
 
 
 class Train(msgspec.Struct, frozen=True, tag="train"):
@@ -122,6 +128,13 @@ class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """Learner: still at work, in the middle of a block."""
 
 
+class Busy(msgspec.Struct, frozen=True, tag="busy"):
+    """Learner: it lives, and may say nothing for `seconds` now, such as while chains compile."""
+
+    why: str
+    seconds: float
+
+
 class Proposed(msgspec.Struct, frozen=True, tag="proposed"):
     """Learner: a candidate's file is in place; the job waits for the verdict."""
 
@@ -171,7 +184,7 @@ class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
 
 ToLearner = Begin | Train | Judged | Serves | Watch | Passed
 Judging = Proposed | Probed | Retreated
-FromLearner = Started | JobStarted | Progress | Alive | Judging | Noted | JobFailed
+FromLearner = Started | JobStarted | Progress | Alive | Busy | Judging | Noted | JobFailed
 
 
 def send(pipe: IO[bytes], message: msgspec.Struct) -> None:

@@ -6,7 +6,7 @@ A reading that does not exist is absent, never zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -87,8 +87,12 @@ class Telemetry:
         )
         self.learner_restarts = Counter(
             "ffedge_learner_restarts",
-            "Times the learner process ended by itself.",
+            "Times the learner process ended without being told to, by why.",
+            ["reason"],
             registry=registry,
+        )
+        self.learner_heartbeat = Reading(
+            "ffedge_learner_heartbeat_age_seconds", "Time since the learner was last heard."
         )
         self.learner_events = Counter(
             "ffedge_learner_events",
@@ -175,6 +179,7 @@ class Telemetry:
             self.delayed_labels.labels(result)
         for reading in (
             self.learner_backlog,
+            self.learner_heartbeat,
             self.holdout_samples,
             self.holdout_missing_classes,
             self.forgetting,
@@ -221,7 +226,7 @@ class Telemetry:
 
 
 class Reading(Collector):
-    """A gauge that is absent until it has been read for the first time.
+    """A gauge that is absent until it has been read for the first time, or while nothing reads it.
 
     Args:
         name: Its name.
@@ -230,15 +235,19 @@ class Reading(Collector):
 
     def __init__(self, name: str, text: str) -> None:
         self._name, self._text = name, text
-        self._value: float | None = None
+        self._read: Callable[[], float | None] = lambda: None
 
     def set(self, value: float) -> None:
         """Take a reading."""
-        self._value = value
+        self._read = lambda: value
+
+    def set_function(self, read: Callable[[], float | None]) -> None:
+        """Read at each scrape."""
+        self._read = read
 
     def collect(self) -> list[GaugeMetricFamily]:
         """See `Collector.collect`."""
-        return [GaugeMetricFamily(self._name, self._text, self._value)]
+        return [GaugeMetricFamily(self._name, self._text, self._read())]
 
 
 class ClassAccuracies(Collector):

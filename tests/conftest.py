@@ -27,6 +27,8 @@ TORTURE = (
     ("--flips", 200, 5000, "rows with one bit flipped"),
     ("--fills", 1, 50, "times that a disk is filled, or turned read-only, and given back"),
     ("--jumps", 6, 200, "jumps of the wall clock"),
+    ("--learner-kills", 5, 500, "kills of the learner under load, and a fifth as many stops"),
+    ("--learner-ooms", 1, 50, "kills of the learner by the kernel, for memory"),
     ("--swaps", 300, 10_000, "changes of the version that answers, under predictions"),
     ("--weight-mutations", 300, 5000, "ways to damage a weight file"),
     ("--swap-kills", 1, 200, "kills at each step of a version's life"),

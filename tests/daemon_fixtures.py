@@ -25,6 +25,7 @@ from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from daemon.store.schema import DATABASE_NAME
+from daemon.supervision.exits import REASONS
 from daemon.supervision.jobs import JobBook
 from daemon.supervision.supervisor import Supervisor
 from daemon.telemetry import Telemetry
@@ -136,7 +137,7 @@ def daemon_parts(folder: Path, **gate: Any) -> Iterator[Parts]:
         yield Parts(folder, store, versions, swaps, slot, jobs, promotion, telemetry)
 
 
-def made(parts, command) -> Supervisor:
+def made(parts, command, hang_seconds: float = 30.0) -> Supervisor:
     return Supervisor(
         command,
         parts.promotion,
@@ -145,6 +146,7 @@ def made(parts, command) -> Supervisor:
         parts.store,
         parts.telemetry,
         first_samples=1,
+        hang_seconds=hang_seconds,
     )
 
 
@@ -173,12 +175,14 @@ begin = hear()
 
 
 @contextmanager
-def running(parts, script: str, *arguments: str, prelude: str = PRELUDE):
+def running(
+    parts, script: str, *arguments: str, prelude: str = PRELUDE, hang_seconds: float = 30.0
+):
     """A supervisor over a fake learner, with every start noted; always stopped."""
     starts = parts.folder / "starts"
     note = f"import time; open({str(starts)!r}, 'a').write(f'{{time.monotonic()}}\\n')\n"
     command = [sys.executable, "-I", "-S", "-c", note + prelude + script, *arguments]
-    supervisor = made(parts, command)
+    supervisor = made(parts, command, hang_seconds)
     supervisor.start()
     try:
         yield supervisor
@@ -191,8 +195,12 @@ def starts(parts) -> list[float]:
     return [float(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def restarts(parts) -> float:
-    return parts.reading("ffedge_learner_restarts_total")
+def restarts(parts, *reasons: str) -> float:
+    """Of these reasons; of all when none is named."""
+    return sum(
+        parts.reading("ffedge_learner_restarts_total", reason=reason)
+        for reason in reasons or REASONS
+    )
 
 
 def failures(parts) -> list[str]:

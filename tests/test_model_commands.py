@@ -64,7 +64,7 @@ def test_the_commands_see_and_change_what_serves(daemon):
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert (answer["active"], answer["reason"]) == (models["previous"], "to see")
-    told = '"message": "back at the last good version"'
+    told = "back at the last good version"
     wait_for(lambda: told in daemon.log.read_text(), "the learner to go back")
     shown = ffedge("models", "--url", url).stdout
     assert "bad" in shown

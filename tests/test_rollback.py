@@ -10,6 +10,7 @@ import pytest
 
 from daemon.errors import (
     NoPreviousError,
+    QueueFullError,
     StorageError,
     UnknownVersionError,
     VersionChangedError,
@@ -19,7 +20,7 @@ from daemon.serving.gate import Scores
 from daemon.serving.probation import Paired
 from daemon.serving.swaps import CHANGES
 from daemon.serving.versions import VersionStore
-from engines import weights_digest
+from engines import EngineFailedError, EngineUnavailableError, weights_digest
 from tests.daemon_fixtures import daemon_parts, network, put
 from tests.running import wait_for
 
@@ -203,6 +204,46 @@ def test_a_damaged_version_is_not_swapped_in(parts, act):
         getattr(parts.swaps, act)(1, "")
     assert (parts.serving, parts.versions.manifest.active) == (2, 2)
     assert swaps(parts, "failed") == 1
+
+
+@pytest.mark.parametrize("fault", ["open", "canary", "disagrees"])
+def test_a_fallback_that_the_engine_does_not_serve_is_passed_over(parts, monkeypatch, fault):
+    accept(parts, 2, good=True)
+    accept(parts, 3)
+    real = parts.swaps._engine.open
+
+    def opened(weights):
+        if weights.version == 2 and fault == "open":
+            raise EngineUnavailableError("no")
+        engine = real(weights)
+        if weights.version == 2:
+            other = real(network(1)).predict
+
+            def predict(x):
+                if fault == "canary":
+                    raise EngineFailedError("CUDA: unspecified launch failure")
+                return other(x)
+
+            engine.predict = predict
+        return engine
+
+    monkeypatch.setattr(parts.swaps._engine, "open", opened)
+    parts.swaps.probed(3, WORSE, 64)
+    assert (parts.serving, swaps(parts, "failed")) == (1, 1)
+
+
+def test_a_change_that_cannot_be_recorded_is_made(parts, told, monkeypatch, caplog):
+    accept(parts, 2)
+    told.heard.clear()
+
+    def full(*_: object) -> None:
+        raise QueueFullError("ingest is behind")
+
+    monkeypatch.setattr(parts.store, "record_when_possible", full)
+    parts.swaps.probed(2, WORSE, 64)
+    assert parts.serving == 1
+    assert told.heard == [("serves", 1, 1, True), ("watch", [])]
+    assert "change cannot be recorded" in caplog.text
 
 
 def test_a_damaged_fallback_is_passed_over(parts):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -43,7 +42,6 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
             and the scrub; the app starts these, and stops them and the store when it ends.
         on_start: Called when requests are about to be answered.
     """
-    predicting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +57,7 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
         await asyncio.to_thread(service.power.stop)
         service.delayed.save(last=True)
         await asyncio.to_thread(service.store.close)
-        predicting.shutdown()
+        service.predicting.shutdown()
 
     app = FastAPI(
         title="ffedge",
@@ -79,7 +77,7 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     add_sample_routes(app, service)
     add_sample_list_routes(app, service)
     add_label_routes(app, service)
-    add_predict_routes(app, service, predicting)
+    add_predict_routes(app, service)
     add_model_routes(app, service)
     add_train_routes(app, service)
     add_watch_routes(app, service)

@@ -12,6 +12,7 @@ from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore, Scrub
 from daemon.supervision.jobs import JobBook
+from daemon.supervision.pulse import PredictThread
 from daemon.supervision.supervisor import Supervisor
 from daemon.telemetry import Telemetry
 from models import ModelSpec
@@ -26,6 +27,8 @@ class Service:
         store: Keeps samples.
         scrub: Checks them.
         slot: Answers predictions.
+        predicting: The thread that computes them: off the event loop, so that a slow one does not
+            hold up ingest.
         versions: Lists versions.
         swaps: Changes which of them serves.
         jobs: Lists training jobs.
@@ -40,6 +43,7 @@ class Service:
     store: SampleStore
     scrub: Scrub
     slot: ServingSlot
+    predicting: PredictThread
     versions: VersionStore
     swaps: Swaps
     jobs: JobBook

@@ -35,12 +35,16 @@ class Course:
         Returns:
             Whether it was the first time from there.
         """
-        if stretch[0] < stretch[1]:
-            self._left_out.append(stretch)
+        self.leave_out(stretch)
         self.rate = max(self.rate / 2, _LEAST_RATE)
         first = self._diverged_from != checkpoint_step
         self._diverged_from = checkpoint_step
         return first
+
+    def leave_out(self, stretch: tuple[int, int]) -> None:
+        """Neither learn nor remember what lies after the first, through the second number."""
+        if stretch[0] < stretch[1]:
+            self._left_out.append(stretch)
 
     def accepted(self) -> None:
         """A candidate passed the gate."""

@@ -43,13 +43,7 @@ from daemon.learning.state import DivergedError, LearnerState
 from daemon.messages import Noted
 from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
-from engines import (
-    PredictEngine,
-    TrainEngine,
-    Weights,
-    is_out_of_memory,
-    release_memory,
-)
+from engines import PredictEngine, TrainEngine, Weights, is_out_of_memory, release_memory
 from models import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -186,6 +180,11 @@ class Learner:
             state.change_seq, state.drift_steps = change, self._settings.drift_steps
             self._note("drift", f"errors are more frequent since sample {change}", through)
         return BlockReport(len(new), steps, losses, time.monotonic() - started)
+
+    def pass_over(self, after_seq: int) -> None:
+        """Leave out the block behind `after_seq`; its samples stay stored."""
+        _, through = self._reader.training(after_seq, self._settings.block_samples)
+        self._course.leave_out((after_seq, through))
 
     def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
         """Take steps on remembered samples alone; where memory runs out, as `learn_block`.

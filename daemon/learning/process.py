@@ -26,6 +26,7 @@ from daemon.learning.probe import Probe
 from daemon.messages import (
     Alive,
     Begin,
+    Busy,
     JobFailed,
     JobStarted,
     Judged,
@@ -51,6 +52,10 @@ _IDLE_REPORT_SECONDS = 1.0
 # A job that still has a backlog proposes what it has at least this often.
 _PROPOSE_SECONDS = 2.0
 _ALIVE_SECONDS = 1.0
+# The kernel's own range is -1000 to 1000; the service's is in deploy/ffedge.service.
+LEARNER_OOM_SCORE = 500
+# How long the first step may take where chains or kernels are compiled for it.
+COMPILE_SECONDS = 900.0
 # No job by itself for so long after one that memory did not suffice for.
 _REST_SECONDS = 30.0
 
@@ -68,7 +73,7 @@ def lower_priority(niceness: int) -> None:
     """Give way to the server: less CPU time, and killed first when memory runs out."""
     os.nice(niceness)
     with contextlib.suppress(OSError):  # not Linux, or not permitted: only the order is lost
-        Path("/proc/self/oom_score_adj").write_text("500")
+        Path("/proc/self/oom_score_adj").write_text(str(LEARNER_OOM_SCORE))
 
 
 class LearnerProcess:
@@ -122,7 +127,11 @@ class LearnerProcess:
         self._incumbent = self._versions.verify(*begin.active)
         self._best = self._read_best(begin.best)
         self._next_version = begin.next_version
+        self._mark_good(begin.good)
         resumed = self._learner.restore()
+        if begin.pass_over is not None:
+            self._learner.pass_over(begin.pass_over)
+        self._compiles = self._learner.steps if self._settings.may_compile else None
         if begin.retreat:
             self._retreat(begin.retreat)
         send(self._reports, Started(resumed, self._learner.last_seq, self._learner.steps))
@@ -218,6 +227,8 @@ class LearnerProcess:
         """Learn, propose, wait for the verdict, save."""
         self._drifted = False
         send(self._reports, JobStarted(trigger, self._learner.last_seq))
+        self._alive = None
+        self._say_alive()
         try:
             self._learn(trigger, rehearsal_steps)
             candidate = self._learner.export(
@@ -324,7 +335,10 @@ class LearnerProcess:
         now = time.monotonic()
         if self._alive is None or now - self._alive >= _ALIVE_SECONDS:
             self._alive = now
-            send(self._reports, Alive())
+            if self._learner.steps == self._compiles:
+                send(self._reports, Busy("the first step may compile", COMPILE_SECONDS))
+            else:
+                send(self._reports, Alive())
 
     def _report_progress(
         self,

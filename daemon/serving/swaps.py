@@ -24,6 +24,7 @@ from daemon.clock import stamp
 from daemon.config import GateSettings
 from daemon.errors import (
     NoPreviousError,
+    RequestError,
     StorageError,
     UnknownVersionError,
     VersionChangedError,
@@ -255,15 +256,19 @@ class Swaps:
 
     def _opened(self, entry: VersionEntry) -> Served:
         """A version ready to answer as it did for the learner."""
+        engine = None
         try:
             weights = self._versions.load(entry)
             engine = self._engine.open(weights)
+            if weights.spec != self._slot.current.weights.spec:
+                raise WeightsError("it is of another network")
+            if not canary_agrees(weights, engine):
+                raise WeightsError("the engine answers otherwise than the learner did")
         except (WeightsError, OSError, EngineUnavailableError, EngineFailedError) as error:
+            if engine is not None:
+                engine.close()
             log.error("version cannot serve", extra={"version": entry.version, "why": str(error)})
-            raise self._failed("the version's file is damaged, or no engine opens it") from error
-        if weights.spec != self._slot.current.weights.spec or not canary_agrees(weights, engine):
-            engine.close()
-            raise self._failed("the version is of another network, or answers differently")
+            raise self._failed("the version's file is damaged, or no engine serves it") from error
         return Served(weights, engine)
 
     def _failed(self, why: str) -> StorageError:
@@ -379,4 +384,7 @@ class Swaps:
             "decided": stamp(),
         }
         log.warning("version changed", extra=record)
-        self._recorded = self._store.record_when_possible(CHANGES, number, record)
+        try:
+            self._recorded = self._store.record_when_possible(CHANGES, number, record)
+        except RequestError as error:  # the change is made, and in the log and the manifest
+            log.error("change cannot be recorded", extra={"why": str(error)})

@@ -28,11 +28,23 @@ class Following:
         self._swaps = swaps
         self._send = send
 
-    def begin(self) -> None:
-        """Tell a learner that has just started, and go on telling it."""
+    def begin(self, pass_over: int | None) -> None:
+        """Tell a learner that has just started, and go on telling it.
+
+        Args:
+            pass_over: The block behind this sequence number is not to be learned; None: no such.
+        """
         with self._swaps.still() as manifest:
             active, best = (manifest.entry(v) for v in (manifest.active, manifest.best))
-            begin = Begin(_named(active), _named(best), manifest.last + 1, manifest.retreat)
+            good = max((e.version for e in manifest.versions if e.state == "good"), default=0)
+            begin = Begin(
+                _named(active),
+                _named(best),
+                manifest.last + 1,
+                manifest.retreat,
+                good,
+                pass_over,
+            )
             self._send(begin)
             self._swaps.follow(self)
 

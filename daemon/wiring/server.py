@@ -41,6 +41,7 @@ from daemon.serving.versions import VersionStore
 from daemon.store import Limits, SampleStore, Scrub, find_features
 from daemon.store_metrics import StoreMetrics
 from daemon.supervision.jobs import JOBS, JOBS_KEPT, JobBook
+from daemon.supervision.pulse import PredictThread, Pulse
 from daemon.supervision.supervisor import Supervisor
 from daemon.telemetry import Telemetry
 from engines import (
@@ -81,11 +82,18 @@ def run_server(settings: Settings, config: Path, listener: socket.socket) -> Non
         learner = "up" if service.supervisor.up else "down"
         return f"serves version {version} of {service.spec.name} at {address}; learner {learner}"
 
-    def well(seconds: float) -> bool:
-        # Some faults of a GPU stay until the process ends.
-        return service.slot.failures < _MOST_FAILURES and service.supervisor.well(seconds)
+    http, store, predicting = settings.server, service.store, service.predicting
+    pulses = [
+        Pulse(store.tick),
+        Pulse(lambda: predicting.submit(int), lambda: predicting.done),
+    ]
 
-    http, store = settings.server, service.store
+    def well(seconds: float) -> bool:
+        # All are asked, whatever one says. Some faults of a GPU stay until the process ends.
+        beats = [pulse.beats(seconds) for pulse in pulses]
+        engine = service.slot.failures < _MOST_FAILURES
+        return all(beats) and engine and service.supervisor.well(seconds)
+
     connections = Connections(
         ConnectionLimits(
             header_seconds=http.header_seconds,
@@ -233,6 +241,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             store,
             telemetry,
             first_samples=settings.learner.block_samples,
+            hang_seconds=settings.learner.hang_seconds,
         )
         processes = {"learner": lambda: supervisor.pid, "power_reader": lambda: power.pid}
         telemetry.registry.register(PowerMetrics(power))
@@ -247,6 +256,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         store,
         scrub,
         slot,
+        PredictThread(),
         versions,
         swaps,
         jobs,

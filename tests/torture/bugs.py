@@ -213,6 +213,18 @@ def write_in_place() -> None:
 
 
 @_bug
+def no_restart() -> None:
+    """A learner that has ended stays so."""
+    _replace("daemon.supervision.backoff:Backoff.pause", lambda *_, **__: 1e6)
+
+
+@_bug
+def no_watch() -> None:
+    """Nobody misses a learner that has fallen silent."""
+    _replace("daemon.supervision.heartbeat:Heartbeat.overdue", lambda *_: False)
+
+
+@_bug
 def two_references() -> None:
     """A request takes the version twice: once to name it, once to compute."""
 

@@ -17,6 +17,7 @@ from tests.torture.damage import damage_log, flip_rows
 from tests.torture.filesystems import mounted
 from tests.torture.io_errors import FailurePoints
 from tests.torture.killing import kill_under_load
+from tests.torture.learner_kills import KILL, STOP, harm_learner
 from tests.torture.overload import overload
 from tests.torture.posting_bad import post_bad_bodies
 from tests.torture.power_cut import cut_daemon, cut_replacement, cut_store
@@ -106,6 +107,11 @@ def living(rig: Rig) -> list[str]:
     return kill_at_each_step(rig.zygote, rig.shim, rig.folder, 2, rig.bugs).broken
 
 
+def harmed(rig: Rig) -> list[str]:
+    fault = STOP if rig.bug == "no_watch" else KILL
+    return harm_learner(rig.folder, [fault], 1, bugs=rig.bugs, patience=6.0).broken
+
+
 CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
     ("ack_before_commit", killed, "lost"),
     ("ack_before_commit", cut, "lost"),
@@ -127,6 +133,8 @@ CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
     ("no_file_sync", replaced, "not there whole"),
     ("no_folder_sync", replaced, "not there whole"),
     ("write_in_place", replaced, "not there whole"),
+    ("no_restart", harmed, "another learner"),
+    ("no_watch", harmed, "an end by SIGSTOP"),
 ]
 
 
