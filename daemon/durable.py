@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         OSError: A step failed. `path` still has its old content, unless the very last sync failed:
             then it has the new, and a power cut may bring back the old.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A name of the thread's own: two that write at once must not share what they write into.
+    writer = f"{os.getpid()}.{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name}.{writer}.tmp")
     try:
         with temporary.open("w+b") as file:
             yield file

@@ -27,6 +27,7 @@ TORTURE = (
     ("--flips", 200, 5000, "rows with one bit flipped"),
     ("--fills", 1, 50, "times that a disk is filled, or turned read-only, and given back"),
     ("--jumps", 6, 200, "jumps of the wall clock"),
+    ("--resume-kills", 8, 100, "kills of a learner, wherever it is"),
     ("--retry-posts", 1500, 100_000, "requests, three of ten sent twice, across kills"),
 )
 
