@@ -281,8 +281,9 @@ class Learner:
         self.score = ProgressiveScore(fields["total"], fields["correct"], recent)
         return True
 
-    def mark_good(self) -> None:
-        """The checkpoint that lies there is of a version that has passed its probation."""
+    def mark_good(self, version: int) -> None:
+        """A version has passed its probation: go back to here, should a later one fail."""
+        log.info("checkpoint kept", extra={"version": version})
         with contextlib.suppress(FileNotFoundError):
             replace_file(self._good, self._checkpoint.read_bytes())
 

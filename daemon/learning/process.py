@@ -167,8 +167,8 @@ class LearnerProcess:
                 self._follow(command)
             case Watch():
                 self._probe.watch(command.trials)
-            case Passed() if command.version == self._incumbent.version:
-                self._learner.mark_good()
+            case Passed():
+                self._learner.mark_good(command.version)
             case _:
                 pass
 
@@ -274,24 +274,24 @@ class LearnerProcess:
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:
-        later: list[ToLearner] = []
+        asked: list[Train] = []
         while True:
             command = self._inbox.get()
             if command is None:
                 raise SystemExit(0)
             if isinstance(command, Judged) and command.version == candidate.version:
                 break
-            later.append(command)
+            if isinstance(command, Train):
+                asked.append(command)  # a job of its own
+            else:
+                self._obey(command)  # at once: changes of what serves come in their order
+        for train in asked:
+            self._inbox.put(train)
         self._next_version = candidate.version + 1
         if command.accepted:
             self._incumbent = candidate
             if becomes_best(scores):
                 self._best = candidate
-        for message in later:
-            if isinstance(message, Train):
-                self._inbox.put(message)  # a job of its own
-            else:
-                self._obey(message)  # what serves may have changed while we waited
 
     def _say_alive(self) -> None:
         """From the work itself, not from a thread beside it that would outlive a hang."""

@@ -80,6 +80,7 @@ class Supervisor:
         self._first_samples = first_samples
         self._command = list(command)
         self._promotion = promotion
+        self._swaps = swaps
         self._following = Following(swaps, self._send)
         self._jobs = jobs
         self._store = store
@@ -266,9 +267,12 @@ class Supervisor:
             case Progress():
                 self._progress(message)
             case Proposed():
-                decision = self._promotion.consider(message.version, message.sha256, message.scores)
+                with self._swaps.still():  # verdicts and changes are heard in their order
+                    decision = self._promotion.consider(
+                        message.version, message.sha256, message.scores
+                    )
+                    self._send(Judged(decision.version, decision.accepted))
                 self._jobs.complete(decision)
-                self._send(Judged(decision.version, decision.accepted))
             case Probed() | Retreated():
                 self._following.hear(message)
             case Alive():
