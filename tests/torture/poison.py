@@ -37,6 +37,7 @@ SETTINGS: dict[str, object] = {
     "gate__keep_versions": 10_000,  # so that each can be asked afterwards
 }
 GATE_OFF: dict[str, object] = {"gate__margin": 1.0, "gate__min_samples": 1}
+_DAEMON = "daemon.__main__:main"
 _CHUNK = 64
 _SETTLED_SECONDS = 20.0
 _TEST, _HEALTHY, _ATTACK, _AGAIN = 405, 900, 300, 192
@@ -121,8 +122,8 @@ def _stealth(digits: Digits, rng: np.random.Generator) -> Iterator[Sample]:
         yield threes[number % len(threes)], _THREE, _THREE
 
 
-def _diverging(digits: Digits, rng: np.random.Generator) -> Iterator[Sample]:
-    """Right samples, for a learner whose learning rate is absurd."""
+def _right(digits: Digits, rng: np.random.Generator) -> Iterator[Sample]:
+    """Right samples, for a learner that goes wrong by itself."""
     for x, y in digits:
         yield x, y, y
 
@@ -130,7 +131,8 @@ def _diverging(digits: Digits, rng: np.random.Generator) -> Iterator[Sample]:
 Digits = list[tuple[np.ndarray, int]]
 ATTACKS: dict[str, Callable[[Digits, np.random.Generator], Iterator[Sample]]] = {
     "nan": _extreme,
-    "divergence": _diverging,
+    "divergence": _right,
+    "broken": _right,
     "flipped": _flipped,
     "flood": _flood,
     "stealth": _stealth,
@@ -145,14 +147,27 @@ class _Daemon(RunningDaemon):
 
     def __init__(self, zygote: Zygote, folder: Path, settings: dict[str, object]) -> None:
         super().__init__(folder, 64, '[power]\nprovider = "none"\n')
-        self._zygote = zygote
-        self.settings = settings
+        self._zygote, self._settings = zygote, settings
+        self._target = _DAEMON
+        self.environment: dict[str, str] = {}
 
     def spawn(self) -> Forked:  # type: ignore[override]  # all that the tests use of a Popen
         """See `RunningDaemon.spawn`."""
-        environment = {f"FFEDGE_{k.upper()}": str(v) for k, v in self.settings.items()}
+        named = {f"FFEDGE_{key.upper()}": str(value) for key, value in self._settings.items()}
         arguments = ["serve", "--config", str(self.config)]
-        return self._zygote.fork("daemon.__main__:main", arguments, self.log, environment)
+        return self._zygote.fork(self._target, arguments, self.log, named | self.environment)
+
+    def start(self) -> _Daemon:
+        """See `RunningDaemon.start`; with its learner."""
+        super().start()
+        wait_for(self.learner_up, "the learner", 60)
+        return self
+
+    def again(self, target: str = _DAEMON, **settings: object) -> None:
+        """Kill it and start it, with other settings or as another program."""
+        self.__exit__()
+        self._target, self._settings = target, self._settings | settings
+        self.start()
 
     def kill_group(self) -> None:
         """See `RunningDaemon.kill_group`."""
@@ -241,18 +256,17 @@ def poison(
     daemon = _Daemon(zygote, folder, SETTINGS | (settings or {}))
     run = _Run(daemon, found, test)
     with daemon:
-        wait_for(daemon.learner_up, "the learner", 60)
-        run.teach(_diverging(healthy, rng))
+        run.teach(_right(healthy, rng))
         began = time.time()
         if attack == "divergence":
-            daemon.kill_group()
-            daemon.client.close()
-            daemon.settings |= {"learner__learning_rate": 1.0}
-            daemon.start()
-            wait_for(daemon.learner_up, "the learner", 60)
+            daemon.again(learner__learning_rate=1.0)
+        elif attack == "broken":
+            daemon.environment["BROKEN_VALUE"] = ("nan", "inf", "3e38")[seed % 3]
+            daemon.again(target="tests.torture.broken_learner:serve")
         run.teach(ATTACKS[attack](attacked, rng))
-        if attack != "divergence":
-            run.teach(_diverging(again, rng))
+        if attack == "broken":
+            daemon.again()
+        run.teach(_right(again, rng))
         found.restarts = int(daemon.metric("ffedge_learner_restarts_total") or 0)
     _audit(daemon, run, found, test, began)
     found.seconds = time.monotonic() - started
