@@ -34,6 +34,7 @@ SETTINGS: dict[str, object] = {
     "learner__max_wait_seconds": 0.5,
     "learner__niceness": 0,
     "gate__probation_samples": 100,
+    "store__holdout_ratio": 0.3,  # so that a sample is less than a point
     "gate__keep_versions": 10_000,  # so that each can be asked afterwards
 }
 GATE_OFF: dict[str, object] = {"gate__margin": 1.0, "gate__min_samples": 1}
@@ -64,7 +65,8 @@ class Poisoned:
         healthy_accuracy: On the test set, of the last good version before the attack.
         final_accuracy: On the test set, of what serves at the end.
         worst_holdout_drop: Most that a serving version's hold-out accuracy lay below that of the
-            last good one, both on the hold-out of that moment.
+            last good one, both on the hold-out of that moment, from the attack on: before, it is
+            so small that one sample is more than a point.
         worst_test_drop: The same on the test set.
         seconds: Of the run.
     """
@@ -240,7 +242,7 @@ def poison(
     Args:
         zygote: Forks the daemon.
         folder: For it; made.
-        attack: Of `ATTACKS`.
+        attack: Of `ATTACKS`; several, joined by "+", one after the other.
         seed: Shuffles the digits.
         settings: Beside `SETTINGS`, of the daemon; `GATE_OFF` for a control.
     """
@@ -263,7 +265,9 @@ def poison(
         elif attack == "broken":
             daemon.environment["BROKEN_VALUE"] = ("nan", "inf", "3e38")[seed % 3]
             daemon.again(target="tests.torture.broken_learner:serve")
-        run.teach(ATTACKS[attack](attacked, rng))
+        kinds = attack.split("+")
+        for place, kind in enumerate(kinds):
+            run.teach(ATTACKS[kind](attacked[place :: len(kinds)], rng))
         if attack == "broken":
             daemon.again()
         run.teach(_right(again, rng))
@@ -326,7 +330,7 @@ def _audit(daemon: _Daemon, run: _Run, found: Poisoned, test: Digits, began: flo
             continue
         found.served += 1
         found.non_finite += not versions.finite(serves)
-        if good is None or serves == good:
+        if good is None or serves == good or when < began:
             continue
         there = max((last for time, last in run.posted if time <= when), default=0)
         then = [(x, true) for seq, x, true in holdout if seq <= there]
