@@ -26,6 +26,7 @@ def broken(run: Poisoned) -> list[str]:
     return [f"run {run.seed} {what}" for what, found in wrong.items() if found]
 
 
+@pytest.mark.timeout(600)
 def test_attacks_in_turn_serve_nothing_worse_than_the_last_good_version(
     zygote, tmp_path, seed, record
 ):
@@ -50,6 +51,7 @@ def test_an_attack_serves_nothing_worse_than_the_last_good_version(
         assert sum(run.rollbacks for run in found) > 0
 
 
+@pytest.mark.timeout(600)
 def test_without_a_gate_poison_serves(zygote, tmp_path, record):
     run = poison(zygote, tmp_path / "home", "flipped", 1, GATE_OFF)
     record(run)
