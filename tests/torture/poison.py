@@ -3,7 +3,8 @@
 A run is one daemon with its real learner, over HTTP: scikit-learn's digits until a version has
 passed its probation, an attack, digits again. Afterwards every version that served is asked, from
 its file, for digits that nobody posted, and for the daemon's own hold-out as it was when that
-version began to serve, both with the labels that are true.
+version began to serve: with the labels that it has there, which is what the gate promises of, and with the
+labels that are true, which no gate can know.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Poisoned:
         worst_holdout_drop: Most that a serving version's hold-out accuracy lay below that of the
             last good one, both on the hold-out of that moment, from the attack on: before, it is
             so small that one sample is more than a point.
+        worst_true_drop: The same with the true labels.
         worst_test_drop: The same on the test set.
         seconds: Of the run.
     """
@@ -84,6 +86,7 @@ class Poisoned:
     healthy_accuracy: float = 0.0
     final_accuracy: float = 0.0
     worst_holdout_drop: float = 0.0
+    worst_true_drop: float = 0.0
     worst_test_drop: float = 0.0
     seconds: float = 0.0
 
@@ -184,7 +187,7 @@ class _Daemon(RunningDaemon):
 class _Run:
     def __init__(self, daemon: _Daemon, found: Poisoned, test: Digits) -> None:
         self._daemon, self._found, self._test = daemon, found, test
-        self.sent: dict[str, tuple[Any, int]] = {}  # by id, features and the true label
+        self.sent: dict[str, Sample] = {}  # by id
         self.posted: list[tuple[float, int]] = []  # when, and the last seq that was there then
 
     def teach(self, samples: Iterator[Sample], until: Callable[[], bool] = lambda: False) -> None:
@@ -216,7 +219,7 @@ class _Run:
             self._found.refused_posts += 1
             return
         self.sent |= {
-            n: (np.asarray(x), true) for n, (x, _, true) in zip(names, chunk, strict=True)
+            n: (np.asarray(x), *labels) for n, (x, *labels) in zip(names, chunk, strict=True)
         }
         self.posted.append((time.time(), len(self.sent)))
         deadline = time.monotonic() + _SETTLED_SECONDS
@@ -333,8 +336,13 @@ def _audit(daemon: _Daemon, run: _Run, found: Poisoned, test: Digits, began: flo
         if good is None or serves == good or when < began:
             continue
         there = max((last for time, last in run.posted if time <= when), default=0)
-        then = [(x, true) for seq, x, true in holdout if seq <= there]
-        for name, samples in (("worst_holdout_drop", then), ("worst_test_drop", test)):
+        then = [sample for seq, *sample in holdout if seq <= there]
+        asked = {
+            "worst_holdout_drop": [(x, posted) for x, posted, _ in then],
+            "worst_true_drop": [(x, true) for x, _, true in then],
+            "worst_test_drop": test,
+        }
+        for name, samples in asked.items():
             drop = versions.right(good, samples) - versions.right(serves, samples)
             setattr(found, name, max(getattr(found, name), round(drop, 6)))
     found.final_accuracy = versions.right(serves, test)
