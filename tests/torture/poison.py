@@ -3,8 +3,8 @@
 A run is one daemon with its real learner, over HTTP: scikit-learn's digits until a version has
 passed its probation, an attack, digits again. Afterwards every version that served is asked, from
 its file, for digits that nobody posted, and for the daemon's own hold-out as it was when that
-version began to serve: with the labels that it has there, which is what the gate promises of, and with the
-labels that are true, which no gate can know.
+version began to serve: with the labels that it has there, which is what the gate promises of, and
+with the labels that are true, which no gate can know.
 """
 
 from __future__ import annotations
