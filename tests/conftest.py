@@ -29,6 +29,8 @@ TORTURE = (
     ("--jumps", 6, 200, "jumps of the wall clock"),
     ("--learner-kills", 5, 500, "kills of the learner under load, and a fifth as many stops"),
     ("--learner-ooms", 1, 50, "kills of the learner by the kernel, for memory"),
+    ("--poison-runs", 0, 40, "daemons that each attack is tried on"),
+    ("--resume-kills", 8, 100, "kills of a learner, wherever it is"),
     ("--swaps", 300, 10_000, "changes of the version that answers, under predictions"),
     ("--weight-mutations", 300, 5000, "ways to damage a weight file"),
     ("--swap-kills", 1, 200, "kills at each step of a version's life"),

@@ -25,6 +25,8 @@ _DAEMON_MODULES = (
     "daemon.serving.promotion",
     "engines.torch_predict",
     "engines.untrained",
+    "daemon.wiring.learner",
+    "engines.torch_train",
     "tests.torture.launcher",
     "tests.torture.store_load",
     "tests.torture.version_life",
