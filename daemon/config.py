@@ -150,6 +150,7 @@ class GateSettings(_Section):
     margin: Ratio = 0.01
     min_samples: Positive = 20
     max_samples: Positive = 1000
+    follow_drift: bool = False
     keep_versions: Annotated[int, Field(ge=2)] = 5
     probation_samples: Positive = 200
     probation_seconds: Annotated[float, Field(gt=0)] = 3600.0

@@ -47,6 +47,11 @@ class Trace:
         self.gap_seconds = 0.0
         self._last: tuple[float, float] | None = None
 
+    @property
+    def newest(self) -> tuple[float, float] | None:
+        """When the newest reading was, and its watts."""
+        return self._last
+
     def add(
         self, at: float, watts: float, longest_gap_seconds: float, *, mean: bool = False
     ) -> Segment | None:
@@ -171,6 +176,17 @@ class EnergyMeter:
         """Count what a span of learning brought: new samples, and versions that were accepted."""
         self._samples += samples
         self._versions += versions
+
+    def learning_until(self, at: float) -> float | None:
+        """Joules while the learner was at work, up to a moment after the newest reading.
+
+        Since that the power is taken to be what it said; None before the first.
+        """
+        if self._board.newest is None:
+            return None
+        read_at, watts = self._board.newest
+        seconds = sum(end - start for start, end in self.learning.between(read_at, at))
+        return self._learning_joules + seconds * watts
 
     def energy(self) -> Energy:
         """All of it so far."""

@@ -102,7 +102,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """Learner: still alive; where it stands after a block, or while idle.
 
     `samples`, `steps` and `seconds` are those of the block; 0 while idle. `paused` is why
-    nothing is learned, such as a disk that does not take the checkpoint.
+    nothing is learned, such as a disk that does not take the checkpoint. `class_accuracies` are
+    progressive, by label.
     """
 
     samples: int
@@ -114,6 +115,9 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     recent_accuracy: float | None
     losses: list[float]
     paused: str | None = None
+    faded_accuracy: float | None = None
+    forgetting: float | None = None
+    class_accuracies: dict[str, float] = {}
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):

@@ -163,6 +163,17 @@ class PowerMonitor:
             self._meter.learning.end(time.monotonic())
             self._meter.learned(samples, int(accepted))
 
+    def learning_joules(self) -> float | None:
+        """Energy while the learner was at work, up to this moment.
+
+        Returns:
+            None while the board's power is not known.
+        """
+        if not self.up:
+            return None
+        with self._lock:
+            return self._meter.learning_until(time.monotonic())
+
     def energy(self) -> Energy:
         """What has been used so far."""
         with self._lock:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.error
-import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from daemon.errors import FfedgeError
+from daemon.asking import ask, not_ours
 
-_TIMEOUT_SECONDS = 5.0
 _MEBIBYTE = 1 << 20
-# No proxy: the daemon is on this machine, or near it.
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-class StatusError(FfedgeError):
-    """No daemon answers there, or something else does."""
+_WORST_SHOWN = 3
 
 
 def show_status(address: str, *, as_json: bool) -> None:
@@ -32,7 +24,7 @@ def show_status(address: str, *, as_json: bool) -> None:
         as_json: As one JSON object, else as a table.
 
     Raises:
-        StatusError: No daemon answers.
+        AskingError: No daemon answers.
     """
     status = read_status(address)
     if as_json:
@@ -51,13 +43,13 @@ def read_status(address: str) -> dict[str, Any]:
         address: Of the daemon, `http://host:port`.
 
     Raises:
-        StatusError: No daemon answers.
+        AskingError: No daemon answers.
     """
     address = address.rstrip("/")
     try:
-        ready = json.loads(_get(address, "/health/ready"))
-        models = json.loads(_get(address, "/models"))
-        metrics = _Metrics(_get(address, "/metrics").decode())
+        ready = json.loads(ask(address, "/health/ready", also=503))
+        models = json.loads(ask(address, "/models"))
+        metrics = _Metrics(ask(address, "/metrics").decode())
         value, build = metrics.value, metrics.labels("ffedge_build_info")
         return {
             "address": address,
@@ -76,7 +68,15 @@ def read_status(address: str) -> dict[str, Any]:
             "learned_samples": value("ffedge_learn_samples_total"),
             "learner_backlog_samples": value("ffedge_learner_backlog_samples"),
             "progressive_accuracy": value("ffedge_progressive_accuracy_ratio", "all"),
+            "recent_accuracy": value("ffedge_progressive_accuracy_ratio", "recent"),
+            "faded_accuracy": value("ffedge_progressive_accuracy_ratio", "faded"),
+            "delayed_accuracy": value("ffedge_delayed_accuracy_ratio"),
+            "delayed_labels": metrics.by_label("ffedge_delayed_labels_total"),
             "holdout_accuracy": value("ffedge_holdout_accuracy_ratio", "active"),
+            "holdout_samples": value("ffedge_holdout_samples"),
+            "holdout_missing_classes": value("ffedge_holdout_missing_classes"),
+            "class_accuracy": metrics.by_label("ffedge_class_accuracy_ratio", kind="holdout"),
+            "forgetting": value("ffedge_forgetting_ratio"),
             "power_up": ready["power"]["up"],
             "power_provider": ready["power"]["provider"],
             "power_refused": ready["power"]["refused"],
@@ -95,31 +95,11 @@ def read_status(address: str) -> dict[str, Any]:
             "process_resident_bytes": metrics.by_label("ffedge_process_resident_bytes"),
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise StatusError(
-            f"what answers at {address} is no ffedge of this version: is --url right?"
-        ) from error
-
-
-def _get(address: str, path: str) -> bytes:
-    if not address.startswith(("http://", "https://")):
-        raise StatusError(f"{address} is no address: it looks like http://127.0.0.1:8484")
-    try:
-        with _opener.open(address + path, timeout=_TIMEOUT_SECONDS) as answer:
-            return bytes(answer.read())
-    except urllib.error.HTTPError as error:
-        if error.code == 503 and path == "/health/ready":  # it says why in the usual form
-            return error.read()
-        raise StatusError(f"{address}{path} answers {error.code}: is --url right?") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        why = getattr(error, "reason", error)
-        raise StatusError(
-            f"no daemon answers at {address} ({why}): start it with ffedge serve, or name another "
-            "by --url"
-        ) from error
+        raise not_ours(address) from error
 
 
 class _Metrics:
-    """The samples of `GET /metrics`; no name here has more than one label that tells them apart."""
+    """The samples of `GET /metrics`; one label tells those of a name apart, beside their kind."""
 
     def __init__(self, text: str) -> None:
         families = text_string_to_metric_families(text)
@@ -129,9 +109,13 @@ class _Metrics:
         """Labels of an `_info` metric, none if it is absent."""
         return next((dict(s.labels) for s in self._samples if s.name == name), {})
 
-    def by_label(self, name: str) -> dict[str, float]:
-        """Values by the value of the one label."""
-        return {next(iter(s.labels.values()), ""): s.value for s in self._samples if s.name == name}
+    def by_label(self, name: str, kind: str | None = None) -> dict[str, float]:
+        """Values by the value of the one label, of one kind where there are several."""
+        return {
+            next((value for label, value in s.labels.items() if label != "kind"), ""): s.value
+            for s in self._samples
+            if s.name == name and s.labels.get("kind") == kind
+        }
 
     def value(self, name: str, label: str = "") -> float | None:
         """One value, None if it is absent."""
@@ -146,6 +130,32 @@ def _removed(removed: dict[str, Any] | None) -> str:
     if removed["unlearned"]:
         text += f"; {removed['unlearned']:,} OF THEM NOT LEARNED"
     return text
+
+
+def _lately(status: dict[str, Any], number: Callable[..., str]) -> str:
+    """How it goes now: the score over all samples remembers the beginning for ever."""
+    text = (
+        f"{number('recent_accuracy', form='.1%')} over the newest 500, "
+        f"{number('faded_accuracy', form='.1%')} faded"
+    )
+    if labels := sum(status["delayed_labels"].values()):
+        text += f"; {number('delayed_accuracy', form='.1%')} of predictions labelled later"
+        text += f" ({labels:,.0f} since the start)"
+    return text
+
+
+def _classes(status: dict[str, Any]) -> str:
+    """Where the version that serves is weakest, what it forgot, what nothing is known of."""
+    known = status["class_accuracy"]
+    parts = []
+    if known:
+        worst = sorted(known, key=lambda label: known[label])[:_WORST_SHOWN]
+        parts.append("weakest " + ", ".join(f"{label} {known[label]:.0%}" for label in worst))
+    if status["forgetting"] is not None:
+        parts.append(f"forgotten {status['forgetting']:.1%}")
+    if status["holdout_missing_classes"]:
+        parts.append(f"{status['holdout_missing_classes']:.0f} WITHOUT A HOLD-OUT SAMPLE")
+    return "; ".join(parts)
 
 
 def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
@@ -190,6 +200,8 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
             f"{number('learner_backlog_samples')} to learn, "
             f"progressive accuracy {number('progressive_accuracy', form='.1%')}",
         ),
+        ("", _lately(status, number)),
+        *([("classes", classes)] if (classes := _classes(status)) else []),
         (
             "power",
             f"{number('board_watts', ' W', '.2f')}{source}"

@@ -6,6 +6,9 @@ A reading that does not exist is absent, never zero.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import islice
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -14,6 +17,7 @@ from daemon import __version__
 from daemon.store import RETIRED_NAMES, SampleStore
 
 SOURCE_LIMIT = 32
+CLASS_LIMIT = 100
 _SWAP = (1e-6, 1e-5, 1e-4, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
@@ -109,7 +113,8 @@ class Telemetry:
         )
         self._progressive = Gauge(
             "ffedge_progressive_accuracy_ratio",
-            "Right answers on samples not yet learned: over all, and over the newest 500.",
+            "Right answers on samples not yet learned: over all, over the newest 500, and with "
+            "fading factor 0.999.",
             ["window"],
             registry=registry,
         )
@@ -121,6 +126,25 @@ class Telemetry:
         )
         self.holdout_samples = Reading(
             "ffedge_holdout_samples", "Hold-out samples at the last decision."
+        )
+        self.holdout_missing_classes = Reading(
+            "ffedge_holdout_missing_classes",
+            "Classes that the learner knows and the hold-out has no sample of.",
+        )
+        self.forgetting = Reading(
+            "ffedge_forgetting_ratio",
+            "Hold-out accuracy that a class has lost against the best of any version, mean.",
+        )
+        self.class_accuracy = ClassAccuracies()
+        self.delayed_labels = Counter(
+            "ffedge_delayed_labels",
+            "Labels that came for predictions, by whether the answer had been right.",
+            ["result"],
+            registry=registry,
+        )
+        self.delayed_accuracy = Reading(
+            "ffedge_delayed_accuracy_ratio",
+            "Right answers among the newest 500 predictions whose label came.",
         )
         self.model_version = Gauge(
             "ffedge_model_version", "The version that answers.", registry=registry
@@ -147,7 +171,16 @@ class Telemetry:
             buckets=_SWAP,
             registry=registry,
         )
-        for reading in (self.learner_backlog, self.holdout_samples):
+        for result in ("right", "wrong"):
+            self.delayed_labels.labels(result)
+        for reading in (
+            self.learner_backlog,
+            self.holdout_samples,
+            self.holdout_missing_classes,
+            self.forgetting,
+            self.class_accuracy,
+            self.delayed_accuracy,
+        ):
             registry.register(reading)
         self.learner_up.set(0)
 
@@ -170,9 +203,11 @@ class Telemetry:
         self._build_info.clear()
         self._build_info.labels(__version__, engine).set(1)
 
-    def progressive(self, accuracy: float | None, recent: float | None) -> None:
+    def progressive(
+        self, accuracy: float | None, recent: float | None, faded: float | None
+    ) -> None:
         """Set the progressive accuracies; None: none yet."""
-        for window, value in (("all", accuracy), ("recent", recent)):
+        for window, value in (("all", accuracy), ("recent", recent), ("faded", faded)):
             if value is not None:
                 self._progressive.labels(window).set(value)
 
@@ -204,6 +239,35 @@ class Reading(Collector):
     def collect(self) -> list[GaugeMetricFamily]:
         """See `Collector.collect`."""
         return [GaugeMetricFamily(self._name, self._text, self._value)]
+
+
+class ClassAccuracies(Collector):
+    """Accuracies by label, of the first hundred: absent until they are known."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, float]] = {}
+
+    def set(self, kind: str, accuracies: Mapping[str, float]) -> None:
+        """Take in those of a kind; they take the place of all before.
+
+        Args:
+            kind: How they were found.
+            accuracies: By label, text of at most 64 characters.
+        """
+        self._known[kind] = dict(islice(accuracies.items(), CLASS_LIMIT))
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        """See `Collector.collect`."""
+        family = GaugeMetricFamily(
+            "ffedge_class_accuracy_ratio",
+            "Accuracy by class: progressive, over its newest 100 samples; on the hold-out, of the "
+            "version that serves, at the last decision.",
+            labels=["label", "kind"],
+        )
+        for kind, accuracies in [*self._known.items()]:
+            for label, accuracy in accuracies.items():
+                family.add_metric([label, kind], accuracy)
+        return [family]
 
 
 class _StoreCollector(Collector):

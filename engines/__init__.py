@@ -4,6 +4,7 @@ from engines.base import (
     EngineFailedError,
     EngineUnavailableError,
     Label,
+    NonFiniteWeightsError,
     PredictEngine,
     Prediction,
     StepReport,
@@ -13,6 +14,7 @@ from engines.base import (
 )
 from engines.canary import canary_agrees
 from engines.finding import Finding, Verdict
+from engines.health import OutOfRangeError, SaturatedError, check_health
 from engines.latent import Latent
 from engines.look_ahead import LookAhead
 from engines.out_of_memory import is_out_of_memory, release_memory
@@ -34,17 +36,21 @@ __all__ = [
     "Label",
     "Latent",
     "LookAhead",
+    "NonFiniteWeightsError",
     "Opened",
     "Optimizer",
+    "OutOfRangeError",
     "PredictEngine",
     "Prediction",
     "Recipe",
+    "SaturatedError",
     "StepReport",
     "TrainEngine",
     "Verdict",
     "Weights",
     "WeightsError",
     "canary_agrees",
+    "check_health",
     "is_out_of_memory",
     "limit_threads",
     "open_predict_engine",

@@ -27,6 +27,10 @@ class WeightsError(ValueError):
     """Weights do not fit their model, or hold values that no healthy network has."""
 
 
+class NonFiniteWeightsError(WeightsError):
+    """Weights hold a value that is no number."""
+
+
 class EngineUnavailableError(RuntimeError):
     """An engine, or none at all, cannot serve here; the message says why."""
 
@@ -79,7 +83,7 @@ class Weights:
                 if array.min() < -127:
                     raise WeightsError(f"array {name!r} holds the code -128, which is never used")
             elif not np.isfinite(array).all():
-                raise WeightsError(f"array {name!r} holds a value that is not finite")
+                raise NonFiniteWeightsError(f"array {name!r} holds a value that is not finite")
             if name.endswith(("scale", "input.std", "label_value")) and array.min() <= 0:
                 what = "value" if name.endswith("value") else "scale"
                 raise WeightsError(f"array {name!r} holds a {what} that is not positive")

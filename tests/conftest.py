@@ -27,6 +27,9 @@ TORTURE = (
     ("--flips", 200, 5000, "rows with one bit flipped"),
     ("--fills", 1, 50, "times that a disk is filled, or turned read-only, and given back"),
     ("--jumps", 6, 200, "jumps of the wall clock"),
+    ("--swaps", 300, 10_000, "changes of the version that answers, under predictions"),
+    ("--weight-mutations", 300, 5000, "ways to damage a weight file"),
+    ("--swap-kills", 3, 200, "kills at each step of a swap"),
     ("--retry-posts", 1500, 100_000, "requests, three of ten sent twice, across kills"),
 )
 

@@ -105,6 +105,22 @@ def test_learning_that_is_all_the_time_gets_all_of_it():
     assert energy.learning == pytest.approx(energy.board, rel=1e-9)
 
 
+def test_energy_of_learning_up_to_now_takes_the_newest_reading_for_what_came_after():
+    meter = EnergyMeter()
+    assert meter.learning_until(0.0) is None
+    meter.add(10.0, 4.0, {}, GAP)
+    meter.learning.begin(10.5)
+    assert meter.learning_until(10.75) == 0.25 * 4.0
+    meter.add(11.0, 6.0, {}, GAP)
+    known = meter.energy().learning
+    assert known == 0.5 * 5.5  # a straight line from 5 to 6 watts
+    assert meter.learning_until(11.5) == known + 0.5 * 6.0
+    meter.learning.end(11.25)
+    assert meter.learning_until(20.0) == known + 0.25 * 6.0
+    meter.add(12.0, 6.0, {}, GAP)
+    assert meter.energy().learning == known + 0.25 * 6.0  # asking took nothing away
+
+
 def means(times: list[float], joules: Callable[[float], float]) -> list[tuple[float, float]]:
     """What an energy counter makes of it: each reading's time, and the mean since the one before.
 

@@ -12,9 +12,18 @@ import pytest
 from daemon.config import GateSettings
 from daemon.errors import StoreUnavailableError
 from daemon.serving import versions as versions_module
-from daemon.serving.gate import Decision, Scores, becomes_best, judge
+from daemon.serving.gate import (
+    CHECKS,
+    ClassScores,
+    Decision,
+    Effort,
+    Scores,
+    becomes_best,
+    judge,
+)
 from daemon.serving.promotion import LEDGER
 from engines import (
+    EngineFailedError,
     Prediction,
     Weights,
     canary_agrees,
@@ -122,8 +131,36 @@ def test_the_canary_is_the_first_reason():
 
 
 def test_a_decision_as_it_is_kept():
-    body = verdict(Scores(40, 30, 35, 20), margin=0.05).to_json()
-    assert body == {
+    scores = Scores(
+        40,
+        30,
+        35,
+        20,
+        candidate_alone=2,
+        incumbent_alone=12,
+        classes=ClassScores(("a", 7), (30, 10), (25, 5), (25, 10), (20, 0)),
+        missing=("c",),
+    )
+    effort = Effort(last_seq=900, samples=128, seconds=1.5, joules=6.25)
+    decision = dataclasses.replace(verdict(scores, margin=0.05), effort=effort)
+    assert decision.to_json() == {
+        "candidate": "2",
+        "checks": dict.fromkeys(CHECKS, True) | {"accuracy": False},
+        "delta": -0.25,
+        "candidate_alone": 2,
+        "incumbent_alone": 12,
+        "classes": {
+            "labels": ("a", 7),
+            "n": (30, 10),
+            "incumbent_correct": (25, 5),
+            "best_correct": (25, 10),
+            "candidate_correct": (20, 0),
+        },
+        "missing": ("c",),
+        "last_seq": 900,
+        "samples": 128,
+        "seconds": 1.5,
+        "joules": 6.25,
         "decision": "refused",
         "incumbent": "1",
         "reason": "accuracy",
@@ -136,9 +173,25 @@ def test_a_decision_as_it_is_kept():
         "candidate_accuracy": 0.5,
         "margin": 0.05,
     }
+    assert decision.served_by_class() == {"a": 25 / 30, "7": 0.5}
     accepted = verdict(GOOD).to_json()
     assert (accepted["decision"], accepted["reason"]) == ("accepted", None)
+    assert all(accepted["checks"].values())
+    assert accepted["joules"] is None
     assert verdict(Scores(0, 0, 0, 0)).to_json()["candidate_accuracy"] == 0
+
+
+@pytest.mark.parametrize("reason", CHECKS.values())
+def test_checks_run_in_order_and_none_after_the_one_that_failed(reason):
+    decision = Decision(2, 1, False, reason, Scores(0, 0, 0, 0), 0.01)
+    results = [*decision.checks().values()]
+    failed = [*CHECKS.values()].index(reason)
+    assert results == [True] * failed + [False] + [None] * (len(CHECKS) - failed - 1)
+
+
+def test_what_storage_refuses_has_passed_every_check():
+    decision = Decision(2, 1, False, "storage", GOOD, 0.01)
+    assert all(decision.checks().values())
 
 
 @pytest.fixture
@@ -234,10 +287,61 @@ def test_a_damaged_candidate_is_refused_and_its_number_used_up(parts, damage):
     assert propose(parts, network(3)).accepted
 
 
-@pytest.mark.parametrize("name", ["units.0.bias", "canary.input"])
-def test_a_candidate_that_is_not_finite_is_refused(parts, name):
-    decision = propose(parts, with_element(network(2), name, np.nan))
-    assert (decision.accepted, decision.reason, parts.serving) == (False, "damaged", 1)
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("units.0.bias", np.nan, "not_finite"),
+        ("canary.input", np.inf, "not_finite"),
+        ("units.1.bias", 1e6, "range"),
+        ("units.0.weight.scale", 1e6, "range"),
+    ],
+)
+def test_a_candidate_that_has_diverged_is_refused(parts, name, value, reason):
+    decision = propose(parts, with_element(network(2), name, value))
+    assert (decision.accepted, decision.reason, parts.serving) == (False, reason, 1)
+    (record,) = ledger(parts)
+    failed = [check for check, passed in record["checks"].items() if passed is False]
+    assert failed == ["finite" if reason == "not_finite" else "range"]
+
+
+def test_a_candidate_whose_codes_are_saturated_is_refused(parts):
+    weights = network(2)
+    name = "units.0.weight.codes"
+    ends = np.where(weights.arrays[name] > 0, 127, -127).astype(np.int8)
+    arrays = {**weights.arrays, name: ends}
+    decision = propose(parts, dataclasses.replace(weights, arrays=arrays))
+    assert (decision.reason, parts.serving) == ("saturation", 1)
+
+
+class Failing:
+    """An engine that opens and does not answer, for want of memory."""
+
+    def predict(self, x):
+        raise EngineFailedError("out of memory")
+
+
+def test_an_engine_that_fails_on_the_canary_refuses_the_candidate():
+    decision = judge(network(2), 1, Failing(), GOOD, GateSettings())
+    assert decision.reason == "engine"
+
+
+def test_the_ledger_has_what_a_candidate_cost_and_what_it_was_judged_by(parts):
+    effort = Effort(last_seq=300, samples=128, seconds=2.0, joules=None)
+    classes = ClassScores(("a", "b"), (50, 50), (40, 40), (40, 40), (50, 40))
+    scores = dataclasses.replace(GOOD, classes=classes, missing=("c", "d"))
+    weights = put(parts.versions, network(2))
+    assert parts.promotion.consider(2, weights_digest(weights), scores, effort).accepted
+    (record,) = ledger(parts)
+    assert (record["candidate"], record["last_seq"], record["samples"]) == ("2", 300, 128)
+    assert (record["seconds"], record["joules"], record["missing"]) == (2.0, None, ["c", "d"])
+    assert record["classes"]["candidate_correct"] == [50, 40]
+    assert parts.reading("ffedge_holdout_missing_classes") == 2
+    for label, accuracy in (("a", 1.0), ("b", 0.8)):
+        kind = {"label": label, "kind": "holdout"}
+        assert parts.reading("ffedge_class_accuracy_ratio", **kind) == accuracy
+    # What serves after a refusal is the incumbent, as it was just measured.
+    propose(parts, network(3), dataclasses.replace(scores, candidate_correct=10))
+    assert parts.reading("ffedge_class_accuracy_ratio", label="a", kind="holdout") == 0.8
 
 
 def test_a_candidate_for_another_network_never_serves(parts):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from daemon.serving.gate import Decision, Scores
+from daemon.serving.gate import Decision, Effort, Scores
 from daemon.supervision.jobs import JobBook
 
 DECISION = Decision(7, 6, True, None, Scores(10, 8, 8, 9), 0.01)
@@ -20,6 +20,27 @@ def ended():
 @pytest.fixture
 def book(ended):
     return JobBook([], lambda number, job: ended.append((number, job)))
+
+
+def test_what_a_job_cost_is_known_while_it_runs():
+    readings = iter([50.0, 62.5, 80.0])
+    book = JobBook([], lambda *_: None, joules=lambda: next(readings))
+    book.start("samples", 100)
+    book.progress(64, 16, 164, [0.5])
+    effort = book.effort()
+    assert (effort.last_seq, effort.samples, effort.joules) == (164, 64, 12.5)
+    assert 0 <= effort.seconds < 20
+    book.fail("so that none runs")
+    assert book.effort() == Effort()
+
+
+@pytest.mark.parametrize("readings", [(None, 5.0), (5.0, None), (None, None)])
+def test_energy_that_is_not_known_is_not_zero(readings):
+    left = iter(readings)
+    book = JobBook([], lambda *_: None, joules=lambda: next(left))
+    book.start("resumed", 128)  # learned before a restart
+    effort = book.effort()
+    assert (effort.last_seq, effort.samples, effort.joules) == (128, 0, None)
 
 
 def states(book: JobBook) -> list[tuple[str, str, str]]:

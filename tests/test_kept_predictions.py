@@ -15,7 +15,11 @@ from starlette.testclient import TestClient
 from daemon.config import load_settings
 from daemon.errors import UnknownIdError
 from daemon.http import create_app
-from daemon.ingest.kept_predictions import KeptPredictions, new_prediction_id
+from daemon.ingest.kept_predictions import (
+    KeptPrediction,
+    KeptPredictions,
+    new_prediction_id,
+)
 from daemon.ingest.sample import check_id
 from daemon.store.schema import DATABASE_NAME
 from daemon.wiring.server import build_service
@@ -25,13 +29,17 @@ SILENT = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 X = [1, 2, 3, 4.5]
 
 
-def start(folder: Path, more: str = "") -> TestClient:
+def write_config(folder: Path, more: str = "") -> Path:
     config = folder / "ffedge.toml"
     config.write_text(
         "[model]\ninput_shape = [4]\nmax_classes = 3\nhidden = [8]\n"
         f'[store]\ndirectory = "{folder}"\n{more}'
     )
-    return TestClient(create_app(build_service(load_settings(config), SILENT)))
+    return config
+
+
+def start(folder: Path, more: str = "") -> TestClient:
+    return TestClient(create_app(build_service(load_settings(write_config(folder, more)), SILENT)))
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +56,11 @@ def client(folder: Path) -> Iterator[TestClient]:
 def label(client: TestClient, prediction: str, label: Any = 2, **more: Any) -> Any:
     body = {"inference_id": prediction, "label": label} | more
     return client.post("/samples", json=body)
+
+
+def correct(client: TestClient, sample: str, label: Any) -> None:
+    body = {"label": label, "replace": True}
+    assert client.post(f"/samples/{sample}/label", json=body).status_code == 200
 
 
 def kept(client: TestClient) -> str:
@@ -79,6 +92,32 @@ def test_a_label_again_is_a_duplicate_and_another_a_conflict(client: TestClient)
     batch = {"samples": [{"inference_id": prediction, "label": 1}, {"x": X, "label": 1}]}
     (rejected,) = client.post("/samples", json=batch).json()["rejected"]
     assert (rejected["index"], rejected["code"]) == (0, "label_conflict")
+
+
+def test_a_label_that_was_corrected_is_no_longer_the_one_it_has(client: TestClient) -> None:
+    """3, corrected to dog, and then 3 again: somebody means it, and is not told that it is so."""
+    prediction = kept(client)
+    assert label(client, prediction, 2).status_code == 201
+    correct(client, prediction, "dog")
+    assert label(client, prediction, "dog").json()["duplicates"] == 1
+    for key in ({}, {"Idempotency-Key": "later"}):
+        body = {"inference_id": prediction, "label": 2}
+        again = client.post("/samples", json=body, headers=key)
+        assert (again.status_code, again.json()["code"]) == (409, "label_conflict")
+        assert "has another label" in again.json()["error"]
+    correct(client, prediction, 2)
+    assert label(client, prediction, 2).json()["duplicates"] == 1
+
+
+def test_after_a_withdrawal_no_label_is_taken_and_that_is_what_is_said(client: TestClient) -> None:
+    prediction = kept(client)
+    assert label(client, prediction).status_code == 201
+    assert client.delete(f"/samples/{prediction}").status_code == 200
+    for value in (2, 1):
+        answer = label(client, prediction, value)
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_id")
+        assert "withdrawn" in answer.json()["error"]
+        assert answer.json()["field"] == "inference_id"
 
 
 def test_a_prediction_that_is_not_kept_is_unknown_and_says_why(client: TestClient) -> None:
@@ -125,12 +164,11 @@ def test_a_label_sent_again_is_known_after_a_restart(tmp_path: Path) -> None:
         once, corrected, withdrawn, never = (kept(client) for _ in range(4))
         for prediction in (once, corrected, withdrawn):
             assert label(client, prediction).status_code == 201
-        correction = {"label": 1, "replace": True}
-        assert client.post(f"/samples/{corrected}/label", json=correction).status_code == 200
+        correct(client, corrected, 1)
         assert client.delete(f"/samples/{withdrawn}").status_code == 200
     with start(tmp_path) as client:
-        for prediction in (once, corrected):
-            again = label(client, prediction)
+        for prediction, now in ((once, 2), (corrected, 1)):
+            again = label(client, prediction, now)
             assert (again.status_code, again.json()["duplicates"]) == (200, 1)
             other = label(client, prediction, 0)
             assert (other.status_code, other.json()["code"]) == (409, "label_conflict")
@@ -154,14 +192,14 @@ def test_the_oldest_make_room() -> None:
     by_bytes = KeptPredictions(by_default=False, limit_bytes=30)
     for predictions in (by_count, by_bytes):
         for name in "abcd":
-            predictions.keep(name, bytes(10), "uint8")
+            predictions.keep(name, KeptPrediction(bytes(10), "uint8", 3, 1))
         assert [name for name in "abcd" if name in predictions] == ["b", "c", "d"]
         with pytest.raises(UnknownIdError):
             predictions.find("a")
         assert predictions.find("d") == (bytes(10), "uint8")
-    by_bytes.keep("large", bytes(25), "uint8")
+    by_bytes.keep("large", KeptPrediction(bytes(25), "uint8", 3, 1))
     assert [name for name in ("c", "d", "large") if name in by_bytes] == ["large"]
-    by_bytes.keep("too large", bytes(31), "uint8")
+    by_bytes.keep("too large", KeptPrediction(bytes(31), "uint8", 3, 1))
     assert "too large" not in by_bytes
 
 

@@ -71,9 +71,28 @@ def test_every_departure_is_counted_and_nothing_else(tmp_path):
         assert query(tmp_path, "SELECT count(*) FROM samples WHERE retired = 0") == [(40,)]
 
 
-def test_holdout_is_the_newest_in_order(reader):
-    assert seqs(reader.holdout(1000)) == HOLDOUT
-    assert seqs(reader.holdout(5)) == HOLDOUT[-5:]
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("after", "limit"), [(0, 1000), (0, 3), (90, 1000), (90, 2), (COUNT, 5)])
+def test_the_holdout_of_a_class_is_its_newest(reader, place, after, limit):
+    of_class = [s for s in HOLDOUT if (s - 1) % 3 == place and s > after]
+    assert reader.holdout_seqs(place, after, limit) == of_class[::-1][:limit]
+    assert reader.holdout_count(place, after, limit) == len(of_class[:limit])
+
+
+def test_the_holdout_of_a_class_is_found_from_an_index_alone(reader):
+    """And so is each other question that is asked at a decision, or once a block."""
+    asked: list[str] = []
+    reader._connection.set_trace_callback(asked.append)
+    reader.holdout_seqs(0, 0, 5)
+    reader.holdout_count(0, 0, 5)
+    reader.backlog(0)
+    reader.departed([1, 2])
+    reader._connection.set_trace_callback(None)
+    assert len(asked) == 4
+    for question in asked:
+        plan = [row[3] for row in reader._connection.execute(f"EXPLAIN QUERY PLAN {question}")]
+        used = [step for step in plan if "INDEX samples_to_" in step]
+        assert len(used) == 1, plan
 
 
 @pytest.mark.parametrize("after", [0, 1, 77, COUNT])
@@ -124,7 +143,7 @@ def test_reads_let_go_so_that_the_log_can_be_checkpointed(tmp_path):
         reader.training(0, 1)
         reader.departed([1])
         reader.departures()
-        reader.holdout(1)
+        reader.holdout_seqs(0, 0, 1)
         reader.labels()
         store.add([sample(i) for i in range(20)]).result(WAIT_SECONDS)
         busy, in_log, checkpointed = query(tmp_path, "PRAGMA wal_checkpoint(TRUNCATE)")[0]

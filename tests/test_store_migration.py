@@ -9,6 +9,7 @@ import pytest
 from sqlite_utils import Database
 
 from daemon.errors import StoreError
+from daemon.learning.holdout import Holdout
 from daemon.store import SampleReader
 from daemon.store.connections import has_wal_reset_bug
 from daemon.store.schema import DATABASE_NAME, migrations
@@ -57,7 +58,7 @@ def test_rows_classes_counts_and_records_are_all_there(version_1):
         assert store.label("s-7", "a", replace=True).result(10).previous_label == 7
     with closing(SampleReader(version_1, SPEC)) as reader:
         assert [found.seq for found in reader.training(0, 10)[0]] == [1, 2, 10, 11]
-        assert [found.seq for found in reader.holdout(10)] == [3]
+        assert [found.seq for found in Holdout(reader, 10).samples()] == [3]
 
 
 def test_a_migration_that_fails_has_changed_nothing(version_1):
@@ -75,7 +76,7 @@ def test_a_migration_that_fails_has_changed_nothing(version_1):
 def test_migrations_run_once(tmp_path):
     for _ in range(2):
         open_store(tmp_path).close()
-        assert query(tmp_path, "SELECT count(*) FROM _sqlite_migrations") == [(2,)]
+        assert query(tmp_path, "SELECT count(*) FROM _sqlite_migrations") == [(3,)]
 
 
 def test_tables_of_a_later_version_are_one_clear_error(tmp_path):

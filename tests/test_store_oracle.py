@@ -21,6 +21,7 @@ from daemon.errors import (
     UnknownIdError,
 )
 from daemon.ingest.sample import Sample
+from daemon.learning.holdout import Holdout
 from daemon.store import SampleReader, Stored, list_samples, request_key
 from daemon.store.row_check import CHECKED, is_sound
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, open_store, query, sample
@@ -195,7 +196,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert counts.last_seq == self.last_seq
         with closing(SampleReader(self.folder, SPEC)) as reader:
             learned = [entry.seq for entry in reader.training(0, 1000)[0]]
-            scoring = [entry.seq for entry in reader.holdout(1000)]
+            scoring = [entry.seq for entry in Holdout(reader, 1000).samples()]
         labelled = sorted(kept.seq for kept in live.values() if kept.labels[-1] is not None)
         assert sorted(learned + scoring) == labelled
         assert len(learned) == counts.to_learn

@@ -11,7 +11,9 @@ from daemon.telemetry import SOURCE_LIMIT, Telemetry
 from tests.daemon_fixtures import WAIT_SECONDS, daemon_parts, sample
 
 SUFFIXES = {
-    "counter": r"_(requests|samples|steps|seconds|restarts|decisions|events|received|refused)",
+    "counter": (
+        "_(requests|samples|labels|swaps|steps|seconds|restarts|decisions|events|received|refused)"
+    ),
     "histogram": r"_(seconds|samples)",
 }
 
@@ -83,6 +85,10 @@ def test_a_hostile_source_stays_one_label(telemetry, source):
         "ffedge_holdout_accuracy_ratio",
         "ffedge_unit_loss",
         "ffedge_holdout_samples",
+        "ffedge_holdout_missing_classes",
+        "ffedge_class_accuracy_ratio",
+        "ffedge_forgetting_ratio",
+        "ffedge_delayed_accuracy_ratio",
         "ffedge_learner_backlog_samples",
     ],
 )
@@ -93,11 +99,32 @@ def test_a_reading_that_does_not_exist_is_absent_and_never_zero(telemetry, name)
 
 def test_progressive_accuracies_appear_with_their_first_value(telemetry):
     name = "ffedge_progressive_accuracy_ratio"
-    telemetry.progressive(None, None)
+    telemetry.progressive(None, None, None)
     assert reading(telemetry, name, window="all") is None
-    telemetry.progressive(0.0, 0.5)
+    telemetry.progressive(0.0, 0.5, 0.25)
     assert reading(telemetry, name, window="all") == 0.0
     assert reading(telemetry, name, window="recent") == 0.5
+    assert reading(telemetry, name, window="faded") == 0.25
+
+
+@pytest.mark.parametrize("label", ['a"b\n# HELP x', "\\", "ü" * 64])
+def test_a_hostile_class_stays_one_label(telemetry, label):
+    telemetry.class_accuracy.set("holdout", {label: 0.5})
+    lines = generate_latest(telemetry.registry).decode().split("\n")
+    assert sum(line.startswith("ffedge_class_accuracy_ratio{") for line in lines) == 1
+    assert all(line.startswith(("#", "ffedge_")) for line in lines if line)
+
+
+def test_of_many_classes_the_first_hundred_are_shown_and_old_ones_leave(telemetry):
+    name = "ffedge_class_accuracy_ratio"
+    telemetry.class_accuracy.set("holdout", {str(i): i / 1000 for i in range(1000)})
+    assert reading(telemetry, name, label="99", kind="holdout") == 0.099
+    assert reading(telemetry, name, label="100", kind="holdout") is None
+    telemetry.class_accuracy.set("holdout", {"3": 1.0})
+    telemetry.class_accuracy.set("progressive", {"4": 0.0})
+    assert reading(telemetry, name, label="3", kind="holdout") == 1.0
+    assert reading(telemetry, name, label="4", kind="holdout") is None
+    assert reading(telemetry, name, label="4", kind="progressive") == 0.0
 
 
 def test_what_is_known_to_be_nothing_is_zero(telemetry):

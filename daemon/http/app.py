@@ -57,6 +57,7 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
         await asyncio.to_thread(service.supervisor.stop)
         await asyncio.to_thread(service.swaps.stop)
         await asyncio.to_thread(service.power.stop)
+        service.delayed.save(last=True)
         await asyncio.to_thread(service.store.close)
         predicting.shutdown()
 

@@ -21,7 +21,7 @@ from daemon.http.service import Service
 from daemon.ingest.encoding import decode_json
 from daemon.ingest.forms import JSON_LIMIT_BYTES, JSON_TYPE
 from daemon.serving.change import Change
-from daemon.serving.manifest import Manifest, VersionEntry
+from daemon.serving.manifest import VersionEntry
 from daemon.serving.promotion import LEDGER
 from daemon.serving.swaps import CHANGES
 from engines import WeightsError
@@ -84,7 +84,7 @@ def add_model_routes(app: FastAPI, service: Service) -> None:
     async def get_version(model: str, version: str) -> Response:
         """One version that is kept."""
         entry, gates = entry_of(model, version), _gates(await records(LEDGER))
-        return json_answer(_describe(service.versions.manifest, entry, gates))
+        return json_answer(_describe(service, entry, gates))
 
     @app.get("/models/{model}/versions/{version}/weights")
     async def get_weights(model: str, version: str) -> Response:
@@ -144,8 +144,9 @@ def _gates(decisions: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _describe(
-    manifest: Manifest, entry: VersionEntry, gates: dict[str, dict[str, Any]]
+    service: Service, entry: VersionEntry, gates: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
+    manifest = service.versions.manifest
     roles = {manifest.active: "active", manifest.previous: "previous"}
     return {
         "version": str(entry.version),
@@ -156,6 +157,7 @@ def _describe(
         "sha256": entry.sha256,
         "last_seq": entry.last_seq,
         "gate": gates.get(str(entry.version)),
+        "delayed": service.delayed.of(entry.version),
     }
 
 
@@ -169,7 +171,7 @@ def _describe_models(service: Service, decisions: list[dict[str, Any]]) -> dict[
         "active": str(manifest.active),
         "previous": _name(manifest.previous),
         "classes": list(service.slot.current.weights.classes),
-        "versions": [_describe(manifest, entry, gates) for entry in newest_first],
+        "versions": [_describe(service, entry, gates) for entry in newest_first],
         "refused": [
             {"version": version, "gate": gate}
             for version, gate in gates.items()

@@ -16,7 +16,11 @@ from daemon.http.bodies import body_schema
 from daemon.http.decoding import read_inputs
 from daemon.http.service import Service
 from daemon.ingest.forms import PREDICT_TYPES
-from daemon.ingest.kept_predictions import KeptPredictions, new_prediction_id
+from daemon.ingest.kept_predictions import (
+    KeptPrediction,
+    KeptPredictions,
+    new_prediction_id,
+)
 from daemon.ingest.sample import PredictRequest, pack_rows
 from engines import EngineFailedError
 
@@ -56,7 +60,7 @@ def add_predict_routes(app: FastAPI, service: Service, predicting: Executor) -> 
                 "model": service.spec.name,
                 "model_version": str(served.weights.version),
             }
-            named = _named(answers, asked, service.kept)
+            named = _named(answers, asked, service.kept, served.weights.version)
             content |= named[0] if asked.single else {"predictions": named}
             code = 200
             return json_answer(content)
@@ -69,7 +73,7 @@ def add_predict_routes(app: FastAPI, service: Service, predicting: Executor) -> 
 
 
 def _named(
-    answers: list[dict[str, Any]], asked: PredictRequest, kept: KeptPredictions
+    answers: list[dict[str, Any]], asked: PredictRequest, kept: KeptPredictions, version: int
 ) -> list[dict[str, Any]]:
     """Each answer with an id, under which a label may come later if its features are kept."""
     keep = kept.by_default if asked.keep is None else asked.keep
@@ -78,5 +82,6 @@ def _named(
         rows = pack_rows(asked.x.reshape(len(asked.x), -1))
         for answer, (features, dtype) in zip(named, rows, strict=True):
             # A copy: a slice would hold the memory of the whole request.
-            kept.keep(answer["id"], bytes(features), dtype)
+            prediction = KeptPrediction(bytes(features), dtype, answer["label"], version)
+            kept.keep(answer["id"], prediction)
     return named

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -13,8 +14,6 @@ from fastapi import FastAPI, Request, Response
 from daemon.errors import (
     AllRefusedError,
     BadFieldError,
-    IdConflictError,
-    LabelConflictError,
     RequestError,
 )
 from daemon.http.bodies import body_schema
@@ -22,9 +21,10 @@ from daemon.http.decoding import read_samples
 from daemon.http.service import Service
 from daemon.ingest.forms import JSON_TYPE, SAMPLE_TYPES
 from daemon.ingest.sample import Sample, SampleRequest
-from daemon.store import Outcome, Stored, request_key
+from daemon.store import Acknowledgement, KeyedAnswer, Outcome, Stored, request_key
 
 _KEY = "Idempotency-Key"
+_Kept = TypeVar("_Kept", list[Outcome], KeyedAnswer)
 
 
 def add_sample_routes(app: FastAPI, service: Service) -> None:
@@ -45,10 +45,13 @@ async def _keep(request: SampleRequest, key: str | None, service: Service) -> Re
     samples = [entry for entry in request.entries if isinstance(entry, Sample)]
     tell = functools.partial(_tell, request, service)
     answer: bytes | None = None
-    if key is None or not samples:
-        results = await service.store.add(samples) if samples else []
+    if not samples:
+        results: list[Outcome] = []
+    elif key is None:
+        results = await _then_scored(service.store.add(samples), samples, service)
     else:
-        keyed = await service.store.add_once(samples, request_key(key, request.entries), tell)
+        added = service.store.add_once(samples, request_key(key, request.entries), tell)
+        keyed = await _then_scored(added, samples, service)
         answer, results = keyed.body, keyed.outcomes
         if keyed.replayed:
             for sample in samples:
@@ -71,25 +74,31 @@ def _key(request: Request) -> str | None:
     return key
 
 
+def _then_scored(
+    added: Acknowledgement[_Kept], samples: list[Sample], service: Service
+) -> Acknowledgement[_Kept]:
+    """Has predictions scored when their label is durable, also if its sender is gone by then."""
+
+    def score(done: Future[_Kept]) -> None:
+        if done.exception() is not None:
+            return
+        kept = done.result()
+        outcomes = kept.outcomes if isinstance(kept, KeyedAnswer) else kept
+        for sample, outcome in zip(samples, outcomes, strict=False):  # a repeat has none
+            made = service.kept.answered(sample.id) if sample.predicted else None
+            if made and isinstance(outcome, Stored) and not outcome.duplicate:
+                service.delayed.add(made.version, right=str(made.label) == str(sample.label))
+        service.delayed.save()
+
+    if any(sample.predicted for sample in samples):
+        added.add_done_callback(score)
+    return added
+
+
 def _outcomes(request: SampleRequest, results: list[Outcome]) -> list[Outcome]:
     """Of each entry, in order: `results` are those of the samples among them."""
     stored = iter(results)
-    outcomes: list[Outcome] = []
-    for entry in request.entries:
-        outcome = next(stored) if isinstance(entry, Sample) else entry
-        predicted = isinstance(entry, Sample) and entry.predicted
-        outcomes.append(_of_prediction(outcome) if predicted else outcome)
-    return outcomes
-
-
-def _of_prediction(result: Outcome) -> Outcome:
-    """Says, where the id of a prediction is stored already, what differs: its features cannot."""
-    if not isinstance(result, IdConflictError):
-        return result
-    return LabelConflictError(
-        "this prediction was given another label before; the sample of the same id has it",
-        field="label",
-    )
+    return [next(stored) if isinstance(entry, Sample) else entry for entry in request.entries]
 
 
 def _tell(request: SampleRequest, service: Service, results: list[Outcome]) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from daemon.ingest.kept_predictions import KeptPredictions
 from daemon.power import PowerMonitor
+from daemon.serving.delayed_scores import DelayedScores
 from daemon.serving.slot import ServingSlot
 from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
@@ -32,6 +33,7 @@ class Service:
         telemetry: Counts.
         power: Knows what the board takes.
         kept: Predictions that may be labelled later.
+        delayed: Scores them when they are.
     """
 
     spec: ModelSpec
@@ -45,3 +47,4 @@ class Service:
     telemetry: Telemetry
     power: PowerMonitor
     kept: KeptPredictions
+    delayed: DelayedScores

@@ -1,4 +1,4 @@
-"""Features of predictions whose label may come later, in memory, the oldest making room."""
+"""Predictions whose label may come later, in memory, the oldest making room."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from daemon.errors import UnknownIdError
 
@@ -18,6 +19,22 @@ _ID = re.compile("p-[A-Za-z0-9_-]{16}")
 def new_prediction_id() -> str:
     """An id that no other prediction has, before or after a restart, and that nobody guesses."""
     return f"p-{secrets.token_urlsafe(12)}"
+
+
+class KeptPrediction(NamedTuple):
+    """What was asked and answered.
+
+    Args:
+        features: Bytes, as a sample has them.
+        dtype: Of these.
+        label: The answer; None: no class was known.
+        version: Of the weights that answered.
+    """
+
+    features: bytes
+    dtype: str
+    label: int | str | None
+    version: int
 
 
 class KeptPredictions:
@@ -44,20 +61,25 @@ class KeptPredictions:
         self._limit_bytes = limit_bytes
         self._stored = stored
         self._bytes = 0
-        self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        self._kept: OrderedDict[str, KeptPrediction] = OrderedDict()
         self._lock = threading.Lock()
 
     def __contains__(self, prediction_id: str | None) -> bool:
         return prediction_id in self._kept
 
-    def keep(self, prediction_id: str, features: bytes, dtype: str) -> None:
-        """Keep one prediction's features; the oldest go where there is no room."""
+    def keep(self, prediction_id: str, prediction: KeptPrediction) -> None:
+        """Keep one; the oldest go where there is no room."""
         with self._lock:
-            self._kept[prediction_id] = features, dtype
-            self._bytes += len(features)
+            self._kept[prediction_id] = prediction
+            self._bytes += len(prediction.features)
             while len(self._kept) > self._limit or self._bytes > self._limit_bytes:
-                _, (oldest, _) = self._kept.popitem(last=False)
-                self._bytes -= len(oldest)
+                _, oldest = self._kept.popitem(last=False)
+                self._bytes -= len(oldest.features)
+
+    def answered(self, prediction_id: str | None) -> KeptPrediction | None:
+        """A prediction, while it is kept."""
+        with self._lock:
+            return self._kept.get(prediction_id) if prediction_id is not None else None
 
     def find(self, prediction_id: str) -> tuple[bytes, str]:
         """The features of a prediction, and their dtype, kept here or by the store.
@@ -65,10 +87,9 @@ class KeptPredictions:
         Raises:
             UnknownIdError: It is not kept, and has no label yet.
         """
-        with self._lock:
-            found = self._kept.get(prediction_id)
-        if found is None and _ID.fullmatch(prediction_id):
-            found = self._stored(prediction_id)
+        if (kept := self.answered(prediction_id)) is not None:
+            return kept.features, kept.dtype
+        found = self._stored(prediction_id) if _ID.fullmatch(prediction_id) else None
         if found is None:
             raise UnknownIdError(
                 'no prediction with this id is kept: it was not asked with "keep": true, newer '

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines import PredictEngine, is_out_of_memory
+from engines import Label, PredictEngine, Weights, is_out_of_memory
 
 OnPart = Callable[[], None]
 # Predicted between two signs of life: slow networks answer a handful a second.
@@ -41,6 +41,30 @@ def found_classes(
         found.append(predictor.predict(x[start : start + _PART_SAMPLES]).class_index)
         on_part()
     return np.concatenate(found)
+
+
+def right_answers(
+    weights: Weights,
+    open_predict: Callable[[Weights], PredictEngine],
+    batch: tuple[NDArray[np.float32], NDArray[np.int64]],
+    labels: Sequence[Label],
+    on_part: OnPart,
+) -> NDArray[np.bool_]:
+    """Which answers of a version are right, by name: it may have other class places.
+
+    Args:
+        weights: The version's.
+        open_predict: Opens what answers.
+        batch: float32 `[samples, *input_shape]`, and class places, int64 `[samples]`.
+        labels: Of each class place of the store.
+        on_part: Called after each part.
+    """
+    x, truth = batch
+    places = {label: place for place, label in enumerate(labels)}
+    # The last entry is for -1, the answer of a version that knows no class.
+    known = np.array([*(places.get(label, -1) for label in weights.classes), -1])
+    with open_predict(weights) as predictor:
+        return np.asarray(known[found_classes(predictor, x, on_part)] == truth)
 
 
 @contextlib.contextmanager

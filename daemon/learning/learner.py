@@ -27,9 +27,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from daemon.config import LearnerSettings
 from daemon.learning.answers import (
     MemoryShortageError,
@@ -40,7 +37,8 @@ from daemon.learning.answers import (
 )
 from daemon.learning.checkpoints import Checkpoints
 from daemon.learning.course import Course
-from daemon.learning.progressive import ProgressiveScore
+from daemon.learning.holdout import Holdout
+from daemon.learning.scores import SHOWN_CLASSES, StreamScores
 from daemon.learning.state import DivergedError, LearnerState
 from daemon.messages import Noted
 from daemon.serving.gate import Scores
@@ -90,6 +88,7 @@ class Learner:
         reader: The samples.
         settings: How to learn.
         holdout_samples: Most hold-out samples to score a candidate on.
+        follow_drift: Of these only ones that came after the last change of the stream.
         checkpoint: File to save to and resume from.
     """
 
@@ -102,6 +101,7 @@ class Learner:
         settings: LearnerSettings,
         *,
         holdout_samples: int,
+        follow_drift: bool = False,
         checkpoint: Path,
     ) -> None:
         self._spec = spec
@@ -109,7 +109,8 @@ class Learner:
         self._open_predict = open_predict
         self._reader = reader
         self._settings = settings
-        self._holdout_samples = holdout_samples
+        self._holdout = Holdout(reader, holdout_samples)
+        self._follow_drift = follow_drift
         self._checkpoints = Checkpoints(checkpoint)
         self._course = Course()
         self._saved_step = 0  # of the checkpoint
@@ -129,7 +130,7 @@ class Learner:
         return self._state.steps
 
     @property
-    def score(self) -> ProgressiveScore:
+    def score(self) -> StreamScores:
         """Of every sample, before it was learned."""
         return self._state.score
 
@@ -172,9 +173,9 @@ class Learner:
         if self._stretch[0] == self._stretch[1]:
             self._stretch = (after, through)  # nothing else was learned that could have spoiled it
         with self._open_predict(state.export(0, None)) as predictor:
-            right = found_classes(predictor, x, on_step) == labels
-        state.score.add(right)
-        change = state.drift.add(~right, labels, [sample.seq for sample in new])
+            found = found_classes(predictor, x, on_step)
+        state.score.add(found, labels)
+        change = state.drift.add(found != labels, labels, [sample.seq for sample in new])
         state.last_seq, self._stretch = through, (after, through)
         state.seen[labels] = True
         state.memory.add(new)
@@ -235,23 +236,18 @@ class Learner:
         Raises:
             MemoryShortageError: Memory ran out; nothing has changed.
         """
-        samples = self._reader.holdout(self._holdout_samples)
-        if not samples:
-            return Scores(0, 0, 0, 0)
-        x, labels = self._reader.batch(samples)
-        correct = []
-        for weights in (incumbent, best, candidate):
-            with shortage_named(), self._open_predict(weights) as predictor:
-                found = found_classes(predictor, x, on_part)
-                correct.append(self._right(weights, found, labels))
-        return Scores(len(samples), *correct)
+        after_seq = (self.change_seq or 0) if self._follow_drift else 0
+        return self._holdout.compare(
+            candidate, incumbent, best, self._open_predict, on_part, after_seq=after_seq
+        )
 
-    def _right(self, weights: Weights, found: NDArray[np.int64], labels: NDArray[np.int64]) -> int:
-        """Right answers, by name: a version older than the store may have other class places."""
-        places = {label: place for place, label in enumerate(self._reader.labels())}
-        # The last entry is for -1, the answer of a version that knows no class.
-        known = np.array([*(places.get(label, -1) for label in weights.classes), -1])
-        return int((known[found] == labels).sum())
+    def class_accuracies(self) -> dict[str, float]:
+        """Progressive accuracy of the first hundred classes, by label."""
+        found = {
+            str(label): self.score.class_accuracy(place)
+            for place, label in enumerate(self._reader.labels()[:SHOWN_CLASSES])
+        }
+        return {label: accuracy for label, accuracy in found.items() if accuracy is not None}
 
     def save(self, proposed: int | None = None) -> None:
         """Write the checkpoint; a crash at any instant leaves the old one or this one.
@@ -280,8 +276,9 @@ class Learner:
             self._course.load(fields)
         return fields is not None
 
-    def judged(self, version: int, *, accepted: bool) -> None:
-        """The verdict on a version that was proposed."""
+    def judged(self, version: int, scores: Scores, *, accepted: bool) -> None:
+        """Take in the verdict on the version that was compared last."""
+        self._state.judged(scores, accepted=accepted)
         if accepted:
             self._course.accepted()
         else:

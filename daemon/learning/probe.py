@@ -10,18 +10,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from daemon.learning.answers import OnPart, right_answers
 from daemon.messages import Probed, Watched
 from daemon.store import SampleReader
 from engines import PredictEngine, Weights, WeightsError, is_out_of_memory
 
 log = logging.getLogger(__name__)
-
-OnPart = Callable[[], None]
-# Predicted between two signs of life, as in the learner.
-_PART_SAMPLES = 64
 
 
 @dataclass
@@ -108,10 +102,12 @@ class Probe:
             fresh = [sample for sample in samples if sample.seq > watching.through_seq]
             if not fresh:
                 continue
-            x, labels = self._reader.batch(fresh)
+            batch, labels = self._reader.batch(fresh), self._reader.labels()
             try:
-                right = self._right(watching.version, x, labels, on_part)
-                previous_right = self._right(watching.previous, x, labels, on_part)
+                right, previous_right = (
+                    right_answers(weights, self._open_predict, batch, labels, on_part)
+                    for weights in (watching.version, watching.previous)
+                )
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -124,17 +120,3 @@ class Probe:
             watching.through_seq = through
             reports.append(watching.report())
         return reports
-
-    def _right(
-        self, weights: Weights, x: NDArray[np.float32], labels: NDArray[np.int64], on_part: OnPart
-    ) -> NDArray[np.bool_]:
-        """Which answers are right, by name: a version may have other class places."""
-        places = {label: place for place, label in enumerate(self._reader.labels())}
-        # The last entry is for -1, the answer of a version that knows no class.
-        known = np.array([*(places.get(label, -1) for label in weights.classes), -1])
-        found = []
-        with self._open_predict(weights) as predictor:
-            for start in range(0, len(x), _PART_SAMPLES):
-                found.append(predictor.predict(x[start : start + _PART_SAMPLES]).class_index)
-                on_part()
-        return np.asarray(known[np.concatenate(found)] == labels)

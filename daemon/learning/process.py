@@ -299,25 +299,25 @@ class LearnerProcess:
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:
-        later: list[ToLearner] = []
+        asked: list[Train] = []
         while True:
             command = self._inbox.get()
             if command is None:
                 raise SystemExit(0)
             if isinstance(command, Judged) and command.version == candidate.version:
                 break
-            later.append(command)
+            if isinstance(command, Train):
+                asked.append(command)  # a job of its own
+            else:
+                self._obey(command)  # at once: changes of what serves come in their order
+        for train in asked:
+            self._inbox.put(train)
         self._next_version = candidate.version + 1
-        self._learner.judged(candidate.version, accepted=command.accepted)
+        self._learner.judged(candidate.version, scores, accepted=command.accepted)
         if command.accepted:
             self._incumbent = candidate
             if becomes_best(scores):
                 self._best = candidate
-        for message in later:
-            if isinstance(message, Train):
-                self._inbox.put(message)  # a job of its own
-            else:
-                self._obey(message)  # what serves may have changed while we waited
 
     def _say_alive(self) -> None:
         """From the work itself, not from a thread beside it that would outlive a hang."""
@@ -346,6 +346,9 @@ class LearnerProcess:
             backlog=learner.backlog() if backlog is None else backlog,
             progressive_accuracy=learner.score.accuracy,
             recent_accuracy=learner.score.recent_accuracy,
+            faded_accuracy=learner.score.faded_accuracy,
+            forgetting=learner.score.forgetting,
+            class_accuracies=learner.class_accuracies(),
             losses=losses or [],
             paused=self._paused,
         )

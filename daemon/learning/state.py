@@ -12,8 +12,9 @@ from daemon.config import LearnerSettings
 from daemon.learning.answers import LearningError, OnPart
 from daemon.learning.drift import DriftWatch
 from daemon.learning.mix import StepMix
-from daemon.learning.progressive import ProgressiveScore
 from daemon.learning.replay import ReplayMemory
+from daemon.learning.scores import StreamScores, is_score
+from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
 from engines import TrainEngine, Weights, WeightsError
 from engines.tensor_file import TensorFileError, pack, unpack
@@ -55,7 +56,7 @@ class LearnerState:
         self.seen = np.zeros(spec.max_classes, np.bool_)
         self.last_seq = 0
         self.steps = 0
-        self.score = ProgressiveScore()
+        self.score = StreamScores()
         self.drift = DriftWatch(spec.max_classes, settings.drift_delta)
         self.drift_steps = 0  # that are still taken in answer to an alarm
         self.change_seq: int | None = None  # where the last alarm puts the change
@@ -132,6 +133,15 @@ class LearnerState:
             on_step()
         return losses
 
+    def judged(self, scores: Scores, *, accepted: bool) -> None:
+        """Take a decision into the scores."""
+        places = {label: place for place, label in enumerate(self._reader.labels())}
+        found = scores.classes
+        versions = (found.candidate_correct, found.incumbent_correct, found.best_correct)
+        accuracies = [np.divide(correct, found.n).tolist() for correct in versions]
+        held = [places[label] for label in found.labels]
+        self.score.judged(held, *(accuracies if accepted else accuracies[1:]))
+
     def checkpoint(self, more: dict[str, Any]) -> bytes:
         """The content of a checkpoint.
 
@@ -146,12 +156,10 @@ class LearnerState:
             "seen": self.seen.tolist(),
             "drift_steps": self.drift_steps,
             "change_seq": self.change_seq,
-            "total": self.score.total,
-            "correct": self.score.correct,
             **more,
         }
-        arrays = self.engine.state() | {"progressive.recent": self.score.recent}
-        return pack(arrays | self.memory.state() | self.drift.state(), fields)
+        own = self.score.state() | self.memory.state() | self.drift.state()
+        return pack(self.engine.state() | own, fields)
 
     def load(self, content: bytes) -> dict[str, Any] | None:
         """Stand where a checkpoint stands.
@@ -166,8 +174,9 @@ class LearnerState:
                 raise WeightsError("it is of another model")
             if fields["last_seq"] > self._reader.last_seq():
                 raise WeightsError("it has learned from samples that the store does not have")
-            recent = arrays.pop("progressive.recent").astype(np.bool_)
-            own = {name: arrays.pop(name) for name in (*self.memory.state(), *self.drift.state())}
+            names = [*filter(is_score, arrays), *self.memory.state(), *self.drift.state()]
+            own = {name: arrays.pop(name) for name in names}
+            self.score.load(own)
             self.memory.load(own)
             self.drift.load(own)
             self.standardized, self.drift_steps = fields["standardized"], fields["drift_steps"]
@@ -178,5 +187,4 @@ class LearnerState:
             log.error("checkpoint cannot be used", extra={"why": str(error)})
             return None
         self.last_seq, self.steps = fields["last_seq"], fields["steps"]
-        self.score = ProgressiveScore(fields["total"], fields["correct"], recent)
         return fields

@@ -1,10 +1,12 @@
 """The judge between learning and serving: no worse model is served.
 
-A candidate is compared with the version that serves and with the best version so far, all on the
-same hold-out samples, which none of them ever learned from. It must not lie more than the margin
-below the better of the two. The best one is there because a margin against the incumbent alone is a
-ratchet: a hundred swaps could each give up a little. It is scored again each time, so when the
-world changes and it is no longer good, it no longer counts. Every refusal has one reason.
+A candidate's file is read back and checked; its values must lie where those of every healthy
+network do; the serving engine must compute from them what the learner computed. Then it is compared
+with the version that serves and with the best version so far, all on the same hold-out samples,
+which none of them ever learned from. It must not lie more than the margin below the better of the
+two. The best one is there because a margin against the incumbent alone is a ratchet: a hundred
+swaps could each give up a little. It is scored again each time, so when the world changes and it is
+no longer good, it no longer counts. Every refusal has one reason.
 """
 
 from __future__ import annotations
@@ -13,7 +15,49 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from daemon.config import GateSettings
-from engines import PredictEngine, Weights, canary_agrees
+from engines import (
+    EngineFailedError,
+    EngineUnavailableError,
+    Label,
+    NonFiniteWeightsError,
+    OutOfRangeError,
+    PredictEngine,
+    SaturatedError,
+    Weights,
+    canary_agrees,
+)
+
+# What is checked, in order, and the reason that a candidate is refused for which fails it.
+CHECKS = {
+    "file": "damaged",
+    "finite": "not_finite",
+    "current": "overtaken",  # made for a version that no longer serves
+    "range": "range",
+    "saturation": "saturation",
+    "engine": "engine",
+    "canary": "canary",
+    "samples": "too_few_samples",
+    "accuracy": "accuracy",
+}
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """A paired hold-out result by class, a column for each number; a row is a class.
+
+    Args:
+        labels: Of the classes that the hold-out has samples of.
+        n: Hold-out samples of each.
+        incumbent_correct: Of them, right by the version that serves.
+        best_correct: Of them, right by the best version so far.
+        candidate_correct: Of them, right by the candidate.
+    """
+
+    labels: tuple[Label, ...] = ()
+    n: tuple[int, ...] = ()
+    incumbent_correct: tuple[int, ...] = ()
+    best_correct: tuple[int, ...] = ()
+    candidate_correct: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -25,12 +69,37 @@ class Scores:
         incumbent_correct: Of them, right by the version that serves.
         best_correct: Of them, right by the best version so far, which may be an older one.
         candidate_correct: Of them, right by the candidate.
+        candidate_alone: Of them, right by the candidate and wrong by the version that serves.
+        incumbent_alone: The other way round.
+        classes: The same by class.
+        missing: Classes that the candidate knows and the hold-out has no sample of.
     """
 
     n: int
     incumbent_correct: int
     best_correct: int
     candidate_correct: int
+    candidate_alone: int = 0
+    incumbent_alone: int = 0
+    classes: ClassScores = ClassScores()
+    missing: tuple[Label, ...] = ()
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a candidate has cost, from the start of its job to its proposal.
+
+    Args:
+        last_seq: Highest sequence number that was learned.
+        samples: New samples that were learned.
+        seconds: Time that passed.
+        joules: Energy of the whole board meanwhile; None where it is not known.
+    """
+
+    last_seq: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    joules: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,10 +110,10 @@ class Decision:
         version: The candidate.
         incumbent: The version it would replace.
         accepted: Whether it may serve.
-        reason: Why not: `damaged`, `engine`, `canary`, `too_few_samples`, `accuracy`, `storage`
-            or `overtaken` (made for a version that no longer serves); None when accepted.
+        reason: Why not: one of `CHECKS`, or `storage`; None when accepted.
         scores: What it was judged by.
         margin: How far below the better of incumbent and best version its accuracy may lie.
+        effort: What it has cost.
     """
 
     version: int
@@ -53,19 +122,43 @@ class Decision:
     reason: str | None
     scores: Scores
     margin: float
+    effort: Effort = Effort()
+
+    def checks(self) -> dict[str, bool | None]:
+        """By name, in order, whether the candidate passed; None: an earlier one was failed."""
+        passed: dict[str, bool | None] = {}
+        failed = False
+        for check, reason in CHECKS.items():
+            passed[check] = None if failed else reason != self.reason
+            failed |= reason == self.reason
+        return passed
+
+    def served_by_class(self) -> dict[str, float]:
+        """Hold-out accuracy by label of the version that serves from here on."""
+        classes = self.scores.classes
+        right = classes.candidate_correct if self.accepted else classes.incumbent_correct
+        return {
+            str(label): correct / n
+            for label, n, correct in zip(classes.labels, classes.n, right, strict=True)
+        }
 
     def to_json(self) -> dict[str, Any]:
         """For the ledger and `GET /models`."""
         n = max(1, self.scores.n)
+        scores = asdict(self.scores)
         return {
+            "candidate": str(self.version),
             "decision": "accepted" if self.accepted else "refused",
             "incumbent": str(self.incumbent),
             "reason": self.reason,
-            **asdict(self.scores),
+            "checks": self.checks(),
+            **scores,
             "incumbent_accuracy": self.scores.incumbent_correct / n,
             "best_accuracy": self.scores.best_correct / n,
             "candidate_accuracy": self.scores.candidate_correct / n,
+            "delta": (self.scores.candidate_correct - self.scores.incumbent_correct) / n,
             "margin": self.margin,
+            **asdict(self.effort),
         }
 
 
@@ -79,20 +172,41 @@ def judge(
     """Decide whether a candidate may serve.
 
     Args:
-        candidate: Read back from its file and checked.
+        candidate: Read back from its file and checked, up to the engine.
         incumbent: Version number that serves now.
         engine: The serving engine, opened on the candidate.
         scores: Paired hold-out result.
         settings: Margin and least number of samples.
     """
-    reason = None
-    if not canary_agrees(candidate, engine):
-        reason = "canary"
-    elif scores.n < settings.min_samples:
-        reason = "too_few_samples"
-    elif not within_margin(scores, settings.margin):
-        reason = "accuracy"
+    reason = _reason(candidate, engine, scores, settings)
     return Decision(candidate.version, incumbent, reason is None, reason, scores, settings.margin)
+
+
+def _reason(
+    candidate: Weights, engine: PredictEngine, scores: Scores, settings: GateSettings
+) -> str | None:
+    try:
+        if not canary_agrees(candidate, engine):  # nor does an answer that is no number
+            return "canary"
+    except EngineFailedError as error:
+        return refusal(error)
+    if scores.n < settings.min_samples:
+        return "too_few_samples"
+    return None if within_margin(scores, settings.margin) else "accuracy"
+
+
+def refusal(error: Exception) -> str:
+    """The reason that a candidate is refused for which an error keeps from being judged."""
+    match error:
+        case NonFiniteWeightsError():
+            return "not_finite"
+        case OutOfRangeError():
+            return "range"
+        case SaturatedError():
+            return "saturation"
+        case EngineUnavailableError() | EngineFailedError():
+            return "engine"
+    return "damaged"
 
 
 def becomes_best(scores: Scores) -> bool:

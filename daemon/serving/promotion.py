@@ -10,7 +10,7 @@ from typing import Any
 from daemon.clock import stamp
 from daemon.config import GateSettings
 from daemon.errors import RequestError
-from daemon.serving.gate import Decision, Scores, becomes_best, judge
+from daemon.serving.gate import Decision, Effort, Scores, becomes_best, judge, refusal
 from daemon.serving.slot import ServingSlot
 from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
@@ -23,11 +23,13 @@ from engines import (
     PredictEngine,
     Weights,
     WeightsError,
+    check_health,
 )
 
 log = logging.getLogger(__name__)
 
 LEDGER = "decision"
+NO_EFFORT = Effort()
 # How long a refusal waits to be on record; a store that fails meanwhile keeps it for later.
 _LEDGER_SECONDS = 5.0
 
@@ -63,7 +65,9 @@ class Promotion:
         self._settings = settings
         self._telemetry = telemetry
 
-    def consider(self, version: int, sha256: str, scores: Scores) -> Decision:
+    def consider(
+        self, version: int, sha256: str, scores: Scores, effort: Effort = NO_EFFORT
+    ) -> Decision:
         """Judge a candidate whose file is in place, and let it serve if it passes.
 
         The manifest is durable before the swap: after a crash the daemon starts with the version
@@ -73,38 +77,44 @@ class Promotion:
             The decision, which is also in the ledger.
         """
         with self._swaps.still():
-            decision = self._consider(version, sha256, scores)
+            decision = self._consider(version, sha256, scores, effort)
         self._count(decision)
         return decision
 
-    def _consider(self, version: int, sha256: str, scores: Scores) -> Decision:
+    def _consider(self, version: int, sha256: str, scores: Scores, effort: Effort) -> Decision:
         incumbent = self._slot.current.weights.version
+
+        def refused(reason: str) -> Decision:
+            margin = self._settings.margin
+            return self._refuse(Decision(version, incumbent, False, reason, scores, margin, effort))
+
         try:
             weights = self._versions.verify(version, sha256)
             if self._overtaken(weights, incumbent):
-                margin = self._settings.margin
-                return self._refuse(
-                    Decision(version, incumbent, False, "overtaken", scores, margin)
-                )
+                return refused("overtaken")
             if weights.spec != self._slot.current.weights.spec:
                 raise WeightsError("they are of another network")
+            check_health(weights)
             engine = self._engine.open(weights)
-        except (WeightsError, OSError) as error:
-            decision = self._not_opened(version, incumbent, scores, "damaged", error)
-        except (EngineUnavailableError, EngineFailedError) as error:
-            decision = self._not_opened(version, incumbent, scores, "engine", error)
-        else:
-            decision = self._decide(weights, incumbent, engine, scores)
-        return decision
+        except (WeightsError, OSError, EngineUnavailableError, EngineFailedError) as error:
+            log.error("candidate does not open", extra={"version": version, "why": str(error)})
+            return refused(refusal(error))
+        return self._decide(weights, incumbent, engine, scores, effort)
 
     def _overtaken(self, weights: Weights, incumbent: int) -> bool:
         """It was compared with a version that serves no more, or has learned from what is bad."""
         return self._swaps.manifest.retreat > 0 or weights.parent not in (None, incumbent)
 
     def _decide(
-        self, weights: Weights, incumbent: int, engine: PredictEngine, scores: Scores
+        self,
+        weights: Weights,
+        incumbent: int,
+        engine: PredictEngine,
+        scores: Scores,
+        effort: Effort,
     ) -> Decision:
         decision = judge(weights, incumbent, engine, scores, self._settings)
+        decision = dataclasses.replace(decision, effort=effort)
         if decision.accepted:
             # First the ledger, then manifest and swap: what serves is always on record.
             try:
@@ -118,13 +128,6 @@ class Promotion:
             return self._refuse(decision)
         log.info("gate decision", extra=_record(decision))
         return decision
-
-    def _not_opened(
-        self, version: int, incumbent: int, scores: Scores, reason: str, error: Exception
-    ) -> Decision:
-        log.error("candidate does not open", extra={"version": version, "why": str(error)})
-        margin = self._settings.margin
-        return self._refuse(Decision(version, incumbent, False, reason, scores, margin))
 
     def _refuse(self, decision: Decision) -> Decision:
         """On record as soon as the store takes it; a disk that is full does not stop judging."""
@@ -146,6 +149,8 @@ class Promotion:
             self._telemetry.holdout_accuracy.labels("active").set(body[active])
             self._telemetry.holdout_accuracy.labels("candidate").set(body["candidate_accuracy"])
             self._telemetry.holdout_samples.set(decision.scores.n)
+            self._telemetry.holdout_missing_classes.set(len(decision.scores.missing))
+            self._telemetry.class_accuracy.set("holdout", decision.served_by_class())
 
 
 def _record(decision: Decision) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Samples on disk: one process writes, in one thread; others read."""
 
+from daemon.store.acknowledgement import Acknowledgement
 from daemon.store.counts import StoreCounts
-from daemon.store.idempotency import RequestKey, request_key
+from daemon.store.idempotency import KeyedAnswer, RequestKey, request_key
 from daemon.store.retention import Limits
 from daemon.store.sample_list import count_samples, find_features, list_samples
 from daemon.store.sample_reader import SampleReader, StoredSample
@@ -12,6 +13,8 @@ from daemon.store.scrub import Scrub
 
 __all__ = [
     "RETIRED_NAMES",
+    "Acknowledgement",
+    "KeyedAnswer",
     "Limits",
     "Outcome",
     "RequestKey",

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 BACKLOG_COUNTED = 100_000
 _COUNTS = "retired = 0 AND class_index IS NOT NULL"
 _TO_LEARN = f"holdout = 0 AND {_COUNTS}"
+# As the index of the hold-out has it.
+_TO_SCORE = "holdout = 1 AND retired = 0"
 
 
 @dataclass(frozen=True)
@@ -130,17 +132,23 @@ class SampleReader:
             log.error("damaged pages: samples are passed over", extra={"samples": unreadable})
         return found
 
-    def holdout(self, limit: int) -> list[StoredSample]:
-        """The newest samples that only score, in order of arrival."""
-        where = f"holdout = 1 AND {_COUNTS} AND seq > ? ORDER BY seq DESC LIMIT ?"
-        return self.samples(self._seqs(where, 0, limit)[::-1])
+    def holdout_count(self, class_index: int, after_seq: int, limit: int) -> int:
+        """How many samples of a class after `after_seq` only score; counted up to `limit`."""
+        return self._count(
+            f"{_TO_SCORE} AND class_index = ? AND seq > ?", class_index, after_seq, limit
+        )
+
+    def holdout_seqs(self, class_index: int, after_seq: int, limit: int) -> list[int]:
+        """Which the newest samples of a class after `after_seq` are that only score, newest first.
+
+        From an index alone, as their count: asked for every class before each decision.
+        """
+        where = f"{_TO_SCORE} AND class_index = ? AND seq > ? ORDER BY seq DESC LIMIT ?"
+        return self._seqs(where, class_index, after_seq, limit)
 
     def backlog(self, after_seq: int) -> int:
         """How many samples after `after_seq` may be learned from; counted up to 100,000."""
-        rows = f"SELECT 1 FROM samples WHERE {_TO_LEARN} AND seq > ? LIMIT ?"  # noqa: S608
-        query = f"SELECT count(*) FROM ({rows})"  # noqa: S608
-        (count,) = self._connection.execute(query, (after_seq, BACKLOG_COUNTED)).fetchone()
-        return int(count)
+        return self._count(f"{_TO_LEARN} AND seq > ?", after_seq, BACKLOG_COUNTED)
 
     def last_seq(self) -> int:
         """Sequence number of the newest sample; 0 when there never was one."""
@@ -170,6 +178,13 @@ class SampleReader:
         self._damaged.add(seq)
         return True
 
-    def _seqs(self, where: str, seq: int, limit: int) -> list[int]:
+    def _seqs(self, where: str, *values: int) -> list[int]:
         query = f"SELECT seq FROM samples WHERE {where}"  # noqa: S608 - our own text
-        return [found for (found,) in self._connection.execute(query, (seq, limit))]
+        return [found for (found,) in self._connection.execute(query, values)]
+
+    def _count(self, where: str, *values: int) -> int:
+        """The last value is how far to count."""
+        rows = f"SELECT 1 FROM samples WHERE {where} LIMIT ?"  # noqa: S608 - our own text
+        query = f"SELECT count(*) FROM ({rows})"  # noqa: S608
+        (count,) = self._connection.execute(query, values).fetchone()
+        return int(count)

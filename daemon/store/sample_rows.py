@@ -13,7 +13,13 @@ from collections import Counter
 from itertools import chain
 from typing import NamedTuple
 
-from daemon.errors import IdConflictError, RequestError, TooManyClassesError
+from daemon.errors import (
+    IdConflictError,
+    LabelConflictError,
+    RequestError,
+    TooManyClassesError,
+    UnknownIdError,
+)
 from daemon.ingest.sample import OWN_ID_PREFIX, Sample
 from daemon.store.counts import Kind, StoreCounts, counted, load_counts, write_counts
 from daemon.store.row_check import row_crc
@@ -273,7 +279,8 @@ def _known_ids(connection: sqlite3.Connection, ids: list[str]) -> set[str]:
 def _with_id(connection: sqlite3.Connection, sample: Sample) -> int | None:
     """Where the sample with this id and content is.
 
-    A repeat of what was sent first is still one after the label was corrected.
+    A repeat of what was sent first is still one after the label was corrected. Not so a label for a
+    prediction: what a person says of it now may be meant to correct the correction.
     """
     row = connection.execute(
         f"""SELECT retired, seq, features = ? AND dtype = ?, class_index FROM samples
@@ -283,11 +290,22 @@ def _with_id(connection: sqlite3.Connection, sample: Sample) -> int | None:
     if row is None:
         return None
     retired, seq, equal, class_index = row
+    if retired == WITHDRAWN and sample.predicted:
+        raise UnknownIdError(
+            "the sample that this prediction became was withdrawn: its label is not taken again",
+            field="inference_id",
+        )
     if retired == WITHDRAWN:
         raise IdConflictError("the sample with this id was withdrawn: use another id", field="id")
-    if not equal or not _had_label(connection, sample, class_index):
-        raise IdConflictError("this id belongs to a sample with other content", field="id")
-    return int(seq)
+    if equal and _had_label(connection, sample, class_index):
+        return int(seq)
+    if equal and sample.predicted:
+        raise LabelConflictError(
+            "the sample that this prediction became has another label: POST /samples/{id}/label "
+            "corrects it",
+            field="label",
+        )
+    raise IdConflictError("this id belongs to a sample with other content", field="id")
 
 
 def _had_label(connection: sqlite3.Connection, sample: Sample, current: int | None) -> bool:
@@ -299,8 +317,8 @@ def _had_label(connection: sqlite3.Connection, sample: Sample, current: int | No
         if found is None:
             return False
         (class_index,) = found
-    if class_index == current:
-        return True
+    if class_index == current or sample.predicted:
+        return class_index == current
     earlier = f"""SELECT 1 FROM samples WHERE id = ? AND retired = {SUPERSEDED}
         AND class_index IS ? LIMIT 1"""  # noqa: S608 - our own numbers
     return connection.execute(earlier, (sample.id, class_index)).fetchone() is not None

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from daemon.serving.gate import Decision
+from daemon.serving.gate import Decision, Effort
 
 JOBS = "job"  # their records in the store
 JOBS_KEPT = 100
@@ -77,6 +77,7 @@ class JobBook:
         past: Finished jobs of earlier runs as `to_json` gave them, newest first.
         on_end: Called with each job's number and JSON when it ends.
         on_start: Called when the learner begins one.
+        joules: Energy of learning so far, this moment included; None: not known.
     """
 
     def __init__(
@@ -84,12 +85,15 @@ class JobBook:
         past: list[dict[str, Any]],
         on_end: Callable[[int, dict[str, Any]], object],
         on_start: Callable[[], object] = lambda: None,
+        joules: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._lock = threading.Lock()
         self._past: deque[dict[str, Any]] = deque(reversed(past), maxlen=JOBS_KEPT)
         self._last = max(map(_number, past), default=0)
         self._on_end = on_end
         self._on_start = on_start
+        self._joules = joules
+        self._began_joules: float | None = None
         self._waiting: Job | None = None
         self._running: Job | None = None
         self._started = 0.0
@@ -132,6 +136,7 @@ class JobBook:
             job.state, job.after_seq = "running", after_seq
             self._running, self._started = job, time.monotonic()
         self._on_start()
+        self._began_joules = self._joules()
 
     def progress(self, samples: int, steps: int, last_seq: int, losses: list[float]) -> None:
         """The running job has learned a block."""
@@ -142,6 +147,19 @@ class JobBook:
                 job.last_seq = last_seq
                 job.losses = losses
                 job.seconds = time.monotonic() - self._started
+
+    def effort(self) -> Effort:
+        """What the running job has cost so far; nothing where none runs."""
+        began, now = self._began_joules, self._joules()
+        with self._lock:
+            if (job := self._running) is None:
+                return Effort()
+            return Effort(
+                max(job.after_seq, job.last_seq),
+                job.samples,
+                time.monotonic() - self._started,
+                None if began is None or now is None else now - began,
+            )
 
     def complete(self, decision: Decision) -> None:
         """The running job's candidate was judged."""

@@ -83,6 +83,7 @@ class Supervisor:
         self._first_samples = first_samples
         self._command = list(command)
         self._promotion = promotion
+        self._swaps = swaps
         self._following = Following(swaps, self._send)
         self._jobs = jobs
         self._store = store
@@ -269,9 +270,12 @@ class Supervisor:
             case Progress():
                 self._progress(message)
             case Proposed():
-                decision = self._promotion.consider(message.version, message.sha256, message.scores)
+                with self._swaps.still():  # verdicts and changes are heard in their order
+                    decision = self._promotion.consider(
+                        message.version, message.sha256, message.scores, self._jobs.effort()
+                    )
+                    self._send(Judged(decision.version, decision.accepted))
                 self._jobs.complete(decision)
-                self._send(Judged(decision.version, decision.accepted))
             case Probed() | Retreated():
                 self._following.hear(message)
             case Alive():
@@ -295,7 +299,12 @@ class Supervisor:
         telemetry.learner_paused.set(message.paused is not None)
         self._paused = message.paused
         self._store.learned(message.last_seq)
-        telemetry.progressive(message.progressive_accuracy, message.recent_accuracy)
+        telemetry.progressive(
+            message.progressive_accuracy, message.recent_accuracy, message.faded_accuracy
+        )
+        telemetry.class_accuracy.set("progressive", message.class_accuracies)
+        if message.forgetting is not None:
+            telemetry.forgetting.set(message.forgetting)
         if message.steps:
             self._jobs.progress(message.samples, message.steps, message.last_seq, message.losses)
             telemetry.learned_samples.inc(message.samples)

@@ -69,6 +69,7 @@ def run_learner(settings: Settings) -> None:
                 reader,
                 learning,
                 holdout_samples=settings.gate.max_samples,
+                follow_drift=settings.gate.follow_drift,
                 checkpoint=directory / "checkpoint.safetensors",
             ),
             Probe(reader, open_predict, versions.verify, block_samples=learning.block_samples),

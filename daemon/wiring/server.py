@@ -33,6 +33,7 @@ from daemon.notify import Notifier
 from daemon.power import PowerMonitor, reader_command
 from daemon.power_log import PowerLog
 from daemon.power_metrics import HostMetrics, PowerMetrics
+from daemon.serving.delayed_scores import DELAYED, VERSIONS_KEPT, DelayedScores
 from daemon.serving.promotion import Promotion
 from daemon.serving.slot import Served, ServingSlot
 from daemon.serving.swaps import Swaps
@@ -215,7 +216,13 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             power.learning_ended(job["samples"], accepted=accepted)
             store.record_when_possible(JOBS, number, job)
 
-        jobs = JobBook(past, job_ended, power.learning_began)
+        scored = [] if store.unavailable else store.records(DELAYED, VERSIONS_KEPT)
+        delayed = DelayedScores(
+            telemetry,
+            lambda number, counts: store.record_when_possible(DELAYED, number, counts),
+            scored,
+        )
+        jobs = JobBook(past, job_ended, power.learning_began, power.learning_joules)
         swaps = Swaps(versions, slot, store, engine, settings.gate, telemetry)
         promotion = Promotion(versions, swaps, slot, store, engine, settings.gate, telemetry)
         supervisor = Supervisor(
@@ -236,5 +243,16 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         stored=lambda prediction_id: find_features(store.path, prediction_id),
     )
     return Service(
-        spec, store, scrub, slot, versions, swaps, jobs, supervisor, telemetry, power, kept
+        spec,
+        store,
+        scrub,
+        slot,
+        versions,
+        swaps,
+        jobs,
+        supervisor,
+        telemetry,
+        power,
+        kept,
+        delayed,
     )

@@ -209,3 +209,32 @@ def write_in_place() -> None:
         path.write_bytes(content)
 
     _replace("daemon.durable:replace_file", overwrite)
+
+
+@_bug
+def two_references() -> None:
+    """A request takes the version twice: once to name it, once to compute."""
+
+    class Twice:
+        def __init__(self, slot: Any) -> None:
+            self._slot = slot
+            self.weights = slot._served.weights
+
+        def answer(self, x: Any) -> Any:
+            return self._slot._served.answer(x)
+
+    _replace("daemon.serving.slot:ServingSlot.current", property(Twice))
+
+
+@_bug
+def swap_in_place() -> None:
+    """A swap writes the new weights into the engine that answers, and then names them."""
+
+    def swap(slot: Any, served: Any) -> None:
+        now = slot._served
+        for name, value in vars(served.engine).items():
+            setattr(now.engine, name, value)
+            time.sleep(0.001)
+        object.__setattr__(now, "weights", served.weights)
+
+    _replace("daemon.serving.slot:ServingSlot.swap", swap)

@@ -18,6 +18,7 @@ from typing import Any
 import daemon.durable
 from daemon.errors import RequestError, StoreError
 from daemon.ingest.sample import Sample
+from daemon.learning.holdout import Holdout
 from daemon.store import SampleReader, SampleStore
 from daemon.store.connections import open_reader
 from daemon.store.schema import DATABASE_NAME
@@ -96,7 +97,7 @@ def read_as_the_learner() -> None:
     spec = ModelSpec("mlp", (FEATURES,), CLASSES, (64, 64))
     with closing(SampleReader(Path(order["directory"]), spec)) as reader:
         labels = reader.labels()
-        rows = [*reader.training(0, _ALL)[0], *reader.holdout(_ALL)]
+        rows = [*reader.training(0, _ALL)[0], *Holdout(reader, _ALL).samples()]
     found = [(row.seq, row.features.hex(), row.dtype, labels[row.class_index]) for row in rows]
     Path(order["found"]).write_text(json.dumps(found))
 

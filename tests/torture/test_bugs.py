@@ -22,6 +22,7 @@ from tests.torture.posting_bad import post_bad_bodies
 from tests.torture.power_cut import cut_daemon, cut_replacement, cut_store
 from tests.torture.processes import ForkedDaemon, Zygote
 from tests.torture.shim import Shim
+from tests.torture.swaps import swap_under_load
 
 
 @dataclass
@@ -95,6 +96,10 @@ def wrong(rig: Rig) -> list[str]:
         return post_bad_bodies(daemon, 1, 100).broken
 
 
+def swapped(rig: Rig) -> list[str]:
+    return swap_under_load(rig.zygote, rig.folder, 100, 1, rig.bugs, pause_seconds=0.0).broken
+
+
 CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
     ("ack_before_commit", killed, "lost"),
     ("ack_before_commit", cut, "lost"),
@@ -110,6 +115,8 @@ CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
     ("wall_clock_age", jumping, "kept"),
     ("unbounded_queue", overloaded, "waited"),
     ("echo_of_input", wrong, "repeats"),
+    ("two_references", swapped, "torn"),
+    ("swap_in_place", swapped, "torn"),
     ("no_file_sync", replaced, "not there whole"),
     ("no_folder_sync", replaced, "not there whole"),
     ("write_in_place", replaced, "not there whole"),

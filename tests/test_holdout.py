@@ -1,0 +1,158 @@
+"""The hold-out: the newest of each class, equally many, and versions compared on them, paired."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.learning.holdout import Holdout, equal_shares
+from daemon.serving.gate import ClassScores, Scores
+from daemon.store import SampleReader
+from engines import Label, PredictEngine, Prediction, Weights
+from tests.daemon_fixtures import SPEC, added, network, open_store, sample
+
+
+@given(
+    st.lists(st.integers(0, 50), max_size=12),
+    st.integers(1, 100),
+)
+def test_shares_are_equal_as_far_as_there_are_enough(counts: list[int], limit: int) -> None:
+    shares = equal_shares(counts, limit)
+    assert sum(shares) == min(limit, sum(counts))
+    assert all(0 <= share <= count for share, count in zip(shares, counts, strict=True))
+    # Who has fewer than another has all there are, but for the one place that does not divide.
+    for share, count in zip(shares, counts, strict=True):
+        assert share == count or share >= max(shares) - 1
+
+
+def held(labels: list[str], folder: Path, limit: int, after_seq: int = 0) -> list[tuple[int, int]]:
+    """Class place and seq of what a decision is made on; all that is stored scores."""
+    with closing(open_store(folder, holdout_ratio=1.0)) as store:
+        added(store, *(sample(i, label) for i, label in enumerate(labels)))
+    with closing(SampleReader(folder, SPEC)) as reader:
+        return [(s.class_index, s.seq) for s in Holdout(reader, limit).samples(after_seq)]
+
+
+def test_it_is_the_newest_of_each_class_in_order_of_arrival(tmp_path: Path) -> None:
+    found = held(["a", "b", "c"] * 20, tmp_path, 9)
+    assert found == [((seq - 1) % 3, seq) for seq in range(52, 61)]
+
+
+def test_a_flood_of_one_class_pushes_no_other_out(tmp_path: Path) -> None:
+    found = held(["a", "b", "c"] * 20 + ["b"] * 500, tmp_path, 30)
+    assert Counter(place for place, _ in found) == {0: 10, 1: 10, 2: 10}
+    assert min(seq for place, seq in found if place == 1) == 551
+
+
+def test_a_sorted_stream_hides_no_class(tmp_path: Path) -> None:
+    found = held(["a"] * 100 + ["b"] * 100 + ["c"] * 100, tmp_path, 60)
+    assert Counter(place for place, _ in found) == {0: 20, 1: 20, 2: 20}
+
+
+def test_places_that_a_small_class_leaves_go_to_the_others(tmp_path: Path) -> None:
+    found = held(["a"] * 100 + ["b"] * 4 + ["c"] * 100, tmp_path, 60)
+    assert Counter(place for place, _ in found) == {0: 28, 1: 4, 2: 28}
+
+
+def test_nothing_before_a_change_is_taken_after_it(tmp_path: Path) -> None:
+    found = held(["a", "b"] * 50, tmp_path, 40, after_seq=90)
+    assert [seq for _, seq in found] == [*range(91, 101)]
+
+
+def test_nothing_stored_is_nothing_to_compare_on(tmp_path: Path) -> None:
+    assert held([], tmp_path, 10) == []
+
+
+class Fixed(PredictEngine):
+    """Answers one place, or by a table from the first feature."""
+
+    def __init__(self, answer: dict[int, int]) -> None:
+        self._answer = answer
+
+    def predict(self, x: np.ndarray) -> Prediction:
+        found = np.array([self._answer.get(int(row[0]), -1) for row in x])
+        return Prediction(found, np.zeros((len(x), 3), np.float32))
+
+    def latent(self, x: np.ndarray, units: int) -> object:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+def version(number: int, *classes: Label) -> Weights:
+    weights = network(1)
+    return type(weights)(weights.spec, classes, weights.arrays, number)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[SampleReader]:
+    """Six samples, number i of class abcabc, and class 7 that is known and never held out."""
+    with closing(open_store(tmp_path, max_classes=4, holdout_ratio=1.0)) as store:
+        added(store, *(sample(i, "abc"[i % 3]) for i in range(6)))
+    with closing(open_store(tmp_path, max_classes=4, holdout_ratio=0.0)) as store:
+        added(store, sample(9, 7))
+    with closing(SampleReader(tmp_path, SPEC)) as reader:
+        yield reader
+
+
+def test_versions_are_paired_sample_by_sample_and_by_class(reader: SampleReader) -> None:
+    answers = {
+        # The incumbent has its classes in another order, as after the store was replaced.
+        1: (version(1, "b", "a"), {0: 1, 1: 0, 2: 0, 3: 1, 4: 0, 5: 0}),  # a b - a b -
+        2: (version(2, "a"), {0: 0}),  # a - - - - -
+        3: (version(3, "a", "b", "c", 7), {0: 0, 1: 0, 2: 2, 3: 0, 4: 3, 5: 2}),  # a - c a - c
+    }
+
+    def open_version(weights: Weights) -> PredictEngine:
+        return Fixed(answers[weights.version][1])
+
+    versions = (answers[3][0], answers[1][0], answers[2][0])
+    scores = Holdout(reader, 100).compare(*versions, open_version, lambda: None)
+    assert scores == Scores(
+        n=6,
+        incumbent_correct=4,
+        best_correct=1,
+        candidate_correct=4,
+        candidate_alone=2,
+        incumbent_alone=2,
+        classes=ClassScores(("a", "b", "c"), (2, 2, 2), (2, 2, 0), (1, 0, 0), (2, 0, 2)),
+        missing=(7,),
+    )
+
+
+def test_the_counts_are_those_of_a_loop_over_single_samples(reader: SampleReader) -> None:
+    """An oracle: every pair of tables of answers, drawn at random."""
+    draw = np.random.default_rng(5)
+    names = ("a", "b", "c")
+    for _ in range(50):
+        tables = [{i: int(place) for i, place in enumerate(draw.integers(-1, 3, 6))} for _ in "123"]
+        versions = [version(number, *names) for number in (3, 1, 2)]
+
+        def open_version(weights: Weights, tables: list[dict[int, int]] = tables) -> PredictEngine:
+            return Fixed(tables[weights.version - 1])
+
+        scores = Holdout(reader, 100).compare(*versions, open_version, lambda: None)
+        was, best, now = ([table[i] == i % 3 for i in range(6)] for table in tables)
+        assert scores.incumbent_correct == sum(was)
+        assert scores.best_correct == sum(best)
+        assert scores.candidate_correct == sum(now)
+        assert scores.candidate_alone == sum(n and not w for n, w in zip(now, was, strict=True))
+        assert scores.incumbent_alone == sum(w and not n for n, w in zip(now, was, strict=True))
+        by_class = tuple(sum(now[i] for i in range(6) if i % 3 == place) for place in range(3))
+        assert scores.classes.candidate_correct == by_class
+
+
+def test_without_a_holdout_all_classes_are_missing(tmp_path: Path) -> None:
+    open_store(tmp_path).close()
+    with closing(SampleReader(tmp_path, SPEC)) as reader:
+        weights = version(1, "a", "b")
+        scores = Holdout(reader, 9).compare(weights, weights, weights, lambda _: Fixed({}), int)
+    assert scores == Scores(0, 0, 0, 0, missing=("a", "b"))
