@@ -11,7 +11,7 @@ import pytest
 from daemon.ingest.sample import Sample, pack_features
 from daemon.learning.course import Course
 from daemon.learning.learner import Learner
-from daemon.learning.state import DivergedError
+from daemon.learning.state import DivergedError, LearnerState
 from daemon.messages import JobFailed, Judged, Noted, Proposed
 from daemon.store import SampleStore, StoredSample
 from engines import StepReport, TrainEngine
@@ -104,10 +104,12 @@ def test_the_learning_rate_is_halved_until_a_candidate_is_accepted(
 
     learner._state.engine.train_step = spy  # type: ignore[method-assign]
     learner.learn_block()
-    learner.judged(2, accepted=False)
+    weights = learner.export(version=2, parent=1)
+    scores = learner.compare(weights, weights, weights)
+    learner.judged(2, scores, accepted=False)
     learner.rehearse(1)
     assert set(rates) == {SETTINGS.learning_rate / 2}
-    learner.judged(3, accepted=True)
+    learner.judged(3, scores, accepted=True)
     rates.clear()
     learner.rehearse(1)
     assert rates == [SETTINGS.learning_rate]
@@ -207,9 +209,6 @@ def test_a_candidate_that_must_not_serve_costs_only_its_job(
     store: SampleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoiled = iter([True])
-    take = "daemon.learning.state.LearnerState.export"
-    from daemon.learning.state import LearnerState
-
     export = LearnerState.export
 
     def once(self: LearnerState, version: int, parent: int | None) -> object:
@@ -217,7 +216,7 @@ def test_a_candidate_that_must_not_serve_costs_only_its_job(
             raise DivergedError("array 'units.0.bias' holds a value that is not finite")
         return export(self, version, parent)
 
-    monkeypatch.setattr(take, once)
+    monkeypatch.setattr(LearnerState, "export", once)
     fill(store, 100)
     with running(tmp_path) as peer:
         assert peer.hear_next(Noted).kind == "diverged"

@@ -86,7 +86,7 @@ def test_the_holdout_of_a_class_is_found_from_an_index_alone(reader):
     reader.holdout_seqs(0, 0, 5)
     reader.holdout_count(0, 0, 5)
     reader.backlog(0)
-    reader.departed([1])
+    reader.departed([1, 2])
     reader._connection.set_trace_callback(None)
     assert len(asked) == 4
     for question in asked:

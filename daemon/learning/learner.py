@@ -38,7 +38,7 @@ from daemon.learning.answers import (
 from daemon.learning.checkpoints import Checkpoints
 from daemon.learning.course import Course
 from daemon.learning.holdout import Holdout
-from daemon.learning.scores import StreamScores
+from daemon.learning.scores import SHOWN_CLASSES, StreamScores
 from daemon.learning.state import DivergedError, LearnerState
 from daemon.messages import Noted
 from daemon.serving.gate import Scores
@@ -240,10 +240,6 @@ class Learner:
             candidate, incumbent, best, self._open_predict, on_part, after_seq=after_seq
         )
 
-    def measured(self, scores: Scores, *, accepted: bool) -> None:
-        """Take in what versions were worth at a verdict, as far as they serve or have served."""
-        self.score.measured(scores, self._reader.labels(), accepted=accepted)
-
     def class_accuracies(self) -> dict[str, float]:
         """Progressive accuracy of the first hundred classes, by label."""
         return self.score.class_accuracies(self._reader.labels())
@@ -275,8 +271,9 @@ class Learner:
             self._course.load(fields)
         return fields is not None
 
-    def judged(self, version: int, *, accepted: bool) -> None:
-        """The verdict on a version that was proposed."""
+    def judged(self, version: int, scores: Scores, *, accepted: bool) -> None:
+        """Take in the verdict on the version that was compared last."""
+        self._state.judged(scores, accepted=accepted)
         if accepted:
             self._course.accepted()
         else:

@@ -323,8 +323,7 @@ class LearnerProcess:
         for train in asked:
             self._inbox.put(train)
         self._next_version = candidate.version + 1
-        self._learner.judged(candidate.version, accepted=command.accepted)
-        self._learner.measured(scores, accepted=command.accepted)
+        self._learner.judged(candidate.version, scores, accepted=command.accepted)
         if command.accepted:
             self._incumbent = candidate
             if becomes_best(scores):

@@ -14,6 +14,7 @@ from daemon.learning.drift import DriftWatch
 from daemon.learning.mix import StepMix
 from daemon.learning.replay import ReplayMemory
 from daemon.learning.scores import StreamScores, is_score
+from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
 from engines import TrainEngine, Weights, WeightsError
 from engines.tensor_file import TensorFileError, pack, unpack
@@ -132,6 +133,15 @@ class LearnerState:
             on_step()
         return losses
 
+    def judged(self, scores: Scores, *, accepted: bool) -> None:
+        """Take a decision into the scores."""
+        places = {label: place for place, label in enumerate(self._reader.labels())}
+        found = scores.classes
+        versions = (found.candidate_correct, found.incumbent_correct, found.best_correct)
+        accuracies = [np.divide(correct, found.n).tolist() for correct in versions]
+        held = [places[label] for label in found.labels]
+        self.score.judged(held, *(accuracies if accepted else accuracies[1:]))
+
     def checkpoint(self, more: dict[str, Any]) -> bytes:
         """The content of a checkpoint.
 
@@ -148,8 +158,8 @@ class LearnerState:
             "change_seq": self.change_seq,
             **more,
         }
-        arrays = self.engine.state() | self.score.state()
-        return pack(arrays | self.memory.state() | self.drift.state(), fields)
+        own = self.score.state() | self.memory.state() | self.drift.state()
+        return pack(self.engine.state() | own, fields)
 
     def load(self, content: bytes) -> dict[str, Any] | None:
         """Stand where a checkpoint stands.
@@ -164,9 +174,9 @@ class LearnerState:
                 raise WeightsError("it is of another model")
             if fields["last_seq"] > self._reader.last_seq():
                 raise WeightsError("it has learned from samples that the store does not have")
-            score = StreamScores()
-            score.load({name: arrays.pop(name) for name in [*arrays] if is_score(name)})
-            own = {name: arrays.pop(name) for name in (*self.memory.state(), *self.drift.state())}
+            names = [*filter(is_score, arrays), *self.memory.state(), *self.drift.state()]
+            own = {name: arrays.pop(name) for name in names}
+            self.score.load(own)
             self.memory.load(own)
             self.drift.load(own)
             self.standardized, self.drift_steps = fields["standardized"], fields["drift_steps"]
@@ -177,5 +187,4 @@ class LearnerState:
             log.error("checkpoint cannot be used", extra={"why": str(error)})
             return None
         self.last_seq, self.steps = fields["last_seq"], fields["steps"]
-        self.score = score
         return fields
