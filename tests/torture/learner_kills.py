@@ -72,6 +72,7 @@ def harm_learner(
     *,
     bugs: Sequence[str] = (),
     patience: float = 60.0,
+    niceness: int = 0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> LearnerKilled:
     """One daemon, one learner after the other.
@@ -82,6 +83,7 @@ def harm_learner(
         seed: Of moments.
         bugs: Names of `tests.torture.bugs`.
         patience: After so many seconds a learner is not coming back at all.
+        niceness: Of the learner. With more than 0 it waits for whatever else the machine does.
         progress: Told a line from time to time.
     """
     result = LearnerKilled()
@@ -90,7 +92,8 @@ def harm_learner(
         if BURST in faults:
             program = [*within(stack.enter_context(memory_group(_LIMIT_BYTES))), *program]
         path = {"PYTHONPATH": str(_ROOT)}
-        daemon = RunningDaemon(folder, FEATURES, _MORE, environment=path, program=program)
+        more = f"niceness = {niceness}\n{_MORE}"
+        daemon = RunningDaemon(folder, FEATURES, more, environment=path, program=program)
         ledger = stack.enter_context(closing(Ledger(folder / "ledger")))
         with daemon, SteadyLoad(daemon.client.base_url.port or 0, ledger) as load:
             victims = Victims(daemon, random.Random(seed), patience)
