@@ -21,7 +21,7 @@ wait_for = functools.partial(wait_for_long, seconds=10)
 
 HANG_SECONDS = 0.6
 # In which nothing must happen to a learner that has a reason to be silent.
-PATIENCE_SECONDS = 4 * HANG_SECONDS
+PATIENCE_SECONDS = 2 * HANG_SECONDS
 SILENT = "time.sleep(600)"
 WORKING = 'say("job_started", trigger="samples", after_seq=0); say("alive")'
 WELL = "while True: say('alive'); time.sleep(0.1)"

@@ -27,8 +27,8 @@ HANG_SECONDS = 3.0
 # To ask for the metrics costs the daemon some milliseconds.
 _LOOK_SECONDS = 0.1
 _START_SECONDS = 120.0
-# Faults after which the next learner is hit while it starts.
-_EARLY = 0.2
+# Every fourth kill hits a learner that is only starting, because the one before was killed.
+_EARLY_EVERY = 4
 _LIMIT_BYTES = 1 << 30
 _ROOT = Path(__file__).parents[2]
 _MORE = f'hang_seconds = {HANG_SECONDS}\n[power]\nprovider = "none"\n'
@@ -72,6 +72,7 @@ def harm_learner(
     *,
     bugs: Sequence[str] = (),
     patience: float = 60.0,
+    niceness: int = 0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> LearnerKilled:
     """One daemon, one learner after the other.
@@ -82,6 +83,7 @@ def harm_learner(
         seed: Of moments.
         bugs: Names of `tests.torture.bugs`.
         patience: After so many seconds a learner is not coming back at all.
+        niceness: Of the learner. With more than 0 it waits for whatever else the machine does.
         progress: Told a line from time to time.
     """
     result = LearnerKilled()
@@ -90,7 +92,8 @@ def harm_learner(
         if BURST in faults:
             program = [*within(stack.enter_context(memory_group(_LIMIT_BYTES))), *program]
         path = {"PYTHONPATH": str(_ROOT)}
-        daemon = RunningDaemon(folder, FEATURES, _MORE, environment=path, program=program)
+        more = f"niceness = {niceness}\n{_MORE}"
+        daemon = RunningDaemon(folder, FEATURES, more, environment=path, program=program)
         ledger = stack.enter_context(closing(Ledger(folder / "ledger")))
         with daemon, SteadyLoad(daemon.client.base_url.port or 0, ledger) as load:
             victims = Victims(daemon, random.Random(seed), patience)
@@ -128,8 +131,8 @@ class Victims:
 
     def harm(self, fault: signal.Signals, result: LearnerKilled) -> None:
         """Hit the learner at a random moment, and wait until another has taken a step."""
-        early = fault in (KILL, FAULT) and self._moment.random() < _EARLY
-        if early:  # one that is started because of this
+        early = fault in (KILL, FAULT) and len(result.again_seconds) % _EARLY_EVERY == 1
+        if early:
             self._send(KILL)
             self._pause(1.5)
         else:
