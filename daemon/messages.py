@@ -17,12 +17,14 @@ STORAGE = 74
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """Server: start learning; candidates count on from `next_version`.
 
-    `active` and `best` are the versions to compare candidates with, each with its digest.
+    `active` and `best` are the versions to compare candidates with, each with its digest. `retreat`
+    is the number of a rollback that the learner before has not answered with `Retreated`, else 0.
     """
 
     active: tuple[int, str]
     best: tuple[int, str]
     next_version: int
+    retreat: int = 0
 
 
 class Train(msgspec.Struct, frozen=True, tag="train"):
@@ -36,6 +38,43 @@ class Judged(msgspec.Struct, frozen=True, tag="judged"):
 
     version: int
     accepted: bool
+
+
+class Serves(msgspec.Struct, frozen=True, tag="serves"):
+    """Server: another version serves that was no candidate just now, by rollback or `activate`.
+
+    With `retreat` the learner goes back to the last good version's checkpoint and says `Retreated`
+    with the same `change`.
+    """
+
+    version: int
+    sha256: str
+    retreat: bool
+    best: tuple[int, str]
+    change: int
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """A version to predict new samples with, beside the one it is compared with; each its digest.
+
+    Samples up to `through_seq` have been compared already.
+    """
+
+    version: tuple[int, str]
+    previous: tuple[int, str]
+    through_seq: int
+
+
+class Watch(msgspec.Struct, frozen=True, tag="watch"):
+    """Server: all that is on probation from now on; counting goes on for what already was."""
+
+    trials: list[Watched]
+
+
+class Passed(msgspec.Struct, frozen=True, tag="passed"):
+    """Server: a version has passed its probation."""
+
+    version: int
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -87,14 +126,35 @@ class Proposed(msgspec.Struct, frozen=True, tag="proposed"):
     scores: Scores
 
 
+class Probed(msgspec.Struct, frozen=True, tag="probed"):
+    """Learner: a version on probation so far, since this learner was told to watch it.
+
+    Of `n` samples, none of them learned by either when it was made, `correct` are right by it,
+    `previous_correct` by the version before it, `lost` by that one alone.
+    """
+
+    version: int
+    n: int
+    correct: int
+    previous_correct: int
+    lost: int
+    through_seq: int
+
+
+class Retreated(msgspec.Struct, frozen=True, tag="retreated"):
+    """Learner: what was learned since the last good version is undone, and that is on disk."""
+
+    change: int
+
+
 class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
     """Learner: the job ended without a candidate."""
 
     error: str
 
 
-ToLearner = Begin | Train | Judged
-FromLearner = Started | JobStarted | Progress | Alive | Proposed | JobFailed
+ToLearner = Begin | Train | Judged | Serves | Watch | Passed
+FromLearner = Started | JobStarted | Progress | Alive | Proposed | Probed | Retreated | JobFailed
 
 
 def send(pipe: IO[bytes], message: msgspec.Struct) -> None:

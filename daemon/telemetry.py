@@ -14,6 +14,7 @@ from daemon import __version__
 from daemon.store import RETIRED_NAMES, SampleStore
 
 SOURCE_LIMIT = 32
+_SWAP = (1e-6, 1e-5, 1e-4, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -124,6 +125,20 @@ class Telemetry:
         )
         for decision in ("accepted", "refused"):
             self.gate_decisions.labels(decision, "")
+        self.swaps = Counter(
+            "ffedge_model_swaps",
+            "Changes of the version that answers.",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("swapped", "rolled_back", "activated", "failed"):
+            self.swaps.labels(result)
+        self.swap_seconds = Histogram(
+            "ffedge_swap_duration_seconds",
+            "Time in a swap in which no request could take a version.",
+            buckets=_SWAP,
+            registry=registry,
+        )
         for reading in (self.learner_backlog, self.holdout_samples):
             registry.register(reading)
         self.learner_up.set(0)

@@ -21,6 +21,7 @@ from daemon.config import GateSettings
 from daemon.ingest.sample import Sample
 from daemon.serving.promotion import Promotion
 from daemon.serving.slot import Served, ServingSlot
+from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from daemon.store.schema import DATABASE_NAME
@@ -105,6 +106,7 @@ class Parts:
     folder: Path
     store: SampleStore
     versions: VersionStore
+    swaps: Swaps
     slot: ServingSlot
     jobs: JobBook
     promotion: Promotion
@@ -129,15 +131,16 @@ def daemon_parts(folder: Path, **gate: Any) -> Iterator[Parts]:
         slot = ServingSlot(Served(first, engine.open(first)))
         jobs = JobBook([], lambda number, job: None)
         settings = GateSettings(**gate)
-        promotion = Promotion(versions, slot, store, engine, settings, telemetry)
-        yield Parts(folder, store, versions, slot, jobs, promotion, telemetry)
+        swaps = Swaps(versions, slot, store, engine, settings, telemetry)
+        promotion = Promotion(versions, swaps, slot, store, engine, settings, telemetry)
+        yield Parts(folder, store, versions, swaps, slot, jobs, promotion, telemetry)
 
 
 def made(parts, command) -> Supervisor:
     return Supervisor(
         command,
         parts.promotion,
-        parts.versions,
+        parts.swaps,
         parts.jobs,
         parts.store,
         parts.telemetry,
@@ -149,9 +152,12 @@ PRELUDE = """
 import json, os, sys, time
 def say(kind, **fields):
     print(json.dumps({"type": kind, **fields}), flush=True)
-def hear():
+def hear_any():
     line = sys.stdin.readline()
     return json.loads(line) if line else None
+def hear():
+    while (message := hear_any()) is not None and message["type"] == "watch": pass
+    return message
 def ready():
     say("started", resumed=False, last_seq=0, steps=0)
 def progress(samples=0, steps=0):

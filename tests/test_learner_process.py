@@ -16,6 +16,7 @@ import pytest
 from daemon import durable
 from daemon.config import LearnerSettings
 from daemon.learning import process as learner_process
+from daemon.learning.probe import Probe
 from daemon.learning.process import LearnerProcess
 from daemon.messages import (
     Begin,
@@ -30,8 +31,8 @@ from daemon.messages import (
     send,
 )
 from daemon.serving.versions import VersionStore
-from daemon.store import SampleStore
-from engines import open_train_engine
+from daemon.store import SampleReader, SampleStore
+from engines import open_predict_engine, open_train_engine
 from tests.test_learner import SPEC, fill, make_learner
 
 SETTINGS = LearnerSettings(
@@ -88,8 +89,14 @@ def running(folder: Path) -> Iterator[Peer]:
             os.fdopen(commands_in, "rb", buffering=0) as commands,
         ):
             learner = make_learner(folder, SETTINGS)
+            probe = Probe(
+                SampleReader(folder, SPEC),
+                open_predict_engine("torch").open,
+                versions.verify,
+                block_samples=SETTINGS.block_samples,
+            )
             with contextlib.suppress(SystemExit):
-                LearnerProcess(learner, versions, SETTINGS, commands, reports).run()
+                LearnerProcess(learner, probe, versions, SETTINGS, commands, reports).run()
 
     thread = threading.Thread(target=work)
     thread.start()

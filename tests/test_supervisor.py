@@ -66,7 +66,7 @@ until_closed()
         error = wait_for(lambda: failures(parts)[:1] or None, "the job")[0]
     active = parts.versions.manifest.versions[0]
     named = [1, active.sha256]
-    wanted = {"type": "begin", "active": named, "best": named, "next_version": 3}
+    wanted = {"type": "begin", "active": named, "best": named, "next_version": 3, "retreat": 0}
     assert json.loads(error) == wanted
 
 

@@ -39,14 +39,15 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     """The application.
 
     Args:
-        service: Its collaborators, all running but the supervisor, the power monitor and the scrub;
-            the app starts these, and stops them and the store when it ends.
+        service: Its collaborators, all running but the supervisor, the swaps, the power monitor
+            and the scrub; the app starts these, and stops them and the store when it ends.
         on_start: Called when requests are about to be answered.
     """
     predicting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.swaps.start()
         service.supervisor.start()
         service.power.start()
         service.scrub.start()
@@ -54,6 +55,7 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
         yield
         await asyncio.to_thread(service.scrub.stop)
         await asyncio.to_thread(service.supervisor.stop)
+        await asyncio.to_thread(service.swaps.stop)
         await asyncio.to_thread(service.power.stop)
         await asyncio.to_thread(service.store.close)
         predicting.shutdown()

@@ -48,10 +48,10 @@ def add_predict_routes(app: FastAPI, service: Service, predicting: Executor) -> 
             try:
                 answers = await loop.run_in_executor(predicting, served.answer, asked.x)
             except EngineFailedError as error:
-                service.slot.failures += 1
+                service.slot.failed(served)
                 log.error("engine did not answer", extra={"why": str(error)})
                 raise EngineError("the engine did not answer: try again") from error
-            service.slot.failures = 0
+            service.slot.answered(served)
             content: dict[str, Any] = {
                 "model": service.spec.name,
                 "model_version": str(served.weights.version),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from daemon.ingest.kept_predictions import KeptPredictions
 from daemon.power import PowerMonitor
 from daemon.serving.slot import ServingSlot
+from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore, Scrub
 from daemon.supervision.jobs import JobBook
@@ -25,6 +26,7 @@ class Service:
         scrub: Checks them.
         slot: Answers predictions.
         versions: Lists versions.
+        swaps: Changes which of them serves.
         jobs: Lists training jobs.
         supervisor: Runs the learner.
         telemetry: Counts.
@@ -37,6 +39,7 @@ class Service:
     scrub: Scrub
     slot: ServingSlot
     versions: VersionStore
+    swaps: Swaps
     jobs: JobBook
     supervisor: Supervisor
     telemetry: Telemetry

@@ -8,9 +8,8 @@ Samples are learned in order of arrival, in blocks. For one block:
 Which rows a step takes depends on the seed and the step's number alone, and a full block on the
 order of the samples, so learning full blocks again from the checkpoint gives the same bits, as
 long as nothing that was learned since has been relabelled, withdrawn, found damaged or removed:
-that is not met again. (Where a block that waited too long is cut short is up to the clock.) What
-memory holds is asked of the store anew for each block: a sample that no longer counts has left it
-by then. A candidate is an export of the
+that is not met again. (Where a block that waited too long is cut short is up to the clock.) A
+sample that no longer counts has left memory by the next block. A candidate is an export of the
 network as it stands: proposing one changes nothing in what is learned next.
 
 Where memory runs out in a step, some units have moved and others have not, and what the step had
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
 from daemon.learning.progressive import ProgressiveScore
+from daemon.learning.replay import ReplayMemory
 from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
 from engines import (
@@ -113,12 +113,19 @@ class Learner:
         self._settings = settings
         self._holdout_samples = holdout_samples
         self._checkpoint = checkpoint
+        self._good = checkpoint.with_name(f"good-{checkpoint.name}")
         self._batch_samples = settings.batch_samples
         self._begin()
 
     def _begin(self) -> None:
         self._engine = self._open_engine()
-        self._memory: list[StoredSample] = []
+        self._memory = ReplayMemory(
+            self._reader,
+            seed=self._settings.seed,
+            max_classes=self._spec.max_classes,
+            max_samples=self._settings.replay_samples,
+            max_bytes=self._settings.replay_bytes,
+        )
         self._classes = 0  # class places seen; memory may have forgotten some of them
         self.last_seq = 0
         self.steps = 0
@@ -145,6 +152,7 @@ class Learner:
 
     def _learn_block(self, on_step: OnStep) -> BlockReport:
         started = time.monotonic()
+        self._memory.settle()
         new, through = self._reader.training(self.last_seq, self._settings.block_samples)
         self.last_seq = through
         if not new:
@@ -155,7 +163,7 @@ class Learner:
         with self._open_predict(self._export(0, None)) as predictor:
             self.score.add(_found(predictor, x, on_step) == labels)
         self._classes = max(self._classes, *(sample.class_index + 1 for sample in new))
-        self._remember(new)
+        self._memory.add(new)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
         losses = self._train(steps, new, on_step)
         return BlockReport(len(new), steps, losses, time.monotonic() - started)
@@ -175,8 +183,8 @@ class Learner:
 
     def _rehearse(self, steps: int, on_step: OnStep) -> BlockReport:
         started = time.monotonic()
-        self._remember([])
-        if not self._memory:
+        self._memory.settle()
+        if not len(self._memory):
             return BlockReport(0, 0, (), 0.0)
         losses = self._train(steps, [], on_step)
         return BlockReport(0, steps, losses, time.monotonic() - started)
@@ -244,6 +252,7 @@ class Learner:
             "correct": self.score.correct,
         }
         arrays = self._engine.state() | {"progressive.recent": self.score.recent}
+        arrays |= self._memory.state()
         replace_file(self._checkpoint, pack(arrays, fields))
 
     def restore(self) -> bool:
@@ -259,7 +268,9 @@ class Learner:
             if fields["last_seq"] > self._reader.last_seq():
                 raise WeightsError("it has learned from samples that the store does not have")
             recent = arrays.pop("progressive.recent").astype(np.bool_)
+            memory = {name: arrays.pop(name) for name in [*arrays] if name.startswith("memory.")}
             self._engine.load_state(arrays)
+            self._memory.load(memory)
         except FileNotFoundError:
             return False
         except (TensorFileError, WeightsError, KeyError) as error:
@@ -269,6 +280,21 @@ class Learner:
         self._classes = fields["classes"]
         self.score = ProgressiveScore(fields["total"], fields["correct"], recent)
         return True
+
+    def mark_good(self) -> None:
+        """The checkpoint that lies there is of a version that has passed its probation."""
+        with contextlib.suppress(FileNotFoundError):
+            replace_file(self._good, self._checkpoint.read_bytes())
+
+    def retreat(self) -> None:
+        """Go back to the checkpoint of the last good version; what came after is passed over."""
+        through = self._reader.last_seq()
+        with contextlib.suppress(FileNotFoundError):
+            replace_file(self._checkpoint, self._good.read_bytes())
+        self._begin()
+        self.restore()
+        self.last_seq = through
+        self.save()
 
     def _within_memory(self, work: Callable[[], BlockReport]) -> BlockReport:
         for batch_samples in (self._batch_samples, max(1, self._batch_samples // 2)):
@@ -293,24 +319,16 @@ class Learner:
             "memory free, or set learner.batch_samples or [model] to less"
         )
 
-    def _remember(self, new: list[StoredSample]) -> None:
-        """Memory becomes the newest samples that still count; only what is not held yet is read."""
-        held = {sample.seq: sample for sample in (*self._memory, *new)}
-        seqs = self._reader.training_seqs(self.last_seq, self._settings.replay_samples)
-        read = self._reader.samples([seq for seq in seqs if seq not in held])
-        held |= {sample.seq: sample for sample in read}
-        # Should all have been retired since they were read, this block still learns its own.
-        self._memory = [held[seq] for seq in seqs if seq in held] or [*new]
-
     def _train(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
         settings = self._settings
         fresh = max(1, round(self._batch_samples * settings.new_ratio)) if new else 0
         losses: tuple[float, ...] = ()
         for _ in range(steps):
             draw = np.random.default_rng([settings.seed, self.steps])
-            rows = [new[i] for i in draw.integers(len(new), size=fresh)] if new else []
-            replay = draw.integers(len(self._memory), size=self._batch_samples - fresh)
-            rows.extend(self._memory[i] for i in replay)
+            replayed = self._memory.draw(draw, self._batch_samples - fresh)
+            count = self._batch_samples - len(replayed)
+            rows = [new[i] for i in draw.integers(len(new), size=count)] if new else []
+            rows += replayed
             x, labels = self._reader.batch(rows)
             report = self._engine.train_step(
                 x,

@@ -21,17 +21,22 @@ import msgspec
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
 from daemon.learning.learner import Learner, LearningError, MemoryShortageError
+from daemon.learning.probe import Probe
 from daemon.messages import (
     Alive,
     Begin,
     JobFailed,
     JobStarted,
     Judged,
+    Passed,
     Progress,
     Proposed,
+    Retreated,
+    Serves,
     Started,
     ToLearner,
     Train,
+    Watch,
     send,
 )
 from daemon.serving.gate import Scores, becomes_best
@@ -70,6 +75,7 @@ class LearnerProcess:
 
     Args:
         learner: Not yet restored.
+        probe: Watches what is on probation.
         versions: Where candidates are written and the incumbent is read; the manifest is not used.
         settings: When to learn.
         commands: The server's messages.
@@ -79,12 +85,14 @@ class LearnerProcess:
     def __init__(
         self,
         learner: Learner,
+        probe: Probe,
         versions: VersionStore,
         settings: LearnerSettings,
         commands: IO[bytes],
         reports: IO[bytes],
     ) -> None:
         self._learner = learner
+        self._probe = probe
         self._versions = versions
         self._settings = settings
         self._reports = reports
@@ -110,13 +118,11 @@ class LearnerProcess:
         if not isinstance(begin, Begin):
             return
         self._incumbent = self._versions.verify(*begin.active)
-        try:
-            self._best = self._versions.verify(*begin.best)
-        except (WeightsError, OSError) as error:
-            log.error("best version cannot be read", extra={"why": str(error)})
-            self._best = self._incumbent
+        self._best = self._read_best(begin.best)
         self._next_version = begin.next_version
         resumed = self._learner.restore()
+        if begin.retreat:
+            self._retreat(begin.retreat)
         send(self._reports, Started(resumed, self._learner.last_seq, self._learner.steps))
         if self._learner.last_seq > self._incumbent.last_seq:
             self._job("resumed", 0)
@@ -124,11 +130,13 @@ class LearnerProcess:
         reported = 0.0
         while True:
             with contextlib.suppress(queue.Empty):
-                command = self._inbox.get(timeout=_POLL_SECONDS)
-                if command is None:
-                    return
-                if isinstance(command, Train):
-                    self._asked(command)
+                wait_seconds = _POLL_SECONDS
+                while True:
+                    command = self._inbox.get(timeout=wait_seconds)
+                    if command is None:
+                        return
+                    self._obey(command)
+                    wait_seconds = 0.001  # all that is there, before another job
             backlog = self._learner.backlog()
             now = time.monotonic()
             if self._paused is not None and now >= self._rests_until:
@@ -150,6 +158,38 @@ class LearnerProcess:
             elif now - reported >= _IDLE_REPORT_SECONDS:
                 self._report_progress(backlog=backlog)
                 reported = now
+
+    def _obey(self, command: ToLearner) -> None:
+        match command:
+            case Train():
+                self._asked(command)
+            case Serves():
+                self._follow(command)
+            case Watch():
+                self._probe.watch(command.trials)
+            case Passed() if command.version == self._incumbent.version:
+                self._learner.mark_good()
+            case _:
+                pass
+
+    def _follow(self, command: Serves) -> None:
+        """Another version serves: candidates are compared with it from now on."""
+        self._incumbent = self._versions.verify(command.version, command.sha256)
+        self._best = self._read_best(command.best)
+        if command.retreat:
+            self._retreat(command.change)
+
+    def _read_best(self, best: tuple[int, str]) -> Weights:
+        try:
+            return self._versions.verify(*best)
+        except (WeightsError, OSError) as error:
+            log.error("best version cannot be read", extra={"why": str(error)})
+            return self._incumbent
+
+    def _retreat(self, change: int) -> None:
+        self._learner.retreat()
+        log.warning("learning goes on from the last good version", extra={"change": change})
+        send(self._reports, Retreated(change))
 
     def _asked(self, command: Train) -> None:
         if self._paused is None:
@@ -215,6 +255,8 @@ class LearnerProcess:
         started = saved = time.monotonic()
         least = 1 if trigger in ("time", "manual") else self._settings.block_samples
         while (backlog := self._learner.backlog()) >= least:
+            for report in self._probe.look(self._learner.last_seq, self._say_alive):
+                send(self._reports, report)
             block = self._learner.learn_block(self._say_alive)
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
             log.debug("learned a block", extra={"samples": block.samples, "backlog": backlog})
@@ -240,13 +282,16 @@ class LearnerProcess:
             if isinstance(command, Judged) and command.version == candidate.version:
                 break
             later.append(command)
-        for message in later:
-            self._inbox.put(message)
         self._next_version = candidate.version + 1
         if command.accepted:
             self._incumbent = candidate
             if becomes_best(scores):
                 self._best = candidate
+        for message in later:
+            if isinstance(message, Train):
+                self._inbox.put(message)  # a job of its own
+            else:
+                self._obey(message)  # what serves may have changed while we waited
 
     def _say_alive(self) -> None:
         """From the work itself, not from a thread beside it that would outlive a hang."""

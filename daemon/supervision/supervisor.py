@@ -19,20 +19,22 @@ from daemon.messages import (
     MISCONFIGURED,
     STORAGE,
     Alive,
-    Begin,
     FromLearner,
     JobFailed,
     JobStarted,
     Judged,
+    Probed,
     Progress,
     Proposed,
+    Retreated,
     Started,
     Train,
     send,
 )
 from daemon.serving.promotion import Promotion
-from daemon.serving.versions import VersionStore
+from daemon.serving.swaps import Swaps
 from daemon.store import SampleStore
+from daemon.supervision.following import Following
 from daemon.supervision.jobs import JOBS, JOBS_KEPT, Job, JobBook
 from daemon.telemetry import Telemetry
 
@@ -57,7 +59,7 @@ class Supervisor:
     Args:
         command: Command line of the learner process.
         promotion: Judges what it proposes.
-        versions: Says which version serves and which number comes next.
+        swaps: Says which version serves, and when another does.
         jobs: Keeps its jobs.
         store: Says whether there is enough to learn.
         first_samples: Learning begins with so many.
@@ -68,7 +70,7 @@ class Supervisor:
         self,
         command: Sequence[str],
         promotion: Promotion,
-        versions: VersionStore,
+        swaps: Swaps,
         jobs: JobBook,
         store: SampleStore,
         telemetry: Telemetry,
@@ -78,7 +80,7 @@ class Supervisor:
         self._first_samples = first_samples
         self._command = list(command)
         self._promotion = promotion
-        self._versions = versions
+        self._following = Following(swaps, self._send)
         self._jobs = jobs
         self._store = store
         self._telemetry = telemetry
@@ -219,13 +221,12 @@ class Supervisor:
             # Whatever one learner says, and whatever breaks in judging it, the next one is heard.
             log.exception("hearing the learner failed")
             process.kill()
+        finally:
+            self._following.end()
         return self._end(process)
 
     def _hear_all(self, process: subprocess.Popen[bytes]) -> None:
-        manifest = self._versions.manifest
-        compared = [manifest.entry(version) for version in (manifest.active, manifest.best)]
-        active, best = [(entry.version, entry.sha256) for entry in compared]
-        self._send(Begin(active, best, manifest.last + 1))
+        self._following.begin()
         assert process.stdout is not None  # noqa: S101 - PIPE was asked for
         for line in process.stdout:
             message = msgspec.json.decode(line, type=FromLearner)
@@ -268,6 +269,8 @@ class Supervisor:
                 decision = self._promotion.consider(message.version, message.sha256, message.scores)
                 self._jobs.complete(decision)
                 self._send(Judged(decision.version, decision.accepted))
+            case Probed() | Retreated():
+                self._following.hear(message)
             case Alive():
                 pass
             case JobFailed():

@@ -11,6 +11,7 @@ import sys
 from daemon.config import Settings
 from daemon.directory_lock import lock_directory
 from daemon.learning.learner import Learner, LearningError
+from daemon.learning.probe import Probe
 from daemon.learning.process import LearnerProcess, lower_priority, report_damage
 from daemon.messages import MISCONFIGURED, STORAGE
 from daemon.serving.versions import VersionStore
@@ -56,18 +57,22 @@ def run_learner(settings: Settings) -> None:
         return engine
 
     try:
+        # By name: it is in memory, and knows the canary.
+        open_predict = open_predict_engine("torch", device=learning.device).open
+        reader = SampleReader(directory, spec, report_damage)
+        versions = VersionStore(directory / "versions", keep=settings.gate.keep_versions)
         process = LearnerProcess(
             Learner(
                 spec,
                 open_engine,
-                # By name: it is in memory, and knows the canary.
-                open_predict_engine("torch", device=learning.device).open,
-                SampleReader(directory, spec, report_damage),
+                open_predict,
+                reader,
                 learning,
                 holdout_samples=settings.gate.max_samples,
                 checkpoint=directory / "checkpoint.safetensors",
             ),
-            VersionStore(directory / "versions", keep=settings.gate.keep_versions),
+            Probe(reader, open_predict, versions.verify, block_samples=learning.block_samples),
+            versions,
             learning,
             # Unbuffered: a thread waits in it; a buffer's lock would stop the interpreter's exit.
             open(sys.stdin.fileno(), "rb", buffering=0, closefd=False),  # noqa: SIM115

@@ -35,6 +35,7 @@ from daemon.power_log import PowerLog
 from daemon.power_metrics import HostMetrics, PowerMetrics
 from daemon.serving.promotion import Promotion
 from daemon.serving.slot import Served, ServingSlot
+from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import Limits, SampleStore, Scrub, find_features
 from daemon.store_metrics import StoreMetrics
@@ -215,11 +216,12 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             store.record_when_possible(JOBS, number, job)
 
         jobs = JobBook(past, job_ended, power.learning_began)
-        promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)
+        swaps = Swaps(versions, slot, store, engine, settings.gate, telemetry)
+        promotion = Promotion(versions, swaps, slot, store, engine, settings.gate, telemetry)
         supervisor = Supervisor(
             learner_command,
             promotion,
-            versions,
+            swaps,
             jobs,
             store,
             telemetry,
@@ -233,4 +235,6 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         by_default=settings.server.keep_predictions,
         stored=lambda prediction_id: find_features(store.path, prediction_id),
     )
-    return Service(spec, store, scrub, slot, versions, jobs, supervisor, telemetry, power, kept)
+    return Service(
+        spec, store, scrub, slot, versions, swaps, jobs, supervisor, telemetry, power, kept
+    )
