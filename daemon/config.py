@@ -124,8 +124,13 @@ class LearnerSettings(_Section):
     new_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
     replay_samples: Positive = 10_000
     replay_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
+    mask: Literal["seen", "new", "off"] = "seen"
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     look_ahead_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
+    drift_delta: Annotated[float, Field(gt=0, lt=1)] = 0.002
+    drift_steps: NotNegative = 320
+    drift_rate: Annotated[float, Field(gt=0, le=100)] = 2.0
+    drift_new_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     masters: Literal["float32", "int16", "int8"] = "float32"
     fusion: Literal["auto", "compiled", "kernels", "eager"] = "eager"
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -88,8 +88,8 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 class JobStarted(msgspec.Struct, frozen=True, tag="job_started"):
     """Learner: a job begins.
 
-    `trigger`: `samples` (enough came), `time` (some waited long), `manual`, or `resumed` (learned
-    before a restart, not yet judged).
+    `trigger`: `samples` (enough came), `time` (some waited long), `drift` (errors became more
+    frequent), `manual`, or `resumed` (learned before a restart, not yet judged).
     """
 
     trigger: str
@@ -147,6 +147,18 @@ class Retreated(msgspec.Struct, frozen=True, tag="retreated"):
     change: int
 
 
+class Noted(msgspec.Struct, frozen=True, tag="noted"):
+    """Learner: something that an operator should know of, at a place in the order of arrival.
+
+    `kind`: `drift` (errors became more frequent), `diverged` (back at the checkpoint), `began_anew`
+    (for the second time from there, or there was none), or `retreated` (back at a good version).
+    """
+
+    kind: str
+    text: str
+    seq: int
+
+
 class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
     """Learner: the job ended without a candidate."""
 
@@ -154,7 +166,8 @@ class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
 
 
 ToLearner = Begin | Train | Judged | Serves | Watch | Passed
-FromLearner = Started | JobStarted | Progress | Alive | Proposed | Probed | Retreated | JobFailed
+Judging = Proposed | Probed | Retreated
+FromLearner = Started | JobStarted | Progress | Alive | Judging | Noted | JobFailed
 
 
 def send(pipe: IO[bytes], message: msgspec.Struct) -> None:

@@ -86,6 +86,14 @@ class Telemetry:
             "Times the learner process ended by itself.",
             registry=registry,
         )
+        self.learner_events = Counter(
+            "ffedge_learner_events",
+            "What happened to the network that learns, since start.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in ("drift", "diverged", "began_anew", "retreated"):
+            self.learner_events.labels(kind)
         self.learner_backlog = Reading("ffedge_learner_backlog_samples", "Samples not yet learned.")
         self.learned_samples = Counter(
             "ffedge_learn_samples", "Samples learned since start.", registry=registry

@@ -187,7 +187,7 @@ def test_a_disk_that_takes_no_checkpoint_pauses_learning_and_loses_nothing(
 
     monkeypatch.setattr(learner_process, "_REST_SECONDS", 0.5)
     monkeypatch.setattr(learner_process, "replace_file", replace_file)
-    monkeypatch.setattr("daemon.learning.learner.replace_file", replace_file)
+    monkeypatch.setattr("daemon.learning.checkpoints.replace_file", replace_file)
     fill(store, 100)
     with running(tmp_path) as peer:
         assert peer.hear_next(JobStarted).trigger == "samples"

@@ -28,13 +28,13 @@ def store(tmp_path: Path) -> Iterator[SampleStore]:
 def trained_on(learner: Learner) -> list[bytes]:
     """Fills with what the learner trains on from now on."""
     seen: list[bytes] = []
-    train_step = learner._engine.train_step
+    train_step = learner._state.engine.train_step
 
     def spy(x: np.ndarray, labels: np.ndarray, **rates: float) -> StepReport:
         seen.extend(row.tobytes() + bytes([label]) for row, label in zip(x, labels, strict=True))
         return train_step(x, labels, **rates)
 
-    learner._engine.train_step = spy
+    learner._state.engine.train_step = spy
     return seen
 
 
@@ -74,7 +74,7 @@ def test_a_retired_sample_is_not_learned_again(
     learner = make_learner(tmp_path, FEW)
     for _ in range(3):
         learner.learn_block()
-    gone = [sample.seq for sample in learner._memory.samples[::3]]
+    gone = [sample.seq for sample in learner._state.memory.samples[::3]]
     contents = {content(learner, seq) for seq in gone}
     seen = trained_on(learner)
     learner.rehearse(8)
@@ -85,7 +85,7 @@ def test_a_retired_sample_is_not_learned_again(
     learner.learn_block()
     assert len(seen) == 16 * 32
     assert contents.isdisjoint(seen)
-    assert len(learner._memory) == 40  # the new block took their places
+    assert len(learner._state.memory) == 40  # the new block took their places
     while learner.learn_block().samples:
         pass
     assert contents.isdisjoint(seen)
@@ -102,14 +102,14 @@ def test_resumes_with_the_same_bits_although_samples_were_retired(
         for _ in range(3):
             learner.learn_block()
     stopped.save()
-    retire(store, tmp_path, [sample.seq for sample in steady._memory.samples[::4]], how)
+    retire(store, tmp_path, [sample.seq for sample in steady._state.memory.samples[::4]], how)
     resumed = make_learner(tmp_path, FEW)
     assert resumed.restore()
     for learner in (steady, resumed):
         for _ in range(2):
             learner.learn_block()
         learner.rehearse(4)
-    assert resumed._memory.samples == steady._memory.samples
+    assert resumed._state.memory.samples == steady._state.memory.samples
     assert exported(resumed) == exported(steady)
 
 

@@ -20,8 +20,9 @@ import msgspec
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
-from daemon.learning.learner import Learner, LearningError, MemoryShortageError
+from daemon.learning.learner import Learner
 from daemon.learning.probe import Probe
+from daemon.learning.setbacks import LearningError, MemoryShortageError
 from daemon.messages import (
     Alive,
     Begin,
@@ -101,6 +102,7 @@ class LearnerProcess:
         self._alive: float | None = None  # when we last said that we are
         self._rests_until = 0.0
         self._paused: str | None = None  # why nothing is learned
+        self._drifted = False  # and no job has been begun for it
         reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
         reader.start()
 
@@ -144,7 +146,10 @@ class LearnerProcess:
             waiting_since = (waiting_since or now) if backlog else None
             begun = self._learner.last_seq > 0  # the first block fixes the standardisation
             rested = self._paused is None and now >= self._rests_until
-            if rested and backlog >= self._settings.block_samples:
+            if rested and self._drifted and backlog:
+                self._job("drift", 0)
+                waiting_since = None
+            elif rested and backlog >= self._settings.block_samples:
                 self._job("samples", 0)
                 waiting_since = None
             elif (
@@ -167,8 +172,8 @@ class LearnerProcess:
                 self._follow(command)
             case Watch():
                 self._probe.watch(command.trials)
-            case Passed() if command.version == self._incumbent.version:
-                self._learner.mark_good()
+            case Passed():
+                self._mark_good(command.version)
             case _:
                 pass
 
@@ -188,8 +193,19 @@ class LearnerProcess:
 
     def _retreat(self, change: int) -> None:
         self._learner.retreat()
-        log.warning("learning goes on from the last good version", extra={"change": change})
+        self._tell()
         send(self._reports, Retreated(change))
+
+    def _mark_good(self, version: int) -> None:
+        try:
+            self._learner.mark_good(version)
+        except OSError as error:  # a rollback then goes back to the good one before
+            log.error("checkpoint cannot be kept", extra={"version": version, "why": str(error)})
+
+    def _tell(self) -> None:
+        for note in self._learner.notes:
+            send(self._reports, note)
+        self._learner.notes.clear()
 
     def _asked(self, command: Train) -> None:
         if self._paused is None:
@@ -200,6 +216,7 @@ class LearnerProcess:
 
     def _job(self, trigger: str, rehearsal_steps: int) -> None:
         """Learn, propose, wait for the verdict, save."""
+        self._drifted = False
         send(self._reports, JobStarted(trigger, self._learner.last_seq))
         try:
             self._learn(trigger, rehearsal_steps)
@@ -215,7 +232,11 @@ class LearnerProcess:
         except UnwritableError as error:
             self._pause(error)
             return
-        except (LearningError, WeightsError) as error:
+        except LearningError as error:  # the next job goes on from the checkpoint
+            self._tell()
+            send(self._reports, JobFailed(str(error)))
+            return
+        except WeightsError as error:
             send(self._reports, JobFailed(str(error)))
             raise
         send(self._reports, Proposed(candidate.version, weights_digest(candidate), scores))
@@ -227,11 +248,11 @@ class LearnerProcess:
         except OSError as error:
             raise UnwritableError(f"the candidate cannot be written ({error.strerror})") from error
         # Saved before the verdict: the weights learned are the same whatever it is.
-        self._save()
+        self._save(candidate.version)
 
-    def _save(self) -> None:
+    def _save(self, proposed: int | None = None) -> None:
         try:
-            self._learner.save()
+            self._learner.save(proposed)
         except OSError as error:
             raise UnwritableError(f"the checkpoint cannot be written ({error.strerror})") from error
 
@@ -253,24 +274,27 @@ class LearnerProcess:
 
     def _learn(self, trigger: str, rehearsal_steps: int) -> None:
         started = saved = time.monotonic()
-        least = 1 if trigger in ("time", "manual") else self._settings.block_samples
+        least = 1 if trigger in ("time", "manual", "drift") else self._settings.block_samples
         while (backlog := self._learner.backlog()) >= least:
             for report in self._probe.look(self._learner.last_seq, self._say_alive):
                 send(self._reports, report)
             block = self._learner.learn_block(self._say_alive)
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
             log.debug("learned a block", extra={"samples": block.samples, "backlog": backlog})
+            self._drifted = any(note.kind == "drift" for note in self._learner.notes)
             now = time.monotonic()
-            if now - saved >= self._settings.checkpoint_seconds:
+            if self._drifted or now - saved >= self._settings.checkpoint_seconds:
                 self._save()
                 saved = now
-            if now - started >= _PROPOSE_SECONDS:
+            self._tell()
+            if self._drifted or now - started >= _PROPOSE_SECONDS:
                 break
         for taken in range(0, rehearsal_steps, self._settings.steps_per_block):
             if self._learner.backlog() >= self._settings.block_samples:
                 break  # new samples come first
             steps = min(self._settings.steps_per_block, rehearsal_steps - taken)
             block = self._learner.rehearse(steps, self._say_alive)
+            self._tell()
             self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:
@@ -283,6 +307,7 @@ class LearnerProcess:
                 break
             later.append(command)
         self._next_version = candidate.version + 1
+        self._learner.judged(candidate.version, accepted=command.accepted)
         if command.accepted:
             self._incumbent = candidate
             if becomes_best(scores):

@@ -25,7 +25,7 @@ class Job:
 
     Args:
         number: Grows with every job.
-        trigger: `samples`, `time`, `manual` or `resumed`.
+        trigger: `samples`, `time`, `drift`, `manual` or `resumed`.
         reason: An operator's words; empty otherwise.
         max_steps: Steps an operator asked for; None: the configured number.
         state: `waiting`, `running`, `completed` or `failed`.

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import msgspec
 
+from daemon.clock import stamp
 from daemon.errors import NothingToLearnError, NotReadyError, RequestError
 from daemon.messages import (
     MISCONFIGURED,
@@ -23,6 +24,7 @@ from daemon.messages import (
     JobFailed,
     JobStarted,
     Judged,
+    Noted,
     Probed,
     Progress,
     Proposed,
@@ -40,6 +42,7 @@ from daemon.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
+NOTED = "learner"  # records of what a learner has told, with its kind
 _FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 5.0
 _STOP_SECONDS = 5.0
@@ -273,9 +276,18 @@ class Supervisor:
                 self._following.hear(message)
             case Alive():
                 pass
+            case Noted():
+                self._note(message)
             case JobFailed():
                 log.error("training failed", extra={"why": message.error})
                 self._jobs.fail(message.error)
+
+    def _note(self, message: Noted) -> None:
+        """On record under its place in the stream: one that is met again is the same one."""
+        log.warning("learner: %s", message.kind, extra={"what": message.text, "seq": message.seq})
+        self._telemetry.learner_events.labels(message.kind).inc()
+        record = {"kind": message.kind, "text": message.text, "seq": message.seq, "at": stamp()}
+        self._store.record_when_possible(f"{NOTED}_{message.kind}", message.seq, record)
 
     def _progress(self, message: Progress) -> None:
         telemetry = self._telemetry

@@ -10,7 +10,7 @@ import sys
 
 from daemon.config import Settings
 from daemon.directory_lock import lock_directory
-from daemon.learning.learner import Learner, LearningError
+from daemon.learning.learner import Learner
 from daemon.learning.probe import Probe
 from daemon.learning.process import LearnerProcess, lower_priority, report_damage
 from daemon.messages import MISCONFIGURED, STORAGE
@@ -88,6 +88,6 @@ def run_learner(settings: Settings) -> None:
     except sqlite3.Error as error:
         log.error("learner cannot read the samples", extra={"why": str(error)})
         sys.exit(STORAGE)
-    except (LearningError, WeightsError, OSError) as error:
+    except (WeightsError, OSError) as error:
         log.error("learner gives up", extra={"why": str(error)})
         sys.exit(1)
