@@ -47,6 +47,7 @@ class StreamLearner(ABC):
     """Learns block by block, and can be asked at any time."""
 
     steps = 0
+    alarms: tuple[int, ...] = ()  # samples learned when a drift was noticed
 
     @abstractmethod
     def learn(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
@@ -88,6 +89,7 @@ class Ours(StreamLearner):
             holdout_samples=holdout_samples,
             checkpoint=folder / "checkpoint.safetensors",
         )
+        self._samples = 0
 
     def learn(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
         """See `StreamLearner.learn`."""
@@ -95,6 +97,9 @@ class Ours(StreamLearner):
         if block.samples != len(labels):
             raise RuntimeError(f"the learner took {block.samples} samples of {len(labels)}")
         self.steps = self.learner.steps
+        self._samples += block.samples
+        self.alarms += tuple(self._samples for n in self.learner.notes if n.kind == "drift")
+        self.learner.notes.clear()
 
     def answers(self, x: NDArray[np.float32]) -> NDArray[np.int64]:
         """See `StreamLearner.answers`."""

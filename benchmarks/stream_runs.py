@@ -153,6 +153,7 @@ def run_stream(
         "samples": len(right),
         "memory": settings.replay_samples,
         "steps": learner.steps,
+        "alarms": [*learner.alarms],
         **run.judged(),
         **(_NEVER_ASKED if name == GDUMB else _progressive(run.right)),
         "class_samples": np.bincount(met.labels, minlength=spec.max_classes).tolist(),

@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Group
 
 from benchmarks.report import ABSENT, Record, grouped, table
+from benchmarks.stream_learners import OURS
 from benchmarks.stream_orders import CLASS_INCREMENTAL, DRIFTING, IMBALANCED
 from benchmarks.stream_scores import LEVEL_SAMPLES, WINDOW
 
@@ -76,6 +77,19 @@ def _recovery(name: str) -> Show:
     return show
 
 
+def alarm_after(record: Record) -> int | None:
+    """Samples after the last change until the learner noticed a drift."""
+    later: list[int] = [place for place in record["alarms"] if place > record["change"]]
+    return later[0] - record["change"] if later else None
+
+
+def _alarm(records: Sequence[Record]) -> str:
+    if records[0]["method"] != OURS:
+        return ABSENT
+    values = [alarm_after(record) for record in records]
+    return stated(values, ".0f", 1.0) if any(values) else "none"
+
+
 def old_concept(record: Record) -> float:
     """Accuracy at the end on the concept that is no longer present."""
     left: float = record["accuracy_matrix"][-1][1 - record["present"][-1]]
@@ -137,13 +151,14 @@ _DRIFT_COLUMNS: tuple[tuple[str, Show], ...] = (
     ("progressive %", _field("progressive_accuracy")),
     ("faded %", _field("faded_accuracy")),
     ("level before %", _field("level_before")),
+    ("alarm", _alarm),
     ("recovery", _recovery("recovery_samples")),
     ("to fresh's level", _recovery("recovery_to_fresh_samples")),
     *_COST,
 )
 _DRIFT_CAPTION = (
-    "accuracy: at the end, on test samples of the concept that is present then; recovery: samples "
-    f"after the last change until {WINDOW} of them in a row are answered as well as the last "
+    "accuracy: at the end, on test samples of the concept that is present then; alarm: samples after "
+    f"the last change until the learner noticed it; recovery: samples after the last change until {WINDOW} of them in a row are answered as well as the last "
     f"{LEVEL_SAMPLES} before it, less 2 points; to fresh's level: as well as the last "
     f"{LEVEL_SAMPLES} of a learner that began at the change; (k of n): in k seeds of n"
 )
