@@ -157,10 +157,11 @@ _DRIFT_COLUMNS: tuple[tuple[str, Show], ...] = (
     *_COST,
 )
 _DRIFT_CAPTION = (
-    "accuracy: at the end, on test samples of the concept that is present then; alarm: samples after "
-    f"the last change until the learner noticed it; recovery: samples after the last change until {WINDOW} of them in a row are answered as well as the last "
-    f"{LEVEL_SAMPLES} before it, less 2 points; to fresh's level: as well as the last "
-    f"{LEVEL_SAMPLES} of a learner that began at the change; (k of n): in k seeds of n"
+    "accuracy: at the end, on test samples of the concept that is present then; alarm: samples "
+    "after the last change until the learner noticed a drift; recovery: samples after the last "
+    f"change until {WINDOW} of them in a row are answered as well as the last {LEVEL_SAMPLES} "
+    f"before it, less 2 points; to fresh's level: as well as the last {LEVEL_SAMPLES} of a learner "
+    "that began at the change; (k of n): in k seeds of n"
 )
 _IMBALANCE_COLUMNS: tuple[tuple[str, Show], ...] = (
     ("accuracy %", _field("accuracy")),

@@ -24,6 +24,7 @@ from benchmarks.stream_orders import (
     open_stream,
 )
 from benchmarks.stream_runs import run_stream
+from benchmarks.stream_tables import alarm_after
 from benchmarks.trial import TrialError
 from daemon.config import LearnerSettings
 from models import ModelSpec
@@ -202,6 +203,11 @@ def test_ours_is_scored_as_its_learner_scores_itself(monkeypatch: pytest.MonkeyP
     assert served["no gate"]["accuracy"] == record["progressive_accuracy"]
     assert served["no gate"]["recovery_samples"] == record["recovery_samples"]
     assert len(served["gate"]["decisions"]) == len(record["blocks"])
+
+
+def test_an_alarm_is_told_in_samples_after_the_change() -> None:
+    assert alarm_after({"change": 500, "alarms": [300, 640, 800]}) == 140
+    assert alarm_after({"change": 500, "alarms": [300]}) is None
 
 
 def test_replay_remembers_what_fine_tuning_forgets(records: dict[str, dict[str, object]]) -> None:
