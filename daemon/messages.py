@@ -19,12 +19,14 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
     `active` and `best` are the versions to compare candidates with, each with its digest. `retreat`
     is the number of a rollback that the learner before has not answered with `Retreated`, else 0.
+    `good` is the newest version that has passed its probation: its `Passed` may have met nobody.
     """
 
     active: tuple[int, str]
     best: tuple[int, str]
     next_version: int
     retreat: int = 0
+    good: int = 0
 
 
 class Train(msgspec.Struct, frozen=True, tag="train"):

@@ -11,7 +11,7 @@ from daemon.telemetry import SOURCE_LIMIT, Telemetry
 from tests.daemon_fixtures import WAIT_SECONDS, daemon_parts, sample
 
 SUFFIXES = {
-    "counter": r"_(requests|samples|steps|seconds|restarts|decisions|received|refused)",
+    "counter": r"_(requests|samples|steps|seconds|restarts|decisions|events|received|refused)",
     "histogram": r"_(seconds|samples)",
 }
 

@@ -31,17 +31,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.config import LearnerSettings
-from daemon.learning.checkpoints import Checkpoints
-from daemon.learning.course import Course
-from daemon.learning.mix import StepMix
-from daemon.learning.progressive import ProgressiveScore
-from daemon.learning.setbacks import (
-    DivergedError,
+from daemon.learning.answers import (
     MemoryShortageError,
+    OnPart,
     first_line,
+    found_classes,
     shortage_named,
 )
-from daemon.learning.state import LearnerState
+from daemon.learning.checkpoints import Checkpoints
+from daemon.learning.course import Course
+from daemon.learning.progressive import ProgressiveScore
+from daemon.learning.state import DivergedError, LearnerState
 from daemon.messages import Noted
 from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
@@ -56,9 +56,7 @@ from models import ModelSpec
 
 log = logging.getLogger(__name__)
 
-OnStep = Callable[[], None]
-# Predicted between two signs of life: slow networks answer a handful a second.
-_PART_SAMPLES = 64
+OnStep = OnPart
 
 
 def _nobody() -> None:
@@ -117,8 +115,7 @@ class Learner:
         self._saved_step = 0  # of the checkpoint
         self._stretch = (0, 0)  # what was learned last: after the first seq, through the second
         self._batch_samples = settings.batch_samples
-        # What the server is to know; whoever tells it clears this.
-        self.notes: list[Noted] = []
+        self.notes: list[Noted] = []  # what the server is to know; whoever tells it clears this
         self._state = self._opened()
 
     @property
@@ -175,14 +172,14 @@ class Learner:
         if self._stretch[0] == self._stretch[1]:
             self._stretch = (after, through)  # nothing else was learned that could have spoiled it
         with self._open_predict(state.export(0, None)) as predictor:
-            right = _found(predictor, x, on_step) == labels
-            state.score.add(right)
+            right = found_classes(predictor, x, on_step) == labels
+        state.score.add(right)
         change = state.drift.add(~right, labels, [sample.seq for sample in new])
         state.last_seq, self._stretch = through, (after, through)
         state.seen[labels] = True
         state.memory.add(new)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
-        losses = self._train(steps, new, on_step)
+        losses = self._take(steps, new, on_step)
         if change is not None and not state.drift_steps:
             # From the next block on, so that whoever runs us can save a checkpoint first.
             state.change_seq, state.drift_steps = change, self._settings.drift_steps
@@ -207,7 +204,7 @@ class Learner:
         if not len(self._state.memory):
             return BlockReport(0, 0, (), 0.0)
         self._stretch = (self.last_seq, self.last_seq)
-        losses = self._train(steps, [], on_step)
+        losses = self._take(steps, [], on_step)
         return BlockReport(0, steps, losses, time.monotonic() - started)
 
     def export(self, *, version: int, parent: int | None) -> Weights:
@@ -245,7 +242,7 @@ class Learner:
         correct = []
         for weights in (incumbent, best, candidate):
             with shortage_named(), self._open_predict(weights) as predictor:
-                found = _found(predictor, x, on_part)
+                found = found_classes(predictor, x, on_part)
                 correct.append(self._right(weights, found, labels))
         return Scores(len(samples), *correct)
 
@@ -266,8 +263,7 @@ class Learner:
         Raises:
             OSError: It cannot be written; the old one is still there.
         """
-        fields = self._course.fields(self.last_seq)
-        self._checkpoints.write(self._state.checkpoint(fields))
+        self._checkpoints.write(self._state.checkpoint(self._course.fields(self.last_seq)))
         self._saved_step = self.steps
         if proposed is not None:
             self._checkpoints.keep(proposed)
@@ -349,7 +345,7 @@ class Learner:
         try:
             state.standardize(self._reader.batch(state.memory.samples)[0])
             with shortage_named():
-                self._train(self._settings.train_steps, [], on_step)
+                self._take(self._settings.train_steps, [], on_step)
                 state.export(0, None)
         except DivergedError as error:
             log.error("what memory holds cannot be learned", extra={"why": str(error)})
@@ -397,36 +393,7 @@ class Learner:
             "memory free, or set learner.batch_samples or [model] to less"
         )
 
-    def _train(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
-        settings, state = self._settings, self._state
-        mix = StepMix(new, state.memory, state.seen, settings)
-        losses: tuple[float, ...] = ()
-        for _ in range(steps):
-            rate, new_ratio = settings.learning_rate * self._course.rate, settings.new_ratio
-            if state.drift_steps:
-                rate, new_ratio = rate * settings.drift_rate, settings.drift_new_ratio
-                state.drift_steps -= 1
-            rows, places = mix.rows(state.steps, self._batch_samples, new_ratio)
-            x, labels = self._reader.batch(rows)
-            report = state.engine.train_step(
-                x,
-                labels,
-                learning_rate=rate,
-                look_ahead_weight=settings.look_ahead_weight,
-                places=places,
-            )
-            state.steps += 1
-            if not report.finite:
-                raise DivergedError(f"step {state.steps}: losses {report.losses}")
-            losses = report.losses
-            on_step()
-        return losses
-
-
-def _found(predictor: PredictEngine, x: NDArray[np.float32], on_part: OnStep) -> NDArray[np.int64]:
-    """The class of each sample; an answer does not depend on the part that it is in."""
-    found = []
-    for start in range(0, len(x), _PART_SAMPLES):
-        found.append(predictor.predict(x[start : start + _PART_SAMPLES]).class_index)
-        on_part()
-    return np.concatenate(found)
+    def _take(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
+        return self._state.take_steps(
+            steps, new, on_step, batch_samples=self._batch_samples, rate=self._course.rate
+        )

@@ -20,9 +20,9 @@ import msgspec
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
+from daemon.learning.answers import LearningError, MemoryShortageError
 from daemon.learning.learner import Learner
 from daemon.learning.probe import Probe
-from daemon.learning.setbacks import LearningError, MemoryShortageError
 from daemon.messages import (
     Alive,
     Begin,
@@ -122,6 +122,7 @@ class LearnerProcess:
         self._incumbent = self._versions.verify(*begin.active)
         self._best = self._read_best(begin.best)
         self._next_version = begin.next_version
+        self._mark_good(begin.good)
         resumed = self._learner.restore()
         if begin.retreat:
             self._retreat(begin.retreat)

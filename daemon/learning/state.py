@@ -9,16 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.config import LearnerSettings
+from daemon.learning.answers import LearningError, OnPart
 from daemon.learning.drift import DriftWatch
+from daemon.learning.mix import StepMix
 from daemon.learning.progressive import ProgressiveScore
 from daemon.learning.replay import ReplayMemory
-from daemon.learning.setbacks import divergence_named
-from daemon.store import SampleReader
+from daemon.store import SampleReader, StoredSample
 from engines import TrainEngine, Weights, WeightsError
 from engines.tensor_file import TensorFileError, pack, unpack
 from models import ModelSpec
 
 log = logging.getLogger(__name__)
+
+
+class DivergedError(LearningError):
+    """A loss or a weight is no longer a number."""
 
 
 class LearnerState:
@@ -36,6 +41,7 @@ class LearnerState:
     ) -> None:
         self._spec = spec
         self._reader = reader
+        self._settings = settings
         self.engine = engine
         self.standardized = False
         self.memory = ReplayMemory(
@@ -67,13 +73,64 @@ class LearnerState:
             DivergedError: It must not serve.
         """
         used = int(np.flatnonzero(self.seen).max(initial=-1)) + 1
-        with divergence_named():
+        try:
             return self.engine.export(
                 classes=self._reader.labels()[:used],
                 version=version,
                 parent=parent,
                 last_seq=self.last_seq,
             )
+        except WeightsError as error:
+            raise DivergedError(str(error)) from error
+
+    def take_steps(
+        self,
+        count: int,
+        new: list[StoredSample],
+        on_step: OnPart,
+        *,
+        batch_samples: int,
+        rate: float,
+    ) -> tuple[float, ...]:
+        """Learn new samples and remembered ones.
+
+        Args:
+            count: Steps.
+            new: A block; may be empty.
+            on_step: Called after each step.
+            batch_samples: Rows of a step.
+            rate: Factor on the learning rate.
+
+        Returns:
+            Own loss of each unit at the last step.
+
+        Raises:
+            DivergedError: A loss is not a number.
+        """
+        settings = self._settings
+        mix = StepMix(new, self.memory, self.seen, settings)
+        losses: tuple[float, ...] = ()
+        for _ in range(count):
+            learning_rate, new_ratio = settings.learning_rate * rate, settings.new_ratio
+            if self.drift_steps:
+                learning_rate *= settings.drift_rate
+                new_ratio = settings.drift_new_ratio
+                self.drift_steps -= 1
+            rows, places = mix.rows(self.steps, batch_samples, new_ratio)
+            x, labels = self._reader.batch(rows)
+            report = self.engine.train_step(
+                x,
+                labels,
+                learning_rate=learning_rate,
+                look_ahead_weight=settings.look_ahead_weight,
+                places=places,
+            )
+            self.steps += 1
+            if not report.finite:
+                raise DivergedError(f"step {self.steps}: losses {report.losses}")
+            losses = report.losses
+            on_step()
+        return losses
 
     def checkpoint(self, more: dict[str, Any]) -> bytes:
         """The content of a checkpoint.

@@ -32,7 +32,8 @@ class Following:
         """Tell a learner that has just started, and go on telling it."""
         with self._swaps.still() as manifest:
             active, best = (manifest.entry(v) for v in (manifest.active, manifest.best))
-            begin = Begin(_named(active), _named(best), manifest.last + 1, manifest.retreat)
+            good = max((e.version for e in manifest.versions if e.state == "good"), default=0)
+            begin = Begin(_named(active), _named(best), manifest.last + 1, manifest.retreat, good)
             self._send(begin)
             self._swaps.follow(self)
 
