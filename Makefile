@@ -49,7 +49,7 @@ bench: .venv/ready
 	$(BENCH).streams --json var/bench/streams.json --data '$(DATA)' --samples 1400 --memory 200 --hidden 100,100 \
 	  --seeds 0 --streams class-pairs,drift-labels,bursty
 
-# What the daemon's learner makes of streams that change, at full size: hours on two cores of a desktop.
+# What the daemon's learner makes of streams that change, at full size: hours.
 .PHONY: streams
 streams: .venv/ready
 	mkdir -p var/bench
