@@ -46,6 +46,14 @@ bench: .venv/ready
 	$(BENCH).look_ahead --json var/bench/look_ahead.json --data '$(DATA)' $(SMALL) $(EAGER) --seeds 0 \
 	  --hidden 200,200,200
 	$(BENCH).operations --json var/bench/operations.json --rounds 5 --widths 0.5,1,1.5,2
+	$(BENCH).streams --json var/bench/streams.json --data '$(DATA)' --samples 1400 --memory 200 --hidden 100,100 \
+	  --seeds 0 --streams class-pairs,drift-labels,bursty
+
+# What the daemon's learner makes of streams that change, at full size: hours.
+.PHONY: streams
+streams: .venv/ready
+	mkdir -p var/bench
+	$(BENCH).streams --json var/bench/streams_full.json --data '$(DATA)' --fusion compiled --keep
 
 # The slow tests at full size, in pieces of at most ten minutes, each by itself as `make torture-kill`,
 # and so on; what the harnesses find goes to var/torture.jsonl, figures to benchmarks/RECORDS.md.
