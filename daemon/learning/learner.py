@@ -38,7 +38,7 @@ from daemon.learning.answers import (
 from daemon.learning.checkpoints import Checkpoints
 from daemon.learning.course import Course
 from daemon.learning.holdout import Holdout
-from daemon.learning.scores import SHOWN_CLASSES, StreamScores
+from daemon.learning.scores import StreamScores
 from daemon.learning.state import DivergedError, LearnerState
 from daemon.messages import Noted
 from daemon.serving.gate import Scores
