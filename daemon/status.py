@@ -73,6 +73,7 @@ def read_status(address: str) -> dict[str, Any]:
             "samples_waiting": value("ffedge_sample_queue_depth"),
             "removed": ready["removed"],
             "learner": ready["learner"],
+            "learning": ready["learning"],
             "learned_samples": value("ffedge_learn_samples_total"),
             "learner_backlog_samples": value("ffedge_learner_backlog_samples"),
             "progressive_accuracy": value("ffedge_progressive_accuracy_ratio", "all"),
@@ -190,6 +191,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
             f"{number('learner_backlog_samples')} to learn, "
             f"progressive accuracy {number('progressive_accuracy', form='.1%')}",
         ),
+        ("learning", status["learning"]["text"]),
         (
             "power",
             f"{number('board_watts', ' W', '.2f')}{source}"

@@ -27,6 +27,8 @@ TORTURE = (
     ("--flips", 200, 5000, "rows with one bit flipped"),
     ("--fills", 1, 50, "times that a disk is filled, or turned read-only, and given back"),
     ("--jumps", 6, 200, "jumps of the wall clock"),
+    ("--traces", 20, 1000, "machines that the governor keeps within limits for an hour"),
+    ("--flaps", 10, 500, "times that telemetry goes and comes, in each of six ways"),
     ("--retry-posts", 1500, 100_000, "requests, three of ten sent twice, across kills"),
 )
 

@@ -139,7 +139,7 @@ def test_status_prints_a_table_that_says_what_is_unknown(daemon, mood):
     assert done.returncode == 0
     lines = {line[:11].strip(): line for line in done.stdout.splitlines() if line[:1].strip()}
     assert list(lines) == [
-        *("daemon", "engine", "serves", "samples", "learner"),
+        *("daemon", "engine", "serves", "samples", "learner", "learning"),
         *("power", "energy", "temperature", "memory", "power mode"),
     ]
     assert "7.00 W from jtop (VDD_SOC 2.00 W)" in done.stdout

@@ -39,8 +39,8 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     """The application.
 
     Args:
-        service: Its collaborators, all running but the supervisor, the power monitor and the scrub;
-            the app starts these, and stops them and the store when it ends.
+        service: Its collaborators, all running but the supervisor, the power monitor, the governor
+            and the scrub; the app starts these, and stops them and the store when it ends.
         on_start: Called when requests are about to be answered.
     """
     predicting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
@@ -49,10 +49,12 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.supervisor.start()
         service.power.start()
+        service.governor.start()
         service.scrub.start()
         on_start()
         yield
         await asyncio.to_thread(service.scrub.stop)
+        await asyncio.to_thread(service.governor.stop)
         await asyncio.to_thread(service.supervisor.stop)
         await asyncio.to_thread(service.power.stop)
         await asyncio.to_thread(service.store.close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from daemon.governor.governor import Governor
 from daemon.ingest.kept_predictions import KeptPredictions
 from daemon.power import PowerMonitor
 from daemon.serving.slot import ServingSlot
@@ -29,6 +30,7 @@ class Service:
         supervisor: Runs the learner.
         telemetry: Counts.
         power: Knows what the board takes.
+        governor: Slows and pauses learning.
         kept: Predictions that may be labelled later.
     """
 
@@ -41,4 +43,5 @@ class Service:
     supervisor: Supervisor
     telemetry: Telemetry
     power: PowerMonitor
+    governor: Governor
     kept: KeptPredictions

@@ -8,11 +8,14 @@ it resumes from its checkpoint.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import math
 import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -20,13 +23,21 @@ import msgspec
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
-from daemon.learning.learner import Learner, LearningError, MemoryShortageError
+from daemon.learning.learner import (
+    BlockReport,
+    Learner,
+    LearningError,
+    MemoryShortageError,
+    OnStep,
+)
+from daemon.learning.pace import Pacer
 from daemon.messages import (
     Alive,
     Begin,
     JobFailed,
     JobStarted,
     Judged,
+    Pace,
     Progress,
     Proposed,
     Started,
@@ -93,15 +104,24 @@ class LearnerProcess:
         self._alive: float | None = None  # when we last said that we are
         self._rests_until = 0.0
         self._paused: str | None = None  # why nothing is learned
+        self._pacer = Pacer(self._say_alive)
+        self._told_seconds, self._told_steps = 0.0, 0  # of work, in signs of life so far
+        self._asked: Train | None = None  # and not begun
+        self._unjudged = False  # something was learned that no candidate shows
         reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
         reader.start()
 
     def _read(self, commands: IO[bytes]) -> None:
         try:
             for line in commands:
-                self._inbox.put(msgspec.json.decode(line, type=ToLearner))
+                message = msgspec.json.decode(line, type=ToLearner)
+                if isinstance(message, Pace):  # in force at once, also in the middle of a block
+                    self._pacer.follow(message)
+                else:
+                    self._inbox.put(message)
         finally:
             self._closed.set()
+            self._pacer.release()
             self._inbox.put(None)
 
     def run(self) -> None:
@@ -118,8 +138,8 @@ class LearnerProcess:
         self._next_version = begin.next_version
         resumed = self._learner.restore()
         send(self._reports, Started(resumed, self._learner.last_seq, self._learner.steps))
-        if self._learner.last_seq > self._incumbent.last_seq:
-            self._job("resumed", 0)
+        self._told_steps = self._learner.steps
+        self._unjudged = self._learner.last_seq > self._incumbent.last_seq
         waiting_since: float | None = None
         reported = 0.0
         while True:
@@ -128,15 +148,22 @@ class LearnerProcess:
                 if command is None:
                     return
                 if isinstance(command, Train):
-                    self._asked(command)
+                    self._asked = command
             backlog = self._learner.backlog()
             now = time.monotonic()
             if self._paused is not None and now >= self._rests_until:
                 self._try_again()
             waiting_since = (waiting_since or now) if backlog else None
             begun = self._learner.last_seq > 0  # the first block fixes the standardisation
-            rested = self._paused is None and now >= self._rests_until
-            if rested and backlog >= self._settings.block_samples:
+            allowed = self._pacer.paused is None
+            rested = allowed and self._paused is None and now >= self._rests_until
+            if rested and self._unjudged:
+                self._unjudged = False
+                self._job("resumed", 0)
+            elif allowed and self._asked is not None:
+                asked, self._asked = self._asked, None
+                self._train(asked)
+            elif rested and backlog >= self._settings.block_samples:
                 self._job("samples", 0)
                 waiting_since = None
             elif (
@@ -151,22 +178,26 @@ class LearnerProcess:
                 self._report_progress(backlog=backlog)
                 reported = now
 
-    def _asked(self, command: Train) -> None:
+    def _train(self, asked: Train) -> None:
         if self._paused is None:
-            self._job("manual", command.max_steps or self._settings.train_steps)
+            steps = asked.max_steps or self._settings.train_steps
+            self._job("manual", steps, asked.max_seconds)
         else:
             send(self._reports, JobStarted("manual", self._learner.last_seq))
             send(self._reports, JobFailed(self._paused))
 
-    def _job(self, trigger: str, rehearsal_steps: int) -> None:
+    def _job(self, trigger: str, rehearsal_steps: int, max_seconds: float | None = None) -> None:
         """Learn, propose, wait for the verdict, save."""
+        self._pacer.begin()
         send(self._reports, JobStarted(trigger, self._learner.last_seq))
         try:
-            self._learn(trigger, rehearsal_steps)
+            self._learn(trigger, rehearsal_steps, max_seconds)
             candidate = self._learner.export(
                 version=self._next_version, parent=self._incumbent.version
             )
-            scores = self._learner.compare(candidate, self._incumbent, self._best, self._say_alive)
+            scores = self._learner.compare(
+                candidate, self._incumbent, self._best, self._between_steps
+            )
             self._write(candidate)
         except MemoryShortageError as error:
             send(self._reports, JobFailed(str(error)))
@@ -209,27 +240,37 @@ class LearnerProcess:
             return
         log.info("learning goes on", extra={"paused": self._paused})
         self._paused = None
-        self._job("resumed", 0)
+        self._unjudged = True
 
-    def _learn(self, trigger: str, rehearsal_steps: int) -> None:
+    def _learn(self, trigger: str, rehearsal_steps: int, max_seconds: float | None) -> None:
         started = saved = time.monotonic()
+        end = math.inf if max_seconds is None else started + max_seconds
         least = 1 if trigger in ("time", "manual") else self._settings.block_samples
         while (backlog := self._learner.backlog()) >= least:
-            block = self._learner.learn_block(self._say_alive)
-            self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
-            log.debug("learned a block", extra={"samples": block.samples, "backlog": backlog})
+            self._work(self._learner.learn_block)
+            log.debug("learned a block", extra={"backlog": backlog})
             now = time.monotonic()
             if now - saved >= self._settings.checkpoint_seconds:
                 self._save()
                 saved = now
-            if now - started >= _PROPOSE_SECONDS:
+            if now - started >= _PROPOSE_SECONDS or now >= end:
                 break
-        for taken in range(0, rehearsal_steps, self._settings.steps_per_block):
+        taken, fitting = 0, self._settings.steps_per_block if max_seconds is None else 1
+        while taken < rehearsal_steps and (began := time.monotonic()) < end:
             if self._learner.backlog() >= self._settings.block_samples:
                 break  # new samples come first
-            steps = min(self._settings.steps_per_block, rehearsal_steps - taken)
-            block = self._learner.rehearse(steps, self._say_alive)
-            self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
+            steps = min(fitting, self._settings.steps_per_block, rehearsal_steps - taken)
+            self._work(functools.partial(self._learner.rehearse, steps))
+            taken += steps
+            if max_seconds is not None:
+                now = time.monotonic()
+                fitting = max(1, int((end - now) * steps / max(now - began, 1e-9)))
+
+    def _work(self, block: Callable[[OnStep], BlockReport]) -> None:
+        before = self._pacer.worked_seconds
+        done = block(self._between_steps)
+        seconds = self._pacer.worked_seconds - before
+        self._report_progress(done.samples, done.steps, seconds, [*done.losses])
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:
         later: list[ToLearner] = []
@@ -248,12 +289,22 @@ class LearnerProcess:
             if becomes_best(scores):
                 self._best = candidate
 
+    def _between_steps(self) -> None:
+        """Work goes at the server's pace, and ends with the server."""
+        self._pacer.between_steps()
+        if self._closed.is_set():
+            raise SystemExit(0)
+
     def _say_alive(self) -> None:
         """From the work itself, not from a thread beside it that would outlive a hang."""
         now = time.monotonic()
         if self._alive is None or now - self._alive >= _ALIVE_SECONDS:
             self._alive = now
-            send(self._reports, Alive())
+            worked, steps = self._pacer.worked_seconds, self._learner.steps
+            # A learner that went back to its checkpoint has fewer steps than it had.
+            told = Alive(worked - self._told_seconds, max(0, steps - self._told_steps))
+            self._told_seconds, self._told_steps = worked, steps
+            send(self._reports, told)
 
     def _report_progress(
         self,
