@@ -72,6 +72,10 @@ def _well(mood):
     mood.write_text(WELL)
 
 
+def governed(daemon: RunningDaemon) -> dict:
+    return daemon.client.get("/train").json()["learning"]
+
+
 def is_up(daemon: RunningDaemon) -> bool:
     return daemon.metric(UP) == 1
 
@@ -86,6 +90,8 @@ def test_an_ill_reader_costs_no_request_and_power_comes_back(daemon, mood, illne
         began = time.monotonic()
         wait_for(lambda: daemon.metric(UP) == 0, "power to be unknown")
         assert time.monotonic() - began < 10
+        wait_for(lambda: governed(daemon)["duty"] <= 0.25, "the safe duty")
+        assert "telemetry" in {reason["reason"] for reason in governed(daemon)["reasons"]}
         assert daemon.metric("ffedge_board_power_watts") is None
         assert daemon.metric('ffedge_rail_power_watts{rail="VDD_SOC"}') is None
         mood.write_text(WELL)
