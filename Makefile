@@ -51,7 +51,7 @@ bench: .venv/ready
 # and so on; what the harnesses find goes to var/torture.jsonl, figures to benchmarks/RECORDS.md.
 # `sudo make torture` where mounting needs root; without it the power is not cut.
 HARNESS := $(BIN)/pytest -q --torture-json var/torture.jsonl tests/torture
-PIECES := kill retry power power-daemon xfs crash damage flips disk io clock bugs bodies overload power-readings onnx
+PIECES := kill retry power power-daemon xfs crash damage flips disk io clock bugs bodies overload swaps weights learner power-readings onnx
 .PHONY: torture $(PIECES:%=torture-%)
 torture: $(PIECES:%=torture-%)
 $(PIECES:%=torture-%): torture-%: .venv/ready
@@ -73,6 +73,11 @@ torture-bugs: TORTURE = $(HARNESS)/test_bugs.py
 torture-bodies: TORTURE = $(HARNESS)/test_bad_bodies.py --bad-bodies 10000 --decoder-runs 300000 \
 	  --timeout 1200
 torture-overload: TORTURE = $(HARNESS)/test_overload.py --load-seconds 20 --timeout 900
+torture-learner: TORTURE = for seed in 1 2 3 4 5; do \
+	  $(HARNESS)/test_learner_kills.py -k stopped --learner-kills 100 --torture-seed $$seed || exit 1; done; \
+	  $(HARNESS)/test_learner_kills.py -k memory --learner-ooms 50
+torture-swaps: TORTURE = $(HARNESS)/test_swaps.py -k swap --swaps 10000
+torture-weights: TORTURE = $(HARNESS)/test_version_faults.py --weight-mutations 5000 --swap-kills 200
 torture-power-readings: TORTURE = $(BIN)/pytest -q --every-failure \
 	  tests/test_power_monitor.py tests/test_power_daemon.py tests/test_jtop.py
 torture-onnx: TORTURE = $(BIN)/pytest -q tests/test_onnx_parity.py -k exported --onnx-inputs 10000 \

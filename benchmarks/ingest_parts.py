@@ -209,7 +209,7 @@ def _read(daemon: LoadedDaemon, store: Path, features: int) -> dict[str, Any]:
     }
     reader = SampleReader(store, ModelSpec("mlp", (features,), 10, (64, 64)))
     random = np.random.default_rng(0)
-    seqs = np.array(reader.training_seqs(reader.last_seq(), 2 * middle))
+    seqs = np.arange(1, reader.last_seq() + 1)[-2 * middle :]
 
     def replay() -> None:
         drawn = seqs[random.integers(0, len(seqs), _REPLAY_SAMPLES)]

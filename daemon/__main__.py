@@ -14,6 +14,7 @@ from daemon.address import UrlOption, daemon_url
 from daemon.config import load_settings
 from daemon.errors import ConfigError, FfedgeError
 from daemon.logs import configure_logs
+from daemon.model_commands import add_model_commands
 from daemon.transfer.command_line import add_transfer_commands
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="A daemon that learns on the device while it serves.",
 )
 add_transfer_commands(app)
+add_model_commands(app)
 ConfigOption = Annotated[Path, typer.Option(help="Configuration file (TOML).")]
 
 

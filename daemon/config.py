@@ -124,8 +124,14 @@ class LearnerSettings(_Section):
     batch_samples: Annotated[int, Field(ge=2, le=4096)] = 64
     new_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
     replay_samples: Positive = 10_000
+    replay_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
+    mask: Literal["seen", "new", "off"] = "seen"
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     look_ahead_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
+    drift_delta: Annotated[float, Field(gt=0, lt=1)] = 0.002
+    drift_steps: NotNegative = 320
+    drift_rate: Annotated[float, Field(gt=0, le=100)] = 2.0
+    drift_new_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     masters: Literal["float32", "int16", "int8"] = "float32"
     fusion: Literal["auto", "compiled", "kernels", "eager"] = "eager"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -133,6 +139,12 @@ class LearnerSettings(_Section):
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     niceness: Annotated[int, Field(ge=0, le=19)] = 10
+    hang_seconds: Annotated[float, Field(ge=2)] = 30.0
+
+    @property
+    def may_compile(self) -> bool:
+        """Whether the first step may take minutes."""
+        return self.fusion != "eager"
 
     def recipe(self) -> Recipe:
         """How the network learns, as the engines have it."""
@@ -146,6 +158,8 @@ class GateSettings(_Section):
     min_samples: Positive = 20
     max_samples: Positive = 1000
     keep_versions: Annotated[int, Field(ge=2)] = 5
+    probation_samples: Positive = 200
+    probation_seconds: Annotated[float, Field(gt=0)] = 3600.0
 
     @model_validator(mode="after")
     def _some_candidate_can_pass(self) -> GateSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         OSError: A step failed. `path` still has its old content, unless the very last sync failed:
             then it has the new, and a power cut may bring back the old.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # By thread: two that save at once each leave a whole file, the later one's last.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     try:
         with temporary.open("w+b") as file:
             yield file

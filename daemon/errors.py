@@ -11,11 +11,15 @@
         ├── BadHeaderError          400    a header that the body needs is missing or wrong
         ├── BadBinaryError          400    the bytes of a body are not what they claim to be
         ├── UnknownIdError          404    nothing has this id
+        ├── UnknownModelError       404    another model is served
+        ├── UnknownVersionError     404    no such version is kept
         ├── TooSlowError            408    the request did not arrive in time
         ├── IdConflictError         409    the id belongs to another sample
         ├── LabelConflictError      409    the sample, or prediction, has another label
         ├── KeyInUseError           409    a request with this key is being written
         ├── NothingToLearnError     409    training was asked for before any sample came
+        ├── NoPreviousError         409    there is no version to roll back to, or not by this way
+        ├── VersionChangedError     409    another version began to serve while the request waited
         ├── TooLargeError           413    the body exceeds its limit
         ├── ContentTypeError        415    the content type is not one we read
         ├── BadFieldError           422    a field is missing, unknown, or of the wrong type
@@ -117,6 +121,18 @@ class UnknownIdError(RequestError):
     status, code = 404, "unknown_id"
 
 
+class UnknownModelError(RequestError):
+    """The model in the path is not the one that is served."""
+
+    status, code = 404, "unknown_model"
+
+
+class UnknownVersionError(RequestError):
+    """No version of this number is kept."""
+
+    status, code = 404, "unknown_version"
+
+
 class TooSlowError(RequestError):
     """The request did not arrive within its deadline."""
 
@@ -145,6 +161,18 @@ class NothingToLearnError(RequestError):
     """Training needs at least one sample."""
 
     status, code = 409, "no_samples"
+
+
+class NoPreviousError(RequestError):
+    """There is no version that a rollback could go to, or the one named is not for it."""
+
+    status, code = 409, "no_previous"
+
+
+class VersionChangedError(RequestError):
+    """What the request would have changed had changed before its turn came."""
+
+    status, code = 409, "version_changed"
 
 
 class TooLargeError(RequestError):

@@ -12,17 +12,23 @@ from daemon.serving.gate import Scores
 MISCONFIGURED = 78
 # And when what it reads or writes cannot be had now: EX_IOERR.
 STORAGE = 74
+# And when it was refused memory where it cannot try with less: EX_OSERR.
+OUT_OF_MEMORY = 71
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """Server: start learning; candidates count on from `next_version`.
 
-    `active` and `best` are the versions to compare candidates with, each with its digest.
+    `active` and `best` are the versions to compare candidates with, each with its digest. `retreat`
+    is the number of a rollback that the learner before has not answered with `Retreated`, else 0.
+    The block behind sequence number `pass_over` is not to be learned: learners have died of it.
     """
 
     active: tuple[int, str]
     best: tuple[int, str]
     next_version: int
+    retreat: int = 0
+    pass_over: int | None = None
 
 
 class Train(msgspec.Struct, frozen=True, tag="train"):
@@ -49,6 +55,43 @@ class Judged(msgspec.Struct, frozen=True, tag="judged"):
     accepted: bool
 
 
+class Serves(msgspec.Struct, frozen=True, tag="serves"):
+    """Server: another version serves that was no candidate just now, by rollback or `activate`.
+
+    With `retreat` the learner goes back to the last good version's checkpoint and says `Retreated`
+    with the same `change`.
+    """
+
+    version: int
+    sha256: str
+    retreat: bool
+    best: tuple[int, str]
+    change: int
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """A version to predict new samples with, beside the one it is compared with; each its digest.
+
+    Samples up to `through_seq` have been compared already.
+    """
+
+    version: tuple[int, str]
+    previous: tuple[int, str]
+    through_seq: int
+
+
+class Watch(msgspec.Struct, frozen=True, tag="watch"):
+    """Server: all that is on probation from now on; counting goes on for what already was."""
+
+    trials: list[Watched]
+
+
+class Passed(msgspec.Struct, frozen=True, tag="passed"):
+    """Server: a version has passed its probation."""
+
+    version: int
+
+
 class Started(msgspec.Struct, frozen=True, tag="started"):
     """Learner: ready; `resumed` from a checkpoint or not."""
 
@@ -60,8 +103,8 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 class JobStarted(msgspec.Struct, frozen=True, tag="job_started"):
     """Learner: a job begins.
 
-    `trigger`: `samples` (enough came), `time` (some waited long), `manual`, or `resumed` (learned
-    before a restart, not yet judged).
+    `trigger`: `samples` (enough came), `time` (some waited long), `drift` (errors became more
+    frequent), `manual`, or `resumed` (learned before a restart, not yet judged).
     """
 
     trigger: str
@@ -97,6 +140,13 @@ class Alive(msgspec.Struct, frozen=True, tag="alive"):
     steps: int = 0
 
 
+class Busy(msgspec.Struct, frozen=True, tag="busy"):
+    """Learner: it lives, and may say nothing for `seconds` now, such as while chains compile."""
+
+    why: str
+    seconds: float
+
+
 class Proposed(msgspec.Struct, frozen=True, tag="proposed"):
     """Learner: a candidate's file is in place; the job waits for the verdict."""
 
@@ -105,14 +155,48 @@ class Proposed(msgspec.Struct, frozen=True, tag="proposed"):
     scores: Scores
 
 
+class Probed(msgspec.Struct, frozen=True, tag="probed"):
+    """Learner: a version on probation so far, since this learner was told to watch it.
+
+    Of `n` samples, none of them learned by either when it was made, `correct` are right by it,
+    `previous_correct` by the version before it, `lost` by that one alone.
+    """
+
+    version: int
+    n: int
+    correct: int
+    previous_correct: int
+    lost: int
+    through_seq: int
+
+
+class Retreated(msgspec.Struct, frozen=True, tag="retreated"):
+    """Learner: what was learned since the last good version is undone, and that is on disk."""
+
+    change: int
+
+
+class Noted(msgspec.Struct, frozen=True, tag="noted"):
+    """Learner: something that an operator should know of, at a place in the order of arrival.
+
+    `kind`: `drift` (errors became more frequent), `diverged` (back at the checkpoint), `began_anew`
+    (for the second time from there, or there was none), or `retreated` (back at a good version).
+    """
+
+    kind: str
+    text: str
+    seq: int
+
+
 class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
     """Learner: the job ended without a candidate."""
 
     error: str
 
 
-ToLearner = Begin | Train | Judged | Pace
-FromLearner = Started | JobStarted | Progress | Alive | Proposed | JobFailed
+ToLearner = Begin | Train | Judged | Serves | Watch | Passed | Pace
+Judging = Proposed | Probed | Retreated
+FromLearner = Started | JobStarted | Progress | Alive | Busy | Judging | Noted | JobFailed
 
 
 def send(pipe: IO[bytes], message: msgspec.Struct) -> None:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.error
-import urllib.request
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from daemon.errors import FfedgeError
+from daemon.asking import ask, not_ours
 
-_TIMEOUT_SECONDS = 5.0
 _MEBIBYTE = 1 << 20
-# No proxy: the daemon is on this machine, or near it.
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-class StatusError(FfedgeError):
-    """No daemon answers there, or something else does."""
 
 
 def show_status(address: str, *, as_json: bool) -> None:
@@ -32,7 +22,7 @@ def show_status(address: str, *, as_json: bool) -> None:
         as_json: As one JSON object, else as a table.
 
     Raises:
-        StatusError: No daemon answers.
+        AskingError: No daemon answers.
     """
     status = read_status(address)
     if as_json:
@@ -51,13 +41,13 @@ def read_status(address: str) -> dict[str, Any]:
         address: Of the daemon, `http://host:port`.
 
     Raises:
-        StatusError: No daemon answers.
+        AskingError: No daemon answers.
     """
     address = address.rstrip("/")
     try:
-        ready = json.loads(_get(address, "/health/ready"))
-        models = json.loads(_get(address, "/models"))
-        metrics = _Metrics(_get(address, "/metrics").decode())
+        ready = json.loads(ask(address, "/health/ready", also=503))
+        models = json.loads(ask(address, "/models"))
+        metrics = _Metrics(ask(address, "/metrics").decode())
         value, build = metrics.value, metrics.labels("ffedge_build_info")
         return {
             "address": address,
@@ -96,27 +86,7 @@ def read_status(address: str) -> dict[str, Any]:
             "process_resident_bytes": metrics.by_label("ffedge_process_resident_bytes"),
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise StatusError(
-            f"what answers at {address} is no ffedge of this version: is --url right?"
-        ) from error
-
-
-def _get(address: str, path: str) -> bytes:
-    if not address.startswith(("http://", "https://")):
-        raise StatusError(f"{address} is no address: it looks like http://127.0.0.1:8484")
-    try:
-        with _opener.open(address + path, timeout=_TIMEOUT_SECONDS) as answer:
-            return bytes(answer.read())
-    except urllib.error.HTTPError as error:
-        if error.code == 503 and path == "/health/ready":  # it says why in the usual form
-            return error.read()
-        raise StatusError(f"{address}{path} answers {error.code}: is --url right?") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        why = getattr(error, "reason", error)
-        raise StatusError(
-            f"no daemon answers at {address} ({why}): start it with ffedge serve, or name another "
-            "by --url"
-        ) from error
+        raise not_ours(address) from error
 
 
 class _Metrics:

@@ -6,7 +6,7 @@ A reading that does not exist is absent, never zero.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -21,6 +21,7 @@ THROTTLES = (
     *("power", "temperature", "memory", "processor", "latency", "telemetry"),
     *("budget_seconds", "budget_steps", "budget_joules", "hours", "operator"),
 )
+_SWAP = (1e-6, 1e-5, 1e-4, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -100,9 +101,21 @@ class Telemetry:
             self._throttled.labels(reason)
         self.learner_restarts = Counter(
             "ffedge_learner_restarts",
-            "Times the learner process ended by itself.",
+            "Times the learner process ended without being told to, by why.",
+            ["reason"],
             registry=registry,
         )
+        self.learner_heartbeat = Reading(
+            "ffedge_learner_heartbeat_age_seconds", "Time since the learner was last heard."
+        )
+        self.learner_events = Counter(
+            "ffedge_learner_events",
+            "What happened to the network that learns, since start.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in ("drift", "diverged", "began_anew", "retreated"):
+            self.learner_events.labels(kind)
         self.learner_backlog = Reading("ffedge_learner_backlog_samples", "Samples not yet learned.")
         self.learned_samples = Counter(
             "ffedge_learn_samples", "Samples learned since start.", registry=registry
@@ -142,7 +155,22 @@ class Telemetry:
         )
         for decision in ("accepted", "refused"):
             self.gate_decisions.labels(decision, "")
-        for reading in (self.learner_backlog, self.holdout_samples, self._duty):
+        self.swaps = Counter(
+            "ffedge_model_swaps",
+            "Changes of the version that answers.",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("swapped", "rolled_back", "activated", "failed"):
+            self.swaps.labels(result)
+        self.swap_seconds = Histogram(
+            "ffedge_swap_duration_seconds",
+            "Time in a swap in which no request could take a version.",
+            buckets=_SWAP,
+            registry=registry,
+        )
+        readings = (self.learner_backlog, self.learner_heartbeat, self.holdout_samples, self._duty)
+        for reading in readings:
             registry.register(reading)
         self.learner_up.set(0)
 
@@ -187,7 +215,7 @@ class Telemetry:
 
 
 class Reading(Collector):
-    """A gauge that is absent until it has been read for the first time.
+    """A gauge that is absent until it has been read for the first time, or while nothing reads it.
 
     Args:
         name: Its name.
@@ -196,15 +224,19 @@ class Reading(Collector):
 
     def __init__(self, name: str, text: str) -> None:
         self._name, self._text = name, text
-        self._value: float | None = None
+        self._read: Callable[[], float | None] = lambda: None
 
     def set(self, value: float) -> None:
         """Take a reading."""
-        self._value = value
+        self._read = lambda: value
+
+    def set_function(self, read: Callable[[], float | None]) -> None:
+        """Read at each scrape."""
+        self._read = read
 
     def collect(self) -> list[GaugeMetricFamily]:
         """See `Collector.collect`."""
-        return [GaugeMetricFamily(self._name, self._text, self._value)]
+        return [GaugeMetricFamily(self._name, self._text, self._read())]
 
 
 class _StoreCollector(Collector):

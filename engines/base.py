@@ -243,6 +243,7 @@ class TrainEngine(ABC):
         *,
         learning_rate: float,
         look_ahead_weight: float,
+        places: NDArray[np.bool_] | None = None,
     ) -> StepReport:
         """One update of every unit that is not frozen; none when a loss is not finite.
 
@@ -251,10 +252,14 @@ class TrainEngine(ABC):
             labels: int64 `[batch]`, class places.
             learning_rate: Step size of the optimizer.
             look_ahead_weight: lambda of Eq. 3-4.
+            places: Class places that a row is told apart from in every unit's loss, bool
+                `[batch, max_classes]`, its label's own among them; None: all. What is left out gets
+                no gradient from the row, and a row with no place but its own teaches nothing (see
+                engines/targets.py). Not changed.
 
         Raises:
-            ValueError: A shape or dtype is wrong, a value is not finite, or a label lies outside
-                the class places.
+            ValueError: A shape or dtype is wrong, a value is not finite, a label lies outside the
+                class places, or its own is not among its row's.
         """
 
     @abstractmethod
@@ -296,6 +301,7 @@ class TrainEngine(ABC):
         *,
         learning_rate: float,
         look_ahead_weight: float,
+        places: NDArray[np.bool_] | None = None,
     ) -> StepReport:
         """A `train_step`, to the same bits, on the samples that the latents were made of.
 
@@ -306,6 +312,7 @@ class TrainEngine(ABC):
             labels: int64 `[batch]`, class places.
             learning_rate: Step size of the optimizer.
             look_ahead_weight: lambda of Eq. 3-4.
+            places: As `train_step` has them.
 
         Raises:
             RuntimeError: No unit is frozen.

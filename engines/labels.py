@@ -14,7 +14,10 @@ in the matrix the label's weights sit.
 Negatives: a wrong label for each sample, drawn uniformly; or `hard`, drawn from the network's own
 goodness under each label, so that it learns from the mistakes it would make. (Differs from Hinton,
 whose hard labels come from a softmax readout of one pass with a neutral label.) Draws depend on
-their key alone, see engines/rounding.py.
+their key alone, see engines/rounding.py. Where a row has places (engines/targets.py), its wrong
+label is one of them; a row that has no other than its own teaches nothing, as under
+`class_goodness`: shown with its right label alone, it would only raise goodness, for which all
+labels look alike.
 
 Prediction asks for the goodness under every label. A layer's integer accumulator is linear in its
 input codes, so the first layer's is the sum of a part that the sample makes and a part that the
@@ -70,16 +73,19 @@ def labels_alone(sample: Tensor, classes: int, label_value: float | Tensor) -> T
     return append_labels(nothing, places, classes, label_value)
 
 
-def wrong_labels(labels: Tensor, classes: int, key: NoiseKey) -> Tensor:
+def wrong_labels(
+    labels: Tensor, classes: int, key: NoiseKey, places: Tensor | None = None
+) -> Tensor:
     """A uniformly drawn wrong label for each sample.
 
     Args:
         labels: Class places, int64 `[batch]` in [0, classes).
         classes: How many places are in use: a label that no sample ever has teaches nothing.
         key: Same key, same draws.
+        places: Those that a row may draw, bool `[batch, C]`, whatever is in use; None: all in use.
 
     Returns:
-        int64 `[batch]`, everywhere another than `labels`.
+        int64 `[batch]`, everywhere another than `labels` but where a row has no other place.
 
     Raises:
         ValueError: There are fewer than two classes, hence no wrong label.
@@ -87,32 +93,55 @@ def wrong_labels(labels: Tensor, classes: int, key: NoiseKey) -> Tensor:
     _check_classes(classes)
     # In float64, where u (C - 1) is exact and so stays below C - 1.
     draws = uniform(len(labels), 1, key, labels.device)[:, 0].double()
+    if places is not None:
+        return _nth_place_ahead(labels, draws, places)
     ahead = 1 + (draws * (classes - 1)).to(torch.int64)
     return (labels + ahead) % classes
 
 
-def hard_wrong_labels(goodness: Tensor, labels: Tensor, key: NoiseKey) -> Tensor:
+def _nth_place_ahead(labels: Tensor, draws: Tensor, places: Tensor) -> Tensor:
+    """Of a row's other places, counted on from its label, that which a draw in (0, 1) falls on."""
+    count = places.shape[1]
+    steps = torch.arange(1, count + 1, device=labels.device)
+    ahead = (labels[:, None] + steps) % count  # the last is the label itself
+    others = places.gather(1, ahead)
+    others[:, -1] = False
+    nth = (draws * others.sum(dim=1)).to(torch.int64)
+    step = (others.cumsum(dim=1) <= nth[:, None]).sum(dim=1).clamp_max(count - 1)
+    return ahead.gather(1, step[:, None])[:, 0]
+
+
+def hard_wrong_labels(
+    goodness: Tensor, labels: Tensor, key: NoiseKey, places: Tensor | None = None
+) -> Tensor:
     """A wrong label for each sample, drawn from the softmax of its goodness under the wrong ones.
 
     Args:
-        goodness: Of each sample under each label in use, float32 `[batch, classes]`; finite.
+        goodness: Of each sample under each label that may be drawn, float32 `[batch, classes]`;
+            finite.
         labels: Class places, int64 `[batch]` in [0, classes).
         key: Same key, same draws.
+        places: Those that a row may draw, bool `[batch, classes]`; None: all.
 
     Returns:
-        int64 `[batch]`, everywhere another than `labels`.
+        int64 `[batch]`, everywhere another than `labels` but where a row has no other place.
 
     Raises:
         ValueError: There are fewer than two classes, hence no wrong label.
     """
     _check_classes(goodness.shape[1])
     logits = goodness.scatter(1, labels[:, None], -torch.inf)
+    if places is not None:
+        logits = logits.masked_fill(~places, -torch.inf)
     # The first place whose cumulated share exceeds the draw. The right label's share is 0, so that
     # the sum does not rise there and it is never the first; a draw is at most 1 - 2^-17, so that
     # there is always a first.
     cumulated = torch.softmax(logits, dim=1).cumsum(dim=1)
     draws = uniform(len(labels), 1, key, goodness.device).double()
-    return (cumulated <= draws * cumulated[:, -1:]).sum(dim=1)
+    drawn = (cumulated <= draws * cumulated[:, -1:]).sum(dim=1)
+    if places is None:
+        return drawn
+    return torch.where(logits.isneginf().all(dim=1), labels, drawn)
 
 
 def _check_classes(classes: int) -> None:
@@ -128,18 +157,17 @@ def two_passes(
     Args:
         x: See `append_labels`.
         labels: Right class places, int64 `[batch]`.
-        wrong: Wrong class places, int64 `[batch]`.
+        wrong: Wrong class places, int64 `[batch]`; that of `labels` where a row has none.
         classes: C.
         label_value: See `append_labels`.
 
     Returns:
         The samples twice, `[2 batch, ...]`, and their targets, float32 `[2 batch]`: +1 for the
-        right label, -1 for the wrong one.
+        right label, -1 for the wrong one, 0 in both passes for a row that has none.
     """
     rows = append_labels(torch.cat([x, x]), torch.cat([labels, wrong]), classes, label_value)
-    targets = torch.ones(len(rows), device=x.device)
-    targets[len(x) :] = -1.0
-    return rows, targets
+    taught = (wrong != labels).to(torch.float32)
+    return rows, torch.cat([taught, -taught])
 
 
 def accumulator_under_each_label(of_samples: Tensor, of_labels: Tensor) -> Tensor:

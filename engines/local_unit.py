@@ -60,8 +60,13 @@ class LocalUnit:
         self._later_error = fusion.fuse(_later_error)
         self._grad_goodness: Tensor | None = None
 
-    def judge(self, targets: Tensor) -> float:
-        """The own loss of what the unit has kept; the head's gradients are handed in."""
+    def judge(self, targets: Tensor, places: Tensor | None) -> float:
+        """The own loss of what the unit has kept; the head's gradients are handed in.
+
+        Args:
+            targets: See `engines.rule.Batch`.
+            places: Likewise.
+        """
         loss, self._grad_goodness, learned = self._judge(
             self._precision,
             self._head,
@@ -69,6 +74,7 @@ class LocalUnit:
             self.unit.kept,
             self.head_parameters,
             targets,
+            places,
         )
         self._gradients |= {f"heads.{self.index}.{name}": grad for name, grad in learned.items()}
         return loss.item()
@@ -109,10 +115,11 @@ def _judge(
     kept: Kept,
     parameters: Mapping[str, Tensor],
     targets: Tensor,
+    places: Tensor | None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The unit's loss, its gradient at the goodness, and the head's gradients."""
     activity = kept.activity(precision)
-    loss, grad = objective.loss(head.goodness(activity, parameters), targets)
+    loss, grad = objective.loss(head.goodness(activity, parameters), targets, places)
     return loss, grad, head.grad_parameters(grad, activity)
 
 

@@ -7,6 +7,9 @@ How an activity becomes goodness is the head's business (engines/heads.py). Two 
     L       = -alpha g_t + logsumexp_c(alpha g_c)                    mean over the batch; t = label
     dL/dg_c = alpha (softmax(alpha g)_c - [c = t]) / B
 
+Where a row has places (engines/targets.py), its softmax ranges over those alone: the logits of the
+others are -inf, and their gradient exactly 0.
+
 No negative data, no threshold, one pass per prediction.
 
 `ForwardForward`, two passes: one goodness per sample, and the paper's losses (FF-INT8, arXiv
@@ -42,8 +45,16 @@ class Objective(ABC):
     """The loss of one unit, as a function of its goodness."""
 
     @abstractmethod
-    def loss(self, goodness: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss `L`, float32 `[]`, and `dL/dg`, of the shape of `goodness`."""
+    def loss(
+        self, goodness: Tensor, targets: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The loss `L`, float32 `[]`, and `dL/dg`, of the shape of `goodness`.
+
+        Args:
+            goodness: That of one unit.
+            targets: What each row is to be.
+            places: What each row is told apart from; None: all.
+        """
 
     @abstractmethod
     def score(self, goodness: Sequence[Tensor]) -> Tensor:
@@ -67,17 +78,24 @@ class ClassGoodness(Objective):
     classes: int
     alpha: float = 5.0
 
-    def loss(self, goodness: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, goodness: Tensor, targets: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the class goodnesses, and its gradient.
 
         Args:
             goodness: `g`, float32 `[batch, C]`.
             targets: Class places, int64 `[batch]` in [0, C).
+            places: Those that a row's softmax ranges over, bool `[batch, C]`, its target among
+                them; None: all. A row that has no other teaches nothing: its loss is 0.
 
         Returns:
-            `L`, float32 `[]`, and `dL/dg`, float32 `[batch, C]`.
+            `L`, float32 `[]`, and `dL/dg`, float32 `[batch, C]`: 0 at places left out.
         """
-        log_p = torch.log_softmax(goodness * self.alpha, dim=1)
+        logits = goodness * self.alpha
+        if places is not None:
+            logits = logits.masked_fill(~places, -torch.inf)
+        log_p = torch.log_softmax(logits, dim=1)
         loss = -log_p.gather(1, targets[:, None]).mean()
         places = torch.arange(self.classes, device=targets.device)
         right = (places == targets[:, None]).to(log_p.dtype)
@@ -107,7 +125,9 @@ class ForwardForward(Objective):
 
     threshold: float = 2.0
 
-    def loss(self, goodness: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, goodness: Tensor, targets: Tensor, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean of Eq. 1 over the positive rows plus mean of Eq. 2 over the negative rows.
 
         Written as softplus of `-t (G - theta)`, which cannot overflow.
@@ -115,7 +135,8 @@ class ForwardForward(Objective):
         Args:
             goodness: `G`, float32 `[2 batch]`.
             targets: `t`, float32 `[2 batch]`: +1 for a positive row, -1 for a negative one, as many
-                of either.
+                of either; 0 for a row that teaches nothing, of loss log 2 and gradient 0.
+            places: None: a goodness is of one label, which was drawn from the row's places.
 
         Returns:
             `L`, float32 `[]`, and `dL/dG`, float32 `[2 batch]`.

@@ -65,10 +65,13 @@ class Batch(NamedTuple):
     Args:
         rows: Input of the first unit, `[rows, N]` or NHWC.
         targets: What the objective compares their goodness with, `[rows]`.
+        places: Class places that the loss of a row ranges over, bool `[rows, C]`; None: all, or
+            the objective compares no classes.
     """
 
     rows: Feature
     targets: Tensor
+    places: Tensor | None
 
 
 class Draw(NamedTuple):
@@ -77,9 +80,9 @@ class Draw(NamedTuple):
     Args:
         classes: Class places in use, at least 2.
         key: Of the draw.
-        goodness: The goodness of each of the batch's samples under each label in use, float32
-            `[batch, classes]`, as the network stands; None before its first step. Asked for at
-            most once, and by hard negatives only.
+        goodness: The goodness of each of the batch's samples under each label, float32
+            `[batch, C]`, as the network stands; None before its first step. Asked for at most once,
+            and by hard negatives only.
     """
 
     classes: int
@@ -110,13 +113,21 @@ class Rule(ABC):
         """
 
     @abstractmethod
-    def batch(self, precision: Precision, samples: Feature, labels: Tensor, draw: Draw) -> Batch:
+    def batch(
+        self,
+        precision: Precision,
+        samples: Feature,
+        labels: Tensor,
+        places: Tensor | None,
+        draw: Draw,
+    ) -> Batch:
         """What the units learn from.
 
         Args:
             precision: Arithmetic.
             samples: Codes of what `prepare` gave.
             labels: Class places, int64 `[batch]`.
+            places: Those that a row is told apart from, bool `[batch, C]`; None: all that count.
             draw: For wrong labels.
         """
 
@@ -159,9 +170,16 @@ class OnePass(Rule):
         """Their largest magnitude."""
         return prepared.abs().amax()
 
-    def batch(self, precision: Precision, samples: Feature, labels: Tensor, draw: Draw) -> Batch:
+    def batch(
+        self,
+        precision: Precision,
+        samples: Feature,
+        labels: Tensor,
+        places: Tensor | None,
+        draw: Draw,
+    ) -> Batch:
         """The samples and their class places."""
-        return Batch(samples, labels)
+        return Batch(samples, labels, places)
 
     def question(self, samples: Feature) -> Feature:
         """The samples."""
@@ -204,16 +222,25 @@ class TwoPasses(Rule):
         """The largest magnitude of the samples and of a label's place, which every row has."""
         return prepared.abs().amax().clamp_min(self.label_value)
 
-    def batch(self, precision: Precision, samples: Feature, labels: Tensor, draw: Draw) -> Batch:
+    def batch(
+        self,
+        precision: Precision,
+        samples: Feature,
+        labels: Tensor,
+        places: Tensor | None,
+        draw: Draw,
+    ) -> Batch:
         """Right label and wrong label, `[2 batch, ...]`; see `engines.labels.two_passes`."""
         goodness = draw.goodness() if self.hard else None
         if goodness is None:
-            wrong = wrong_labels(labels, draw.classes, draw.key)
+            wrong = wrong_labels(labels, draw.classes, draw.key, places)
+        elif places is None:
+            wrong = hard_wrong_labels(goodness[:, : draw.classes], labels, draw.key)
         else:
-            wrong = hard_wrong_labels(goodness, labels, draw.key)
+            wrong = hard_wrong_labels(goodness, labels, draw.key, places)
         value = self._label_code(precision, samples.scale)
         codes, targets = two_passes(samples.codes, labels, wrong, self.classes, value)
-        return Batch(Feature(codes, samples.scale), targets)
+        return Batch(Feature(codes, samples.scale), targets, None)
 
     def question(self, samples: Feature) -> Feature:
         """The samples with all label places at zero."""

@@ -48,6 +48,7 @@ from engines.rounding import NoiseKey, uniform
 from engines.rule import Batch, Draw, Rule, open_rule
 from engines.serving_scale import ServingScale
 from engines.standardize import fit_standardization, standardize
+from engines.targets import check_targets
 from engines.torch_predict import TorchPredictEngine
 from engines.unit import Step
 from models import ModelSpec
@@ -177,12 +178,12 @@ class TorchTrainEngine(TrainEngine):
         *,
         learning_rate: float,
         look_ahead_weight: float,
+        places: NDArray[np.bool_] | None = None,
     ) -> StepReport:
         """See `TrainEngine.train_latent_step`."""
         rows = self._frozen().feature(latent)
-        self._check_labels(labels, len(rows.codes))
-        batch = Batch(rows, to_device(labels, self._device.name))
-        return self._train(batch, learning_rate, look_ahead_weight)
+        targets = self._targets(labels, places, len(rows.codes))
+        return self._train(Batch(rows, *targets), learning_rate, look_ahead_weight)
 
     @torch.no_grad()
     def train_step(
@@ -192,15 +193,26 @@ class TorchTrainEngine(TrainEngine):
         *,
         learning_rate: float,
         look_ahead_weight: float,
+        places: NDArray[np.bool_] | None = None,
     ) -> StepReport:
         """See `TrainEngine.train_step`."""
-        self._check_labels(labels, len(x))
+        targets = self._targets(labels, places, len(x))
         if self._prefix is not None:
-            rows = self._prefix.feature(self._prefix.latent(x))
-            batch = Batch(rows, to_device(labels, self._device.name))
+            batch = Batch(self._prefix.feature(self._prefix.latent(x)), *targets)
         else:
-            batch = self._batch(as_rows(x, self._spec, self._device.name), labels)
+            rows = as_rows(x, self._spec, self._device.name)
+            self._classes = max(self._classes, int(labels.max()) + 1)
+            batch = self._batch(rows, *targets)
         return self._train(batch, learning_rate, look_ahead_weight)
+
+    def _targets(
+        self, labels: NDArray[np.int64], places: NDArray[np.bool_] | None, samples: int
+    ) -> tuple[Tensor, Tensor | None]:
+        check_targets(labels, places, samples=samples, classes=self._spec.max_classes)
+        where = self._device.name
+        # A copy: one mask for all rows is a view that no tensor can be made of.
+        own = None if places is None else to_device(np.array(places), where)
+        return to_device(labels, where), own
 
     def _train(self, batch: Batch, learning_rate: float, look_ahead_weight: float) -> StepReport:
         step = Step(self._seed, self._step, learning_rate)
@@ -212,26 +224,24 @@ class TorchTrainEngine(TrainEngine):
         self._gradients.clear()
         return report
 
-    def _batch(self, rows: Tensor, labels: NDArray[np.int64]) -> Batch:
+    def _batch(self, rows: Tensor, labels: Tensor, places: Tensor | None) -> Batch:
         codes, scale = self._first_codes(
             self._precision, self._rule, rows, self._mean, self._std, self._image
         )
-        self._classes = max(self._classes, int(labels.max()) + 1)
         key = NoiseKey(self._seed, self._step, _WRONG_LABELS)
         draw = Draw(self._classes, key, lambda: self._goodness(rows))
-        targets = to_device(labels, self._device.name)
-        batch = self._rule.batch(self._precision, Feature(codes, scale), targets, draw)
+        batch = self._rule.batch(self._precision, Feature(codes, scale), labels, places, draw)
         self._input_scale.follow(scale)
         return batch
 
     def _goodness(self, rows: Tensor) -> Tensor | None:
-        """Goodness of each class in use, as the network would serve; None before it has scales."""
+        """Goodness of each class, as the network would serve; None before it has scales."""
         if self._step == 0:
             return None
         network = PredictNetwork(
             self._spec, self._serving_arrays(), self._rule, self._precision, self.fusion
         )
-        return network.goodness(rows)[:, : self._classes]
+        return network.goodness(rows)
 
     def _learn(self, batch: Batch, step: Step, look_ahead_weight: float) -> list[float]:
         """All units forward and backward; the losses, as far as they are finite."""
@@ -253,23 +263,12 @@ class TorchTrainEngine(TrainEngine):
         a = batch.rows
         for place, local in enumerate(units):
             a = local.unit.forward(a)
-            losses.append(local.judge(batch.targets))
+            losses.append(local.judge(batch.targets, batch.places))
             if not np.isfinite(losses[-1]):
                 return losses
             look_ahead.after_forward(place)
         look_ahead.finish()
         return losses
-
-    def _check_labels(self, labels: NDArray[np.int64], samples: int) -> None:
-        if samples == 0 or labels.shape != (samples,) or labels.dtype != np.int64:
-            raise ValueError(
-                f"labels are {labels.dtype} {[*labels.shape]}, wanted int64 [{samples}], at least 1"
-            )
-        if labels.min() < 0 or labels.max() >= self._spec.max_classes:
-            raise ValueError(
-                f"labels lie in {labels.min()}..{labels.max()}, "
-                f"wanted 0..{self._spec.max_classes - 1}"
-            )
 
     def export(
         self, *, classes: tuple[Label, ...], version: int, parent: int | None, last_seq: int

@@ -44,7 +44,7 @@ class ConvNormAct(nn.Module):
     def __init__(self, layer: ConvLayer, generator: torch.Generator) -> None:
         super().__init__()
         groups = layer.in_channels if layer.depthwise else 1
-        # Empty first: torch would draw values of its own, and move its global generator.
+        # Without memory first: torch would draw values of its own, and move its global generator.
         self.conv = nn.Conv2d(
             layer.in_channels,
             layer.out_channels,
@@ -54,13 +54,12 @@ class ConvNormAct(nn.Module):
             groups=groups,
             bias=False,
             device="meta",
-        ).to_empty(device="cpu")
+        )
         self.bn = nn.BatchNorm2d(layer.out_channels, eps=BATCH_NORM_EPSILON)
         self.activation = layer.activation
         fan_out = layer.kernel**2 * layer.out_channels // groups
-        with torch.no_grad():
-            weight = self.conv.weight
-            weight.copy_(scaled_normal((*weight.shape,), fan_out, generator))
+        first = scaled_normal((*self.conv.weight.shape,), fan_out, generator)
+        self.conv.weight = nn.Parameter(first)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W] -> [B, O, H', W']`."""
@@ -84,12 +83,12 @@ class SqueezeExcite(nn.Module):
     def __init__(self, spec: SqueezeExciteSpec, generator: torch.Generator) -> None:
         super().__init__()
         channels, reduced = spec.channels, spec.reduced
-        self.fc1 = nn.Linear(channels, reduced, device="meta").to_empty(device="cpu")
-        self.fc2 = nn.Linear(reduced, channels, device="meta").to_empty(device="cpu")
-        with torch.no_grad():
-            for fc in (self.fc1, self.fc2):
-                fc.weight.copy_(scaled_normal((*fc.weight.shape,), fc.out_features, generator))
-                fc.bias.zero_()
+        self.fc1 = nn.Linear(channels, reduced, device="meta")
+        self.fc2 = nn.Linear(reduced, channels, device="meta")
+        for fc in (self.fc1, self.fc2):
+            first = scaled_normal((*fc.weight.shape,), fc.out_features, generator)
+            fc.weight = nn.Parameter(first)
+            fc.bias = nn.Parameter(torch.zeros(fc.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W] -> [B, C, H, W]`."""

@@ -14,11 +14,10 @@ class DenseUnit(FFUnit):
 
     def __init__(self, inputs: int, outputs: int, generator: torch.Generator) -> None:
         super().__init__()
-        # Empty first: torch would draw values of its own, and move its global generator.
-        self.linear = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
-        with torch.no_grad():
-            self.linear.weight.copy_(scaled_normal((outputs, inputs), inputs, generator))
-            self.linear.bias.zero_()
+        # Without memory first: torch would draw values of its own, and move its global generator.
+        self.linear = nn.Linear(inputs, outputs, device="meta")
+        self.linear.weight = nn.Parameter(scaled_normal((outputs, inputs), inputs, generator))
+        self.linear.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, inputs] -> [batch, outputs]`."""

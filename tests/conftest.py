@@ -29,6 +29,11 @@ TORTURE = (
     ("--jumps", 6, 200, "jumps of the wall clock"),
     ("--traces", 20, 1000, "machines that the governor keeps within limits for an hour"),
     ("--flaps", 10, 500, "times that telemetry goes and comes, in each of six ways"),
+    ("--learner-kills", 5, 500, "kills of the learner under load, and a fifth as many stops"),
+    ("--learner-ooms", 1, 50, "kills of the learner by the kernel, for memory"),
+    ("--swaps", 300, 10_000, "changes of the version that answers, under predictions"),
+    ("--weight-mutations", 300, 5000, "ways to damage a weight file"),
+    ("--swap-kills", 1, 200, "kills at each step of a version's life"),
     ("--retry-posts", 1500, 100_000, "requests, three of ten sent twice, across kills"),
 )
 

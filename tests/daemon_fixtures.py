@@ -21,9 +21,11 @@ from daemon.config import GateSettings
 from daemon.ingest.sample import Sample
 from daemon.serving.promotion import Promotion
 from daemon.serving.slot import Served, ServingSlot
+from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from daemon.store.schema import DATABASE_NAME
+from daemon.supervision.exits import REASONS
 from daemon.supervision.jobs import JobBook
 from daemon.supervision.supervisor import Supervisor
 from daemon.telemetry import Telemetry
@@ -105,6 +107,7 @@ class Parts:
     folder: Path
     store: SampleStore
     versions: VersionStore
+    swaps: Swaps
     slot: ServingSlot
     jobs: JobBook
     promotion: Promotion
@@ -129,19 +132,21 @@ def daemon_parts(folder: Path, **gate: Any) -> Iterator[Parts]:
         slot = ServingSlot(Served(first, engine.open(first)))
         jobs = JobBook([], lambda number, job: None)
         settings = GateSettings(**gate)
-        promotion = Promotion(versions, slot, store, engine, settings, telemetry)
-        yield Parts(folder, store, versions, slot, jobs, promotion, telemetry)
+        swaps = Swaps(versions, slot, store, engine, settings, telemetry)
+        promotion = Promotion(versions, swaps, slot, store, engine, settings, telemetry)
+        yield Parts(folder, store, versions, swaps, slot, jobs, promotion, telemetry)
 
 
-def made(parts, command) -> Supervisor:
+def made(parts, command, hang_seconds: float = 30.0) -> Supervisor:
     return Supervisor(
         command,
         parts.promotion,
-        parts.versions,
+        parts.swaps,
         parts.jobs,
         parts.store,
         parts.telemetry,
         first_samples=1,
+        hang_seconds=hang_seconds,
     )
 
 
@@ -149,9 +154,12 @@ PRELUDE = """
 import json, os, sys, time
 def say(kind, **fields):
     print(json.dumps({"type": kind, **fields}), flush=True)
-def hear():
+def hear_any():
     line = sys.stdin.readline()
     return json.loads(line) if line else None
+def hear():
+    while (message := hear_any()) is not None and message["type"] == "watch": pass
+    return message
 def ready():
     say("started", resumed=False, last_seq=0, steps=0)
 def progress(samples=0, steps=0):
@@ -167,12 +175,14 @@ begin = hear()
 
 
 @contextmanager
-def running(parts, script: str, *arguments: str, prelude: str = PRELUDE):
+def running(
+    parts, script: str, *arguments: str, prelude: str = PRELUDE, hang_seconds: float = 30.0
+):
     """A supervisor over a fake learner, with every start noted; always stopped."""
     starts = parts.folder / "starts"
     note = f"import time; open({str(starts)!r}, 'a').write(f'{{time.monotonic()}}\\n')\n"
     command = [sys.executable, "-I", "-S", "-c", note + prelude + script, *arguments]
-    supervisor = made(parts, command)
+    supervisor = made(parts, command, hang_seconds)
     supervisor.start()
     try:
         yield supervisor
@@ -185,8 +195,12 @@ def starts(parts) -> list[float]:
     return [float(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def restarts(parts) -> float:
-    return parts.reading("ffedge_learner_restarts_total")
+def restarts(parts, *reasons: str) -> float:
+    """Of these reasons; of all when none is named."""
+    return sum(
+        parts.reading("ffedge_learner_restarts_total", reason=reason)
+        for reason in reasons or REASONS
+    )
 
 
 def failures(parts) -> list[str]:

@@ -68,10 +68,12 @@ def opened(spec: ModelSpec, precision: str, look_ahead: LookAhead, seed: int = 4
     return engine
 
 
-def sgd_gradients(engine, batch, look_ahead_weight: float):
+def sgd_gradients(engine, batch, look_ahead_weight: float, places=None):
     """Losses, and the gradient of everything that learns, by name; the engine is used up."""
     before = engine.state()
-    report = engine.train_step(*batch, learning_rate=HUGE_RATE, look_ahead_weight=look_ahead_weight)
+    report = engine.train_step(
+        *batch, learning_rate=HUGE_RATE, look_ahead_weight=look_ahead_weight, places=places
+    )
     after = engine.state()
     return report.losses, {
         short_name(name): (before[name] - after[name].astype(np.float64)) / HUGE_RATE
@@ -125,13 +127,14 @@ class Twin:
         judges = goodness[1:] if activities[-1].ndim == 2 else goodness[-1:]
         return torch.stack(judges).mean(dim=0).numpy()
 
-    def losses(self, batch):
+    def losses(self, batch, places=None):
         x, labels = (torch.from_numpy(array) for array in batch)
-        activities = self.model(x.double())
-        return [
-            cross_entropy(self.goodness(u, y) * (5.0 if y.ndim == 2 else 1.0), labels)
-            for u, y in enumerate(activities)
+        left_out = torch.from_numpy(np.zeros(()) if places is None else ~places).bool()
+        logits = [
+            self.goodness(u, y) * (5.0 if y.ndim == 2 else 1.0)
+            for u, y in enumerate(self.model(x.double()))
         ]
+        return [cross_entropy(found.masked_fill(left_out, -torch.inf), labels) for found in logits]
 
     def goodness(self, unit: int, activity):
         """Mean square of each class's group, or a linear head on the pooled activity."""
@@ -143,12 +146,12 @@ class Twin:
         head = self.heads[unit]
         return pooled @ head["weight"].t() + head["bias"]
 
-    def gradients(self, batch, weight_of):
+    def gradients(self, batch, weight_of, places=None):
         """Losses, and per name the gradient of `sum_j weight_of(unit, j) L_j`.
 
         A head learns from its own unit's loss alone.
         """
-        losses = self.losses(batch)
+        losses = self.losses(batch, places)
         found = {}
         for u in range(len(losses)):
             total = sum(weight_of(u, j) * losses[j] for j in range(u, len(losses)))

@@ -33,14 +33,16 @@ max_wait_seconds = 1.0
 """
 
 
-def wait_for(probe: Callable[[], T | None], what: str, seconds: float = 30.0) -> T:
+def wait_for(
+    probe: Callable[[], T | None], what: str, seconds: float = 30.0, every: float = 0.02
+) -> T:
     """The first result of `probe` that is neither None nor False, or a failure that says what."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = probe()
         if found is not None and found is not False:
             return found
-        time.sleep(0.02)
+        time.sleep(every)
     raise AssertionError(f"waited {seconds} s in vain for {what}")
 
 
@@ -100,7 +102,15 @@ class RunningDaemon:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(30)
 
+    def restarts(self) -> float:
+        """How often the learner has ended, for whatever reason."""
+        lines = self.client.get("/metrics").text.splitlines()
+        counts = [line for line in lines if line.startswith("ffedge_learner_restarts_total{")]
+        assert counts
+        return sum(float(line.rpartition(" ")[2]) for line in counts)
+
     def metric(self, name: str) -> float | None:
+        """The value of a metric, whose labels, if it has any, are part of its name."""
         lines = self.client.get("/metrics").text.splitlines()
         values = [line.rpartition(" ")[2] for line in lines if line.startswith(name + " ")]
         return float(values[0]) if values else None

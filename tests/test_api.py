@@ -215,7 +215,7 @@ def test_health(client: TestClient) -> None:
         "ready": True,
         "live": True,
         "ingest": {"ok": True, "why": None, "cause": None},
-        "predict": True,
+        "predict": {"ok": True, "why": None},
         "samples_lost": 0,
         "removed": None,
         "learner": False,

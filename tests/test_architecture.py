@@ -57,6 +57,16 @@ def test_answering_loads_no_compiler() -> None:
     assert "torch._dynamo" not in modules
 
 
+def test_a_learner_starts_without_what_it_does_not_need() -> None:
+    """A restart waits for it; with a compiler or symbolic algebra it takes a fifth longer."""
+    modules = loaded_by(
+        "from engines import open_train_engine; from models import ModelSpec; "
+        "open_train_engine(ModelSpec('mlp', (6,), 3, (8,)), seed=0)"
+    )
+    assert "torch" in modules
+    assert modules.isdisjoint({"sympy", "torch._dynamo", "torch._inductor"})
+
+
 def test_importing_the_command_line_is_light() -> None:
     modules = loaded_by("import daemon.__main__")
     assert modules.isdisjoint({"torch", "fastapi", "uvicorn", "sklearn", "httpx2"})

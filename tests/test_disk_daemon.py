@@ -78,7 +78,7 @@ def test_a_start_on_a_read_only_disk_serves_predictions(on_disk, disk):
         assert_refused(posted(daemon, 4), "read_only")
         ready = daemon.client.get("/health/ready")
         assert (ready.status_code, ready.json()["ready"]) == (503, False)
-        assert ready.json()["predict"] is True
+        assert ready.json()["predict"] == {"ok": True, "why": None}
         assert ready.json()["ingest"]["ok"] is False
         assert "read-only" in ready.json()["ingest"]["why"]
         assert "read-only" in ready.json()["learning_paused"]

@@ -123,6 +123,56 @@ def test_a_bad_batch_is_named_and_changes_nothing(open_train, x_shape, labels, m
     assert bits(engine.state()) == before
 
 
+def batch_with_places(seed: int):
+    x, labels = samples(24, seed=seed)
+    places = np.random.default_rng(seed).random((24, 4)) < 0.5
+    places[np.arange(24), labels] = True
+    return x, labels, places
+
+
+def test_places_decide_what_is_learned_and_all_of_them_are_none(open_train):
+    x, labels, places = batch_with_places(50)
+    states = []
+    for own in (None, np.broadcast_to(np.True_, (24, 4)), places):
+        kept = None if own is None else own.copy()
+        engine = learned(open_train(SPEC))
+        report = engine.train_step(x, labels, **STEP, places=own)
+        states.append((report, bits(engine.state())))
+        assert own is None or np.array_equal(own, kept)
+    assert states[0] == states[1]
+    assert states[0] != states[2]
+
+
+def test_with_places_too_a_state_in_a_fresh_engine_takes_the_same_next_step(open_train):
+    first, fresh = learned(open_train(SPEC)), open_train(SPEC)
+    x, labels, places = batch_with_places(49)
+    first.train_step(x, labels, **STEP, places=places)
+    fresh.load_state(first.state())
+    x, labels, places = batch_with_places(50)
+    reports = [engine.train_step(x, labels, **STEP, places=places) for engine in (first, fresh)]
+    assert reports[0] == reports[1]
+    assert bits(first.state()) == bits(fresh.state())
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (np.ones((3, 3), np.bool_), r"places are bool \[3, 3\], wanted bool \[3, 4\]"),
+        (np.ones((2, 4), np.bool_), r"places are bool \[2, 4\], wanted bool \[3, 4\]"),
+        (np.ones(4, np.bool_), r"places are bool \[4\], wanted bool \[3, 4\]"),
+        (np.ones((3, 4)), r"places are float64 \[3, 4\], wanted bool \[3, 4\]"),
+        (np.zeros((3, 4), np.bool_), "own place is left out in 3 of 3 rows"),
+        (np.arange(4) != np.array([3, 1, 3])[:, None], "own place is left out in 1 of 3 rows"),
+    ],
+)
+def test_bad_places_are_named_and_change_nothing(open_train, places, message):
+    engine = learned(open_train(SPEC))
+    before = bits(engine.state())
+    with pytest.raises(ValueError, match=message):
+        engine.train_step(np.ones((3, 6), np.float32), np.array([0, 1, 2]), **STEP, places=places)
+    assert bits(engine.state()) == before
+
+
 def test_losses_are_those_before_the_update_and_say_when_they_are_no_numbers(open_train):
     engine, (x, labels) = open_train(SPEC), samples(24)
     kept = engine.state()

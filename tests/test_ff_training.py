@@ -137,7 +137,7 @@ def test_the_papers_goodness_is_the_sum_of_squares_for_an_input_of_unit_length()
 def batch_of(spec: ModelSpec, recipe: Recipe, codes, labels, draw: Draw):
     precision = PRECISIONS[recipe.precision]
     return open_rule(spec, recipe).batch(
-        precision, Feature(codes, torch.tensor(0.05)), torch.from_numpy(labels), draw
+        precision, Feature(codes, torch.tensor(0.05)), torch.from_numpy(labels), None, draw
     )
 
 
@@ -148,14 +148,15 @@ def test_each_sample_passes_with_its_label_and_with_a_wrong_one(shape):
     labels = np.arange(40) % 3
     draw = Draw(3, NoiseKey(1, 2, 3), lambda: pytest.fail("uniform negatives ask nobody"))
     label_value = 4.03 / math.sqrt(shape[-1])
-    rows, targets = batch_of(spec, Recipe(label_value=label_value), codes, labels, draw)
-    places = rows.codes[..., shape[-1] :].reshape(80, -1, spec.max_classes)
+    rows, targets, places = batch_of(spec, Recipe(label_value=label_value), codes, labels, draw)
+    assert places is None
+    label_planes = rows.codes[..., shape[-1] :].reshape(80, -1, spec.max_classes)
     assert rows.codes.dtype == torch.int8
     assert torch.equal(rows.codes[..., : shape[-1]], torch.cat([codes, codes]))
-    assert (places == places[:, :1]).all()  # the same at every pixel
-    assert set(places.unique().tolist()) == {0, 81}  # round(4.03 / 0.05)
-    shown = places[:, 0].argmax(dim=1)
-    assert (places[:, 0] != 0).sum(dim=1).eq(1).all()
+    assert (label_planes == label_planes[:, :1]).all()  # the same at every pixel
+    assert set(label_planes.unique().tolist()) == {0, 81}  # round(4.03 / 0.05)
+    shown = label_planes[:, 0].argmax(dim=1)
+    assert (label_planes[:, 0] != 0).sum(dim=1).eq(1).all()
     assert torch.equal(shown[:40], torch.from_numpy(labels))
     assert (shown[40:] != shown[:40]).all()
     assert shown.max() == 2  # of the class places in use
@@ -184,9 +185,9 @@ def test_rows_of_a_dense_network_have_equal_lengths_before_the_label():
 def test_wrong_labels_are_of_classes_that_were_seen(monkeypatch):
     seen = []
 
-    def record(labels, classes, key):
+    def record(labels, classes, key, places):
         seen.append((classes, key))
-        return wrong_labels(labels, classes, key)
+        return wrong_labels(labels, classes, key, places)
 
     monkeypatch.setattr(engines.rule, "wrong_labels", record)
     engine = TorchTrainEngine(SPEC, seed=SEED, recipe=Recipe())

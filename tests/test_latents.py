@@ -133,6 +133,26 @@ def test_steps_on_kept_latents_are_those_on_their_samples_bit_for_bit(name, mast
     assert bits(exported(direct).arrays) == bits(exported(replayed).arrays)
 
 
+@every_network
+def test_a_step_on_latents_with_places_is_that_on_their_samples_bit_for_bit(name):
+    spec, (x, labels) = NETWORKS[name], batch_of(NETWORKS[name], 6)
+    places = (np.arange(spec.max_classes) < 2) | (np.arange(spec.max_classes) == labels[:, None])
+    engines = [trained(name) for _ in range(3)]
+    for engine in engines:
+        engine.freeze(middle(name))
+    direct, replayed, unmasked = engines
+    latent = replayed.latent(x)
+    reports = (
+        direct.train_step(x, labels, **STEP, places=places),
+        replayed.train_latent_step(latent, labels, **STEP, places=places),
+        unmasked.train_latent_step(latent, labels, **STEP),
+    )
+    assert reports[0] == reports[1] != reports[2]
+    assert bits(direct.state()) == bits(replayed.state()) != bits(unmasked.state())
+    with pytest.raises(ValueError, match="own place is left out in 6 of 6 rows"):
+        replayed.train_latent_step(latent, labels, **STEP, places=places & False)
+
+
 def test_a_latent_step_changes_neither_latents_nor_labels():
     engine, (x, labels) = trained("resnet8"), batch_of(NETWORKS["resnet8"], 6)
     engine.freeze(2)

@@ -11,7 +11,7 @@ import pytest
 
 from daemon.config import LearnerSettings
 from daemon.ingest.sample import Sample, pack_features
-from daemon.learning.learner import Learner, LearningError
+from daemon.learning.learner import Learner
 from daemon.serving.gate import Scores
 from daemon.store import SampleReader, SampleStore
 from engines import StepReport, open_predict_engine, open_train_engine
@@ -93,7 +93,7 @@ def test_holdout_samples_are_never_trained_on(store: SampleStore, tmp_path: Path
     fill(store, 200)
     seen: list[bytes] = []
     learner = make_learner(tmp_path)
-    engine = learner._engine
+    engine = learner._state.engine
     train_step = engine.train_step
 
     def spy(x: np.ndarray, labels: np.ndarray, **rates: float) -> StepReport:
@@ -194,27 +194,10 @@ def test_a_checkpoint_ahead_of_the_samples_is_set_aside(tmp_path: Path) -> None:
     assert not make_learner(new).restore()
 
 
-def test_a_loss_that_is_no_number_ends_learning(store: SampleStore, tmp_path: Path) -> None:
-    fill(store, 100)
-    learner = make_learner(tmp_path)
-    learner._engine.train_step = lambda *_, **__: StepReport((float("nan"), 1.0))
-    with pytest.raises(LearningError, match="step 1"):
-        learner.learn_block()
-
-
-def test_memory_keeps_the_newest_samples(store: SampleStore, tmp_path: Path) -> None:
-    fill(store, 200)
-    learner = make_learner(tmp_path, SETTINGS.model_copy(update={"replay_samples": 40}))
-    while learner.learn_block().samples:
-        pass
-    kept = [sample.seq for sample in learner._memory]
-    assert kept == SampleReader(tmp_path, SPEC).training_seqs(200, 40)
-
-
-def test_a_class_that_memory_has_forgotten_is_still_served(
+def test_a_class_that_comes_no_more_is_remembered_and_served(
     store: SampleStore, tmp_path: Path
 ) -> None:
-    """The third class comes once, early; memory keeps the newest 40 samples only."""
+    """Two classes come early alone, ten samples each; memory has room for 40."""
     x = np.zeros(16, np.float32)
     samples = []
     for number in range(300):
@@ -226,6 +209,11 @@ def test_a_class_that_memory_has_forgotten_is_still_served(
     while learner.learn_block().samples:
         pass
     assert len(learner.export(version=1, parent=None).classes) == 3
+    places = [sample.class_index for sample in learner._state.memory.samples]
+    early = SampleReader(tmp_path, SPEC).training(0, 1000)[0]
+    for place in (1, 2):
+        assert places.count(place) == sum(s.class_index == place for s in early) > 3
+    assert len(places) == 40
     learner.save()
     resumed = make_learner(tmp_path)
     assert resumed.restore()

@@ -16,9 +16,12 @@ import pytest
 from daemon import durable
 from daemon.config import LearnerSettings
 from daemon.learning import process as learner_process
-from daemon.learning.process import LearnerProcess
+from daemon.learning.probe import Probe
+from daemon.learning.process import COMPILE_SECONDS, LearnerProcess
 from daemon.messages import (
+    Alive,
     Begin,
+    Busy,
     FromLearner,
     JobFailed,
     JobStarted,
@@ -30,8 +33,8 @@ from daemon.messages import (
     send,
 )
 from daemon.serving.versions import VersionStore
-from daemon.store import SampleStore
-from engines import open_train_engine
+from daemon.store import SampleReader, SampleStore
+from engines import open_predict_engine, open_train_engine
 from tests.test_learner import SPEC, fill, make_learner
 
 SETTINGS = LearnerSettings(
@@ -71,7 +74,9 @@ class Peer:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Peer]:
+def running(
+    folder: Path, settings: LearnerSettings = SETTINGS, pass_over: int | None = None
+) -> Iterator[Peer]:
     """A learner process in a thread, told to begin with an untrained version 1."""
     versions = VersionStore(folder / "versions", keep=3)
     versions.start(
@@ -87,15 +92,21 @@ def running(folder: Path) -> Iterator[Peer]:
             os.fdopen(reports_out, "wb") as reports,
             os.fdopen(commands_in, "rb", buffering=0) as commands,
         ):
-            learner = make_learner(folder, SETTINGS)
+            learner = make_learner(folder, settings)
+            probe = Probe(
+                SampleReader(folder, SPEC),
+                open_predict_engine("torch").open,
+                versions.verify,
+                block_samples=settings.block_samples,
+            )
             with contextlib.suppress(SystemExit):
-                LearnerProcess(learner, versions, SETTINGS, commands, reports).run()
+                LearnerProcess(learner, probe, versions, settings, commands, reports).run()
 
     thread = threading.Thread(target=work)
     thread.start()
     peer = Peer(commands_out, reports_in)
     active = versions.manifest.entry(1)
-    peer.say(Begin((1, active.sha256), (1, active.sha256), 2))
+    peer.say(Begin((1, active.sha256), (1, active.sha256), 2, pass_over=pass_over))
     try:
         yield peer
     finally:
@@ -116,6 +127,44 @@ def test_learns_a_full_block_and_proposes(store: SampleStore, tmp_path: Path) ->
         assert proposed.scores.n == store.counts.holdout
         assert (tmp_path / "versions" / "2.safetensors").exists()
         peer.say(Judged(2, accepted=True))
+
+
+def test_a_block_that_is_to_be_passed_over_is_not_learned(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 100)
+    training = [sample.seq for sample in SampleReader(tmp_path, SPEC).training(0, 1000)[0]]
+    with running(tmp_path, pass_over=0) as peer:
+        peer.hear_next(JobStarted)
+        learned = peer.hear_next(Progress)
+        peer.say(Judged(peer.hear_next(Proposed).version, accepted=False))
+        assert learned.samples == SETTINGS.block_samples
+        assert learned.last_seq == training[2 * SETTINGS.block_samples - 1]
+    learner = make_learner(tmp_path, SETTINGS)
+    assert learner.restore()
+    held = {sample.seq for sample in learner._state.memory.samples}
+    assert held  # of the second block on
+    assert held.isdisjoint(training[: SETTINGS.block_samples])
+
+
+def test_the_first_step_may_take_long_where_something_is_compiled_for_it(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 100)
+    compiling = SETTINGS.model_copy(update={"fusion": "compiled"})
+    with running(tmp_path, compiling) as peer:
+        peer.hear_next(JobStarted)
+        assert peer.hear() == Busy("the first step may compile", COMPILE_SECONDS)
+        peer.hear_next(Proposed)
+        peer.say(Judged(2, accepted=False))
+        peer.say(Train(4))
+        peer.hear_next(JobStarted)
+        assert peer.hear() == Alive()
+    with running(tmp_path) as peer:
+        peer.hear_next(JobStarted)
+        assert peer.hear() == Alive()
+        peer.hear_next(Proposed)
+        peer.say(Judged(2, accepted=False))
 
 
 def test_too_few_samples_are_not_learned_before_the_first_block(
@@ -180,7 +229,7 @@ def test_a_disk_that_takes_no_checkpoint_pauses_learning_and_loses_nothing(
 
     monkeypatch.setattr(learner_process, "_REST_SECONDS", 0.5)
     monkeypatch.setattr(learner_process, "replace_file", replace_file)
-    monkeypatch.setattr("daemon.learning.learner.replace_file", replace_file)
+    monkeypatch.setattr("daemon.learning.checkpoints.replace_file", replace_file)
     fill(store, 100)
     with running(tmp_path) as peer:
         assert peer.hear_next(JobStarted).trigger == "samples"

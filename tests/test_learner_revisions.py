@@ -28,13 +28,13 @@ def store(tmp_path: Path) -> Iterator[SampleStore]:
 def trained_on(learner: Learner) -> list[bytes]:
     """Fills with what the learner trains on from now on."""
     seen: list[bytes] = []
-    train_step = learner._engine.train_step
+    train_step = learner._state.engine.train_step
 
     def spy(x: np.ndarray, labels: np.ndarray, **rates: float) -> StepReport:
         seen.extend(row.tobytes() + bytes([label]) for row, label in zip(x, labels, strict=True))
         return train_step(x, labels, **rates)
 
-    learner._engine.train_step = spy
+    learner._state.engine.train_step = spy
     return seen
 
 
@@ -55,8 +55,11 @@ def retire(store: SampleStore, folder: Path, seqs: list[int], how: str) -> None:
             other = "c0" if name != "c0" else "c1"
             store.label(f"s-{seq}", other, replace=True).result(10)
         elif how == "found damaged":
-            query(folder, "UPDATE samples SET retired = 3 WHERE seq = ?", seq)
-        else:
+            store.retire_damaged([seq]).result(10)
+        else:  # as retention does it
+            counted = """UPDATE counts SET samples = samples - 1 WHERE retired = 0
+                AND class_index = (SELECT class_index FROM samples WHERE seq = ?) AND holdout = 0"""
+            query(folder, counted, seq)
             query(folder, "DELETE FROM samples WHERE seq = ?", seq)
 
 
@@ -71,7 +74,7 @@ def test_a_retired_sample_is_not_learned_again(
     learner = make_learner(tmp_path, FEW)
     for _ in range(3):
         learner.learn_block()
-    gone = [sample.seq for sample in learner._memory[::3]]
+    gone = [sample.seq for sample in learner._state.memory.samples[::3]]
     contents = {content(learner, seq) for seq in gone}
     seen = trained_on(learner)
     learner.rehearse(8)
@@ -82,7 +85,7 @@ def test_a_retired_sample_is_not_learned_again(
     learner.learn_block()
     assert len(seen) == 16 * 32
     assert contents.isdisjoint(seen)
-    assert len(learner._memory) == 40  # older ones take their places
+    assert len(learner._state.memory) == 40  # the new block took their places
     while learner.learn_block().samples:
         pass
     assert contents.isdisjoint(seen)
@@ -99,14 +102,14 @@ def test_resumes_with_the_same_bits_although_samples_were_retired(
         for _ in range(3):
             learner.learn_block()
     stopped.save()
-    retire(store, tmp_path, [sample.seq for sample in steady._memory[::4]], how)
+    retire(store, tmp_path, [sample.seq for sample in steady._state.memory.samples[::4]], how)
     resumed = make_learner(tmp_path, FEW)
     assert resumed.restore()
     for learner in (steady, resumed):
         for _ in range(2):
             learner.learn_block()
         learner.rehearse(4)
-    assert [s.seq for s in resumed._memory] == [s.seq for s in steady._memory]
+    assert resumed._state.memory.samples == steady._state.memory.samples
     assert exported(resumed) == exported(steady)
 
 
@@ -141,7 +144,7 @@ def test_damaged_samples_are_passed_over_and_never_learned(
 ) -> None:
     fill(store, 200)
     learner = make_learner(tmp_path)
-    damaged = learner._reader.training_seqs(200, 1000)[-70::2]
+    damaged = [s.seq for s in learner._reader.training(0, 1000)[0]][-70::2]
     contents = {content(learner, seq) for seq in damaged}
     for seq in damaged:
         query(tmp_path, "UPDATE samples SET ts = 'flipped' WHERE seq = ?", seq)

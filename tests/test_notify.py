@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from daemon import notify
@@ -187,19 +188,21 @@ def test_a_daemon_that_cannot_serve_is_never_ready(manager: Manager, tmp_path: P
         assert manager.next("READY=1", 0.5) is None
 
 
-def test_the_watchdog_goes_unfed_while_the_learner_is_stopped(
+def test_a_learner_that_hangs_is_replaced_and_the_watchdog_fed_all_the_while(
     manager: Manager, tmp_path: Path
 ) -> None:
-    with started(manager, tmp_path) as daemon:
+    with started(manager, tmp_path, more=f"hang_seconds = {WATCHDOG_SECONDS}\n") as daemon:
         wait_for(daemon.learner_up, "the learner")
-        assert manager.next("WATCHDOG=1")
         learner = daemon.learner_pid()
         assert learner
         os.kill(learner, signal.SIGSTOP)
-        assert manager.falls_silent("WATCHDOG=1", SILENCE_SECONDS)
-        assert daemon.client.get("/health/live").status_code == 200  # the loop itself is well
-        os.kill(learner, signal.SIGCONT)
-        assert manager.next("WATCHDOG=1")
+        began = time.monotonic()
+        while daemon.learner_pid() == learner:
+            assert manager.next("WATCHDOG=1", WATCHDOG_SECONDS)
+            assert time.monotonic() - began < 10 * WATCHDOG_SECONDS
+        wait_for(daemon.learner_up, "the next learner")
+        assert daemon.metric('ffedge_learner_restarts_total{reason="hang"}') == 1
+        assert (daemon.metric("ffedge_learner_heartbeat_age_seconds") or 0) < WATCHDOG_SECONDS
 
 
 def test_a_learner_that_was_killed_is_no_reason_to_restart_the_server(
@@ -210,26 +213,61 @@ def test_a_learner_that_was_killed_is_no_reason_to_restart_the_server(
         learner = daemon.learner_pid()
         assert learner
         os.kill(learner, signal.SIGKILL)
-        wait_for(lambda: daemon.metric("ffedge_learner_restarts_total") == 1, "the restart")
+        wait_for(lambda: daemon.restarts() == 1, "the restart")
         for _ in range(3):
             assert manager.next("WATCHDOG=1", 2 * WATCHDOG_SECONDS)
         wait_for(daemon.learner_up, "the next learner")
 
 
-# A Python signal handler runs in the main thread, between two steps of the event loop.
+# A part does nothing any more once a signal has come. The event loop's own runs the handler: Python
+# runs it in the main thread.
 BLOCKABLE = """
-import signal, time
-signal.signal(signal.SIGUSR1, lambda *_: time.sleep(600))
+import signal, threading, time
+blocked = threading.Event()
+def block(*_):
+    blocked.set()
+    {main}
+signal.signal(signal.SIGUSR1, block)
+def hold(owner, name):
+    real = getattr(owner, name)
+    def held(*arguments, **named):
+        if blocked.is_set():
+            time.sleep(600)
+        return real(*arguments, **named)
+    setattr(owner, name, held)
+{part}
 from daemon.__main__ import main
 main()
 """
+PARTS = {
+    "event loop": ("time.sleep(600)", ""),
+    "writer": ("", "from daemon.store.writer import Writer; hold(Writer, '_commit')"),
+    "predictor": ("", "from daemon.serving.slot import Served; hold(Served, 'answer')"),
+    "supervisor": ("", "from daemon.supervision import heartbeat; hold(heartbeat, '_unheard')"),
+}
 
 
-def test_the_watchdog_goes_unfed_while_the_event_loop_is_blocked(
-    manager: Manager, tmp_path: Path
+@pytest.mark.parametrize("part", PARTS)
+def test_the_watchdog_goes_unfed_while_a_part_is_stuck(
+    manager: Manager, tmp_path: Path, part: str
 ) -> None:
-    with started(manager, tmp_path, program=[sys.executable, "-c", BLOCKABLE]) as daemon:
+    main, held = PARTS[part]
+    program = [sys.executable, "-c", BLOCKABLE.format(main=main, part=held)]
+    more = "hang_seconds = 2\n" if part == "supervisor" else ""
+    with started(manager, tmp_path, program=program, more=more) as daemon:
+        wait_for(daemon.learner_up, "the learner")
         assert manager.next("WATCHDOG=1")
         daemon.process.send_signal(signal.SIGUSR1)
+        if part == "supervisor":  # whose thread looks closer at a learner that is silent only
+            learner = daemon.learner_pid()
+            assert learner
+            os.kill(learner, signal.SIGSTOP)
+        if part in ("predictor", "writer"):
+            asked = httpx2.Client(base_url=daemon.client.base_url, timeout=0.5)
+            path, more = ("/samples", {"label": 1}) if part == "writer" else ("/predict", {})
+            with asked, pytest.raises(httpx2.ReadTimeout):
+                asked.post(path, json={"x": [0.0] * 64, **more})
         assert manager.falls_silent("WATCHDOG=1", SILENCE_SECONDS)
         assert daemon.process.poll() is None
+        if part != "event loop":
+            assert daemon.client.get("/health/live").status_code == 200

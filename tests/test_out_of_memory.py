@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from daemon.learning import process as learner_process
-from daemon.learning.learner import MemoryShortageError
+from daemon.learning.answers import MemoryShortageError
 from daemon.messages import JobFailed, JobStarted, Judged, Proposed, Train
 from daemon.store import SampleStore
 from engines import (
@@ -208,12 +208,12 @@ def test_what_failed_half_way_would_have_been_learned_from(
     fill(store, 100)
     learner = make_learner(tmp_path)
     learner.learn_block()
-    engine = learner._engine
+    engine = learner._state.engine
     before = engine.state()
     with monkeypatch.context() as patch:
         Shortage(patch, PRODUCTS_OF_A_STEP)  # the last one, of the first unit
         learner.rehearse(1)
-    assert learner._engine is not engine
+    assert learner._state.engine is not engine
     after = engine.state()
     weight = "units.{}.weight.weight"
     assert not np.array_equal(before[weight.format(1)], after[weight.format(1)])

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from daemon.asking import AskingError
 from daemon.power_log import DATABASE_NAME
 from daemon.power_provider import PROTOCOL
-from daemon.status import StatusError, read_status
+from daemon.status import read_status
 from tests.daemon_fixtures import alive
 from tests.jtop_rig import fake_sysfs
 from tests.power_fixtures import FEATURES, Clients
@@ -194,13 +195,13 @@ def test_status_without_a_daemon_is_one_clear_line():
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8484", "http://127.0.0.1:port", "file:///etc"])
 def test_status_of_no_address_is_a_clear_error(address):
-    with pytest.raises(StatusError, match=r"address|by --url"):
+    with pytest.raises(AskingError, match=r"address|by --url"):
         read_status(address)
 
 
 @pytest.mark.parametrize("text", [b"<html>hello</html>", b"{}", b"[1]", b"\xff"])
 def test_status_of_another_server_is_a_clear_error(text):
-    with answering(text) as address, pytest.raises(StatusError) as caught:
+    with answering(text) as address, pytest.raises(AskingError) as caught:
         read_status(address)
     assert str(caught.value) == (
         f"what answers at {address} is no ffedge of this version: is --url right?"

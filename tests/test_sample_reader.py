@@ -9,9 +9,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from daemon.store import SampleReader
+from daemon.store import Limits, SampleReader
 from daemon.store.sample_rows import in_holdout
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, open_store, query, sample
+from tests.running import wait_for
 
 COUNT = 200
 HOLDOUT = [seq for seq in range(1, COUNT + 1) if in_holdout(sample(seq), 0.1)]
@@ -41,10 +42,33 @@ def test_training_goes_on_in_order_without_the_holdout(reader):
     assert reader.training(COUNT, 10) == ([], COUNT)
 
 
-def test_training_seqs_are_the_newest_up_to_and_with_a_sample(reader):
-    assert reader.training_seqs(TRAINING[60], 10) == TRAINING[51:61]
-    assert reader.training_seqs(0, 10) == []
+def test_samples_are_read_by_their_numbers(reader):
     assert seqs(reader.samples(TRAINING[51:61])) == TRAINING[51:61]
+    assert seqs(reader.samples([COUNT + 1, TRAINING[3]])) == [TRAINING[3]]
+
+
+def test_what_is_not_to_be_learned_from_is_told_apart(reader):
+    assert reader.departed([]) == []
+    assert reader.departed(TRAINING) == []
+    assert sorted(reader.departed([*TRAINING, *HOLDOUT, COUNT + 1])) == [*HOLDOUT, COUNT + 1]
+
+
+def test_every_departure_is_counted_and_nothing_else(tmp_path):
+    store = open_store(tmp_path, limits=Limits(max_samples=40))
+    with closing(store), closing(SampleReader(tmp_path, SPEC)) as reader:
+        store.add([sample(i) for i in range(30)]).result(WAIT_SECONDS)
+        assert reader.departures() == 0
+        store.withdraw("s-3").result(WAIT_SECONDS)
+        assert reader.departures() == 1
+        store.withdraw("s-3").result(WAIT_SECONDS)
+        store.label("s-4", "b", replace=True).result(WAIT_SECONDS)
+        assert reader.departures() == 2
+        store.retire_damaged([5, 6]).result(WAIT_SECONDS)
+        assert reader.departures() == 4
+        store.add([sample(i) for i in range(30, 60)]).result(WAIT_SECONDS)
+        # 61 rows have come, the corrected label's among them; 40 stay.
+        wait_for(lambda: reader.departures() == 21 or None, "retention")
+        assert query(tmp_path, "SELECT count(*) FROM samples WHERE retired = 0") == [(40,)]
 
 
 def test_holdout_is_the_newest_in_order(reader):
@@ -98,7 +122,8 @@ def test_reads_let_go_so_that_the_log_can_be_checkpointed(tmp_path):
     with closing(open_store(tmp_path)) as store, closing(SampleReader(tmp_path, SPEC)) as reader:
         store.add([sample(i) for i in range(20)]).result(WAIT_SECONDS)
         reader.training(0, 1)
-        reader.training_seqs(20, 1)
+        reader.departed([1])
+        reader.departures()
         reader.holdout(1)
         reader.labels()
         store.add([sample(i) for i in range(20)]).result(WAIT_SECONDS)

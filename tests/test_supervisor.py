@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
-import threading
 
 import pytest
 
 from daemon.errors import NothingToLearnError, NotReadyError
-from daemon.supervision import supervisor as supervisor_module
 from engines import weights_digest
 from tests.daemon_fixtures import (
     WAIT_SECONDS,
@@ -26,7 +24,6 @@ from tests.daemon_fixtures import (
     restarts,
     running,
     sample,
-    starts,
 )
 from tests.running import wait_for as wait_for_long
 
@@ -66,7 +63,8 @@ until_closed()
         error = wait_for(lambda: failures(parts)[:1] or None, "the job")[0]
     active = parts.versions.manifest.versions[0]
     named = [1, active.sha256]
-    wanted = {"type": "begin", "active": named, "best": named, "next_version": 3}
+    wanted = {"type": "begin", "active": named, "best": named, "next_version": 3, "retreat": 0}
+    wanted |= {"pass_over": None}
     assert json.loads(error) == wanted
 
 
@@ -162,61 +160,3 @@ if not os.path.exists(sys.argv[1]):
         job, _ = supervisor.request_training("patient", 5)
         heard = wait_for(lambda: parts.jobs.find(job["job"])["error"], "the job's end")
     assert json.loads(heard) == {"type": "train", "max_steps": 5, "max_seconds": None}
-
-
-SILENT = "time.sleep(600)"
-WORKING = 'say("job_started", trigger="samples", after_seq=0); say("alive"); '
-
-
-@pytest.mark.parametrize(
-    ("script", "well"),
-    [
-        (SILENT, True),
-        (f"ready(); {SILENT}", False),
-        (f'ready(); say("job_started", trigger="samples", after_seq=0); {SILENT}', True),
-        (f"ready(); {WORKING}{SILENT}", False),
-        (f"ready(); {WORKING}{WORKING[: WORKING.index(';') + 1]} {SILENT}", False),
-        ("sys.exit(1)", True),
-        ("ready(); sys.exit(1)", True),
-    ],
-    ids=["starts", "idles", "compiles", "is at work", "begins a later job", "ends", "ends later"],
-)
-def test_silence_is_a_bad_sign_unless_there_is_a_reason(parts, monkeypatch, script, well):
-    monkeypatch.setattr(supervisor_module, "_FIRST_BACKOFF_SECONDS", 600)
-    monkeypatch.setattr(supervisor_module, "_STOP_SECONDS", 0.2)
-    with running(parts, script + "\n") as supervisor:
-        wait_for(lambda: starts(parts) or None, "the learner")
-        if "ready" in script:
-            wait_for(lambda: supervisor.up or restarts(parts), "its first word")
-        if "exit" in script:
-            wait_for(lambda: restarts(parts) == 1, "its end")
-        assert supervisor.well(30)
-        # What follows is nothing: for a second, that is, and a tenth of one is what we put up with.
-        if well:
-            assert not holds_within(lambda: not supervisor.well(0.1), 1.0)
-        else:
-            wait_for(lambda: not supervisor.well(0.1), "doubt")
-
-
-def test_a_learner_that_waits_for_its_verdict_may_be_silent(parts, monkeypatch):
-    asked, judged = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> None:
-        asked.set()
-        judged.wait(10)
-        raise RuntimeError("enough")
-
-    monkeypatch.setattr(parts.promotion, "consider", slow)
-    monkeypatch.setattr(supervisor_module, "_STOP_SECONDS", 0.2)
-    script = f"ready(); {WORKING} propose(2, '0' * 64); {SILENT}\n"
-    with running(parts, script) as supervisor:
-        assert asked.wait(WAIT_SECONDS)
-        assert not holds_within(lambda: not supervisor.well(0.1), 1.0)
-        judged.set()
-
-
-def holds_within(probe, seconds: float) -> bool:
-    try:
-        return bool(wait_for(probe, "it", seconds=seconds))
-    except AssertionError:
-        return False

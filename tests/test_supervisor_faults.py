@@ -11,7 +11,7 @@ import pytest
 
 from daemon.messages import MISCONFIGURED
 from daemon.store.availability import Unavailable
-from daemon.supervision import supervisor as supervisor_module
+from daemon.supervision import backoff, child
 from daemon.supervision.jobs import JOBS
 from engines import weights_digest
 from tests.daemon_fixtures import (
@@ -33,9 +33,15 @@ wait_for = functools.partial(wait_for_long, seconds=10)
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch):
-    monkeypatch.setattr(supervisor_module, "_FIRST_BACKOFF_SECONDS", 0.05)
-    monkeypatch.setattr(supervisor_module, "_LAST_BACKOFF_SECONDS", 0.2)
-    monkeypatch.setattr(supervisor_module, "_STOP_SECONDS", 0.5)
+    monkeypatch.setattr(backoff, "_FIRST_SECONDS", 0.05)
+    monkeypatch.setattr(backoff, "_LAST_SECONDS", 0.2)
+    monkeypatch.setattr(child, "_STOP_SECONDS", 0.5)
+
+
+def waited(caplog) -> list[float]:
+    """The pauses before each start but the first."""
+    message = "learner ended"
+    return [record.restart_seconds for record in caplog.records if record.message == message]
 
 
 @pytest.fixture
@@ -49,8 +55,9 @@ def test_a_learner_that_ends_is_started_again_ever_later(parts, caplog):
         wait_for(lambda: restarts(parts) >= 5, "five restarts")
         assert not supervisor.up
     ended = [record for record in caplog.records if record.message == "learner ended"]
-    waits = [record.restart_seconds for record in ended][:5]
+    waits = waited(caplog)[:5]
     assert waits == [0.05, 0.1, 0.2, 0.2, 0.2]
+    assert {record.reason for record in ended} == {"crash"}
     assert {record.exit_code for record in ended} == {3}
     began = starts(parts)
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
@@ -60,11 +67,11 @@ def test_a_learner_that_ends_is_started_again_ever_later(parts, caplog):
 def test_a_learner_that_cannot_run_as_configured_is_left_alone_for_longer(
     parts, caplog, monkeypatch
 ):
-    monkeypatch.setattr(supervisor_module, "_MISCONFIGURED_SECONDS", 0.4)
+    monkeypatch.setitem(backoff._LONG_SECONDS, "settings", 0.4)
     with running(parts, "", prelude=f"import sys; sys.exit({MISCONFIGURED})"):
         wait_for(lambda: restarts(parts) >= 2, "two restarts")
-    ended = [record for record in caplog.records if record.message == "learner ended"]
-    assert [record.restart_seconds for record in ended][:2] == [0.4, 0.4]
+    assert waited(caplog)[:2] == [0.4, 0.4]
+    assert restarts(parts, "settings") >= 2
 
 
 def test_a_learner_that_ends_before_it_listens_is_started_again(parts):
@@ -188,7 +195,7 @@ def test_stop_returns_in_time(parts, script):
 
 
 def test_stop_while_it_waits_to_restart_or_has_just_started(parts, monkeypatch):
-    monkeypatch.setattr(supervisor_module, "_FIRST_BACKOFF_SECONDS", 600)
+    monkeypatch.setattr(backoff, "_FIRST_SECONDS", 600)
     with running(parts, "", prelude="import os; os._exit(1)") as supervisor:
         wait_for(lambda: restarts(parts) == 1, "the wait")
         began = time.monotonic()
@@ -236,5 +243,6 @@ def test_a_learner_is_not_started_while_the_store_is_unavailable(parts, monkeypa
 def test_a_learner_that_cannot_read_is_left_alone_for_a_while(parts, caplog):
     with running(parts, "sys.exit(74)"):
         wait_for(lambda: restarts(parts) == 1, "its end")
-        ended = [r.restart_seconds for r in caplog.records if r.message == "learner ended"]
-        assert ended == [supervisor_module._STORAGE_SECONDS]
+        wait_for(lambda: waited(caplog) or None, "the pause")
+        assert waited(caplog) == [30.0]
+        assert restarts(parts, "storage") == 1

@@ -11,7 +11,7 @@ from daemon.telemetry import SOURCE_LIMIT, Telemetry
 from tests.daemon_fixtures import WAIT_SECONDS, daemon_parts, sample
 
 SUFFIXES = {
-    "counter": r"_(requests|samples|steps|seconds|restarts|decisions|received|refused)",
+    "counter": r"_(requests|samples|steps|seconds|restarts|decisions|events|received|refused)",
     "histogram": r"_(seconds|samples)",
 }
 
@@ -44,8 +44,8 @@ def test_names_have_one_prefix_base_units_and_a_help_text(tmp_path):
 
 def test_counters_end_in_total(telemetry):
     telemetry.received("cam0", "accepted", 3)
-    telemetry.learner_restarts.inc()
-    assert reading(telemetry, "ffedge_learner_restarts_total") == 1
+    telemetry.learner_restarts.labels("oom").inc()
+    assert reading(telemetry, "ffedge_learner_restarts_total", reason="oom") == 1
     labels = {"source": "cam0", "result": "accepted"}
     assert reading(telemetry, "ffedge_samples_received_total", **labels) == 3
     text = generate_latest(telemetry.registry).decode()
@@ -126,5 +126,5 @@ def test_the_store_is_read_at_each_scrape(tmp_path):
 
 def test_each_daemon_has_its_own_registry():
     first, second = Telemetry(CollectorRegistry()), Telemetry(CollectorRegistry())
-    first.learner_restarts.inc()
-    assert reading(second, "ffedge_learner_restarts_total") == 0
+    first.learner_restarts.labels("oom").inc()
+    assert reading(second, "ffedge_learner_restarts_total", reason="oom") is None

@@ -130,6 +130,7 @@ def test_a_candidate_that_the_engine_cannot_serve_is_refused(tmp_path, kind):
         candidate = put(parts.versions, network(2))
         promotion = Promotion(
             parts.versions,
+            parts.swaps,
             parts.slot,
             parts.store,
             Cannot(kind("short of memory")),

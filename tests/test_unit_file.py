@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.learning.pace import LEARNER_OOM_SCORE
 from tests import system_calls
 from tests.running import RunningDaemon, wait_for
 
@@ -85,6 +86,14 @@ def test_what_would_shut_out_the_gpu_is_off() -> None:
     assert "SupplementaryGroups=video render jtop" in lines
 
 
+def test_a_learner_that_is_killed_for_memory_does_not_end_the_service() -> None:
+    lines = UNIT.read_text().splitlines()
+    assert "OOMPolicy=continue" in lines
+    (score,) = [int(line.partition("=")[2]) for line in lines if line.startswith("OOMScoreAdjust=")]
+    assert score < LEARNER_OOM_SCORE
+    assert not [line for line in lines if line.startswith("MemoryHigh=")]
+
+
 def test_the_service_finds_the_nvcc_that_the_installer_compiles_with() -> None:
     (path,) = re.findall(r"(?m)^Environment=PATH=(.*)$", UNIT.read_text())
     installer = (ROOT / "deploy" / "install.sh").read_text()
@@ -119,6 +128,6 @@ def test_the_daemon_learns_and_swaps_under_the_units_system_call_filter(tmp_path
         wait_for(daemon.learner_up, "the learner")
         wait_for(lambda: (daemon.metric("ffedge_learn_steps_total") or 0) > 0, "a step", 60)
         wait_for(daemon.settled, "a verdict", 60)
-        assert daemon.metric("ffedge_learner_restarts_total") == 0
+        assert daemon.restarts() == 0
         learner = Path(f"/proc/{daemon.learner_pid()}/status").read_text()
         assert "Seccomp:\t2" in learner

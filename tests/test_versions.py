@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from daemon.serving import versions as versions_module
-from daemon.serving.versions import VersionEntry, VersionStore
+from daemon.serving.manifest import VersionEntry
+from daemon.serving.versions import VersionStore
 from engines import Weights, WeightsError, weights_digest, weights_to_bytes
 from tests.daemon_fixtures import network, put
 
@@ -26,6 +27,13 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def store(folder) -> VersionStore:
     return opened(folder)[0]
+
+
+def prove(store: VersionStore, *weights: Weights) -> None:
+    """Accepted, one after the other, and each found good."""
+    for each in weights:
+        store.accept(put(store, each))
+        store.change(store.manifest.passed(each.version))
 
 
 def numbers(store: VersionStore) -> list[int]:
@@ -56,7 +64,7 @@ def test_it_starts_untrained(folder):
 
 
 def test_what_was_accepted_serves_after_a_restart(folder, store):
-    store.accept(put(store, network(2)))
+    prove(store, network(2))
     assert (store.manifest.active, store.manifest.previous) == (2, 1)
     again, weights = opened(folder)
     assert same(weights, network(2))
@@ -81,16 +89,14 @@ def test_a_candidate_that_left_no_file_can_be_refused(store):
 
 
 def test_only_the_newest_are_kept(folder, store):
-    for number in range(2, 8):
-        store.accept(put(store, network(number)))
+    prove(store, *map(network, range(2, 8)))
     assert numbers(store) == [5, 6, 7]
     assert files(folder) == [f"{n}.safetensors" for n in (5, 6, 7)] + ["manifest.json"]
     assert opened(folder)[1].version == 7
 
 
 def test_active_and_previous_stay_even_when_they_are_the_oldest(folder, store):
-    for number in (2, 3):
-        store.accept(put(store, network(number)))
+    prove(store, network(2), network(3))
     for number in (2, 3):
         flip(store.path(number))
     again, weights = opened(folder)
@@ -102,8 +108,7 @@ def test_active_and_previous_stay_even_when_they_are_the_oldest(folder, store):
 
 
 def test_a_file_that_cannot_be_pruned_does_not_undo_what_was_accepted(folder, store, monkeypatch):
-    for number in (2, 3):
-        store.accept(put(store, network(number)))
+    prove(store, network(2), network(3))
     monkeypatch.setattr(Path, "unlink", disk_full)
     store.accept(put(store, network(4)))
     assert (store.manifest.active, numbers(store)) == (4, [2, 3, 4])
@@ -130,8 +135,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_active_version_falls_back_to_the_newest_whole_one(folder, store, damage, caplog):
-    for number in (2, 3):
-        store.accept(put(store, network(number)))
+    prove(store, network(2), network(3))
     damage(store.path(3))
     again, weights = opened(folder)
     assert same(weights, network(2))
@@ -143,8 +147,7 @@ def test_a_damaged_active_version_falls_back_to_the_newest_whole_one(folder, sto
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_with_no_whole_version_left_it_starts_untrained_under_a_new_number(folder, store, damage):
-    for number in (2, 3):
-        store.accept(put(store, network(number)))
+    prove(store, network(2), network(3))
     for number in (2, 3):
         damage(store.path(number))
     store.path(1).unlink()
@@ -202,8 +205,7 @@ def test_a_manifest_that_cannot_be_written_changes_nothing(folder, store, act, m
 
 
 def test_a_fall_back_serves_where_it_cannot_be_written_down(folder, store, monkeypatch, caplog):
-    for number in (2, 3):
-        store.accept(put(store, network(number)))
+    prove(store, network(2), network(3))
     store.path(3).write_bytes(b"")
     monkeypatch.setattr(versions_module, "replace_file", disk_full)
     for _ in range(2):

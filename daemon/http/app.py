@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -39,14 +38,14 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     """The application.
 
     Args:
-        service: Its collaborators, all running but the supervisor, the power monitor, the governor
-            and the scrub; the app starts these, and stops them and the store when it ends.
+        service: Its collaborators, all running but supervisor, swaps, power monitor, governor and
+            scrub; the app starts these, and stops them and the store when it ends.
         on_start: Called when requests are about to be answered.
     """
-    predicting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.swaps.start()
         service.supervisor.start()
         service.power.start()
         service.governor.start()
@@ -56,9 +55,10 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
         await asyncio.to_thread(service.scrub.stop)
         await asyncio.to_thread(service.governor.stop)
         await asyncio.to_thread(service.supervisor.stop)
+        await asyncio.to_thread(service.swaps.stop)
         await asyncio.to_thread(service.power.stop)
         await asyncio.to_thread(service.store.close)
-        predicting.shutdown()
+        service.predicting.shutdown()
 
     app = FastAPI(
         title="ffedge",
@@ -78,7 +78,7 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     add_sample_routes(app, service)
     add_sample_list_routes(app, service)
     add_label_routes(app, service)
-    add_predict_routes(app, service, predicting)
+    add_predict_routes(app, service)
     add_model_routes(app, service)
     add_train_routes(app, service)
     add_watch_routes(app, service)

@@ -1,9 +1,10 @@
 """The HTTP server as a service manager wants it: it says when it is ready, well, and stopping.
 
 `READY=1` goes out once requests are accepted: the first version serves by then. The watchdog is fed
-from the event loop itself, never from a thread, and only while the learner is well too: a loop that
-is blocked, a learner that has gone silent, or an engine that fails request after request lets the
-manager restart the daemon.
+from the event loop itself, never from a thread, and only while every part gets on that nothing else
+restarts: a loop that is blocked, a writer, a predictor or a supervisor that is stuck, or an engine
+that fails request after request lets the manager restart the daemon. The learner is the
+supervisor's: one that hangs is killed, and costs no request.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from daemon.notify import Notifier
 
 # Without a watchdog there is still a status line to keep.
 _STATUS_SECONDS = 10.0
+# In the time that the manager waits: a part that is stuck is seen in half of it.
+_LOOKS = 4
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Health:
     """What the daemon says of itself.
 
     Args:
-        well: Whether the engine answers, and the learner was heard within so many seconds or has a
-            reason not to be.
+        well: Whether every part of the server has got on within so many seconds; asked twice in
+            that time, at least.
         status: One line.
     """
 
@@ -102,6 +105,6 @@ class NotifiedServer(uvicorn.Server):
         limit = self._notifier.watchdog_seconds
         while not self.should_exit:
             self._notifier.status(self._health.status())
-            if limit is not None and self._health.well(limit):
+            if limit is not None and self._health.well(limit / 2):
                 self._notifier.alive()
-            await asyncio.sleep(_STATUS_SECONDS if limit is None else limit / 2)
+            await asyncio.sleep(_STATUS_SECONDS if limit is None else limit / _LOOKS)

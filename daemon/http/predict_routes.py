@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import Executor
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -22,16 +21,13 @@ from engines import EngineFailedError
 
 log = logging.getLogger(__name__)
 
+# A large batch of a slow network takes a minute: others get their turn between its parts, and it
+# shows that the predictor gets on.
+_PART_SAMPLES = 32
 
-def add_predict_routes(app: FastAPI, service: Service, predicting: Executor) -> None:
-    """Add the route of `/predict`.
 
-    Args:
-        app: What they are added to.
-        service: What it works with.
-        predicting: Where predictions compute: off the event loop, so that a slow one does not hold
-            up ingest.
-    """
+def add_predict_routes(app: FastAPI, service: Service) -> None:
+    """Add the route of `/predict`."""
 
     @app.post(
         "/predict",
@@ -46,12 +42,15 @@ def add_predict_routes(app: FastAPI, service: Service, predicting: Executor) -> 
             served = service.slot.current
             loop = asyncio.get_running_loop()
             try:
-                answers = await loop.run_in_executor(predicting, served.answer, asked.x)
+                answers = []
+                for start in range(0, len(asked.x), _PART_SAMPLES):
+                    part = asked.x[start : start + _PART_SAMPLES]
+                    answers += await loop.run_in_executor(service.predicting, served.answer, part)
             except EngineFailedError as error:
-                service.slot.failures += 1
+                service.slot.failed(served)
                 log.error("engine did not answer", extra={"why": str(error)})
                 raise EngineError("the engine did not answer: try again") from error
-            service.slot.failures = 0
+            service.slot.answered(served)
             content: dict[str, Any] = {
                 "model": service.spec.name,
                 "model_version": str(served.weights.version),

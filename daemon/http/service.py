@@ -8,9 +8,11 @@ from daemon.governor.governor import Governor
 from daemon.ingest.kept_predictions import KeptPredictions
 from daemon.power import PowerMonitor
 from daemon.serving.slot import ServingSlot
+from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore, Scrub
 from daemon.supervision.jobs import JobBook
+from daemon.supervision.pulse import PredictThread
 from daemon.supervision.supervisor import Supervisor
 from daemon.telemetry import Telemetry
 from models import ModelSpec
@@ -25,7 +27,10 @@ class Service:
         store: Keeps samples.
         scrub: Checks them.
         slot: Answers predictions.
+        predicting: The thread that computes them: off the event loop, so that a slow one does not
+            hold up ingest.
         versions: Lists versions.
+        swaps: Changes which of them serves.
         jobs: Lists training jobs.
         supervisor: Runs the learner.
         telemetry: Counts.
@@ -38,7 +43,9 @@ class Service:
     store: SampleStore
     scrub: Scrub
     slot: ServingSlot
+    predicting: PredictThread
     versions: VersionStore
+    swaps: Swaps
     jobs: JobBook
     supervisor: Supervisor
     telemetry: Telemetry

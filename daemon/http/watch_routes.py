@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from daemon.http.answers import json_answer
+from daemon.http.predict_check import PredictCheck
 from daemon.http.service import Service
 
 
@@ -22,23 +25,31 @@ def add_watch_routes(app: FastAPI, service: Service) -> None:
         """The process answers."""
         return json_answer({"live": True})
 
+    predicts = PredictCheck(service.spec, service.slot, service.predicting)
+
     @app.get("/health/ready")
-    async def get_ready() -> Response:
-        """Samples are kept and predictions answered; the learner may be down meanwhile."""
+    async def get_ready(of: Literal["ingest", "predict"] | None = None) -> Response:
+        """Samples are kept and predictions answered, or that of the two which `of` asks about.
+
+        The learner may be down meanwhile.
+        """
         store = service.store
         removed = store.removed.summary
         why = "the queue is full" if store.queue_depth >= store.queue_limit else None
         if store.refuses is not None:
             why = store.refuses.why
+        unpredictable = await predicts.why_not()
+        well = {"ingest": why is None, "predict": unpredictable is None}
+        ready = all(well.values()) if of is None else well[of]
         status = {
-            "ready": why is None,
+            "ready": ready,
             "live": True,
             "ingest": {
-                "ok": why is None,
+                "ok": well["ingest"],
                 "why": why,
                 "cause": None if store.refuses is None else store.refuses.cause,
             },
-            "predict": True,
+            "predict": {"ok": well["predict"], "why": unpredictable},
             "samples_lost": store.samples_lost,
             "removed": None if removed is None else removed._asdict(),
             "learner": service.supervisor.up,
@@ -46,4 +57,4 @@ def add_watch_routes(app: FastAPI, service: Service) -> None:
             "learning": service.governor.state.to_json(),
             "power": service.power.sources(),
         }
-        return json_answer(status, status=200 if why is None else 503)
+        return json_answer(status, status=200 if ready else 503)

@@ -8,61 +8,53 @@ Samples are learned in order of arrival, in blocks. For one block:
 Which rows a step takes depends on the seed and the step's number alone, and a full block on the
 order of the samples, so learning full blocks again from the checkpoint gives the same bits, as
 long as nothing that was learned since has been relabelled, withdrawn, found damaged or removed:
-that is not met again. (Where a block that waited too long is cut short is up to the clock.) What
-memory holds is asked of the store anew for each block: a sample that no longer counts has left it
-by then. A candidate is an export of the
+that is not met again. (Where a block that waited too long is cut short is up to the clock.) A
+sample that no longer counts has left memory by the next block. A candidate is an export of the
 network as it stands: proposing one changes nothing in what is learned next.
 
 Where memory runs out in a step, some units have moved and others have not, and what the step had
 made is still held. So the engine is thrown away, another opened from the checkpoint, and what came
-after is learned again, with half the batch; see `Learner.learn_block`.
+after is learned again, with half the batch; see `Learner.learn_block`. Where a loss or a weight is
+no longer a number, the same is done without the block (`course.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon.config import LearnerSettings
-from daemon.durable import replace_file
+from daemon.learning.answers import (
+    MemoryShortageError,
+    OnPart,
+    first_line,
+    found_classes,
+    shortage_named,
+)
+from daemon.learning.checkpoints import Checkpoints
+from daemon.learning.course import Course
 from daemon.learning.progressive import ProgressiveScore
+from daemon.learning.state import DivergedError, LearnerState
+from daemon.messages import Noted
 from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
-from engines import (
-    PredictEngine,
-    TrainEngine,
-    Weights,
-    WeightsError,
-    is_out_of_memory,
-    release_memory,
-)
-from engines.tensor_file import TensorFileError, pack, unpack
+from engines import PredictEngine, TrainEngine, Weights, is_out_of_memory, release_memory
 from models import ModelSpec
 
 log = logging.getLogger(__name__)
 
-OnStep = Callable[[], None]
-# Predicted between two signs of life: slow networks answer a handful a second.
-_PART_SAMPLES = 64
+OnStep = OnPart
 
 
 def _nobody() -> None:
     """Nobody counts the steps."""
-
-
-class LearningError(RuntimeError):
-    """Learning cannot go on from here: a loss is no longer a number."""
-
-
-class MemoryShortageError(LearningError):
-    """Memory ran out, twice where less could be tried; the learner is as a checkpoint has it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,17 +104,33 @@ class Learner:
         self._reader = reader
         self._settings = settings
         self._holdout_samples = holdout_samples
-        self._checkpoint = checkpoint
+        self._checkpoints = Checkpoints(checkpoint)
+        self._course = Course()
+        self._saved_step = 0  # of the checkpoint
+        self._stretch = (0, 0)  # what was learned last: after the first seq, through the second
         self._batch_samples = settings.batch_samples
-        self._begin()
+        self.notes: list[Noted] = []  # what the server is to know; whoever tells it clears this
+        self._state = self._opened()
 
-    def _begin(self) -> None:
-        self._engine = self._open_engine()
-        self._memory: list[StoredSample] = []
-        self._classes = 0  # class places seen; memory may have forgotten some of them
-        self.last_seq = 0
-        self.steps = 0
-        self.score = ProgressiveScore()
+    @property
+    def last_seq(self) -> int:
+        """The stream is learned through here."""
+        return self._state.last_seq
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return self._state.steps
+
+    @property
+    def score(self) -> ProgressiveScore:
+        """Of every sample, before it was learned."""
+        return self._state.score
+
+    @property
+    def change_seq(self) -> int | None:
+        """Where the last drift alarm puts the change; None: there was none."""
+        return self._state.change_seq
 
     def backlog(self) -> int:
         """Samples that wait to be learned."""
@@ -132,33 +140,50 @@ class Learner:
         """Predict, score, then learn the next block; what is left, if that is less.
 
         Where memory runs out, once more with half the batch, which then stays: from the last
-        checkpoint on, so that the block learned may be an earlier one.
+        checkpoint on, so that the block learned may be an earlier one. Where learning diverges,
+        nothing is learned: the next block is one after the checkpoint.
 
         Args:
             on_step: Called after each step, and after each part of what is predicted.
 
         Raises:
-            LearningError: A loss is not a number.
             MemoryShortageError: Memory ran out twice.
         """
-        return self._within_memory(lambda: self._learn_block(on_step))
+        return self._converging(lambda: self._learn_block(on_step), on_step)
 
     def _learn_block(self, on_step: OnStep) -> BlockReport:
         started = time.monotonic()
-        new, through = self._reader.training(self.last_seq, self._settings.block_samples)
-        self.last_seq = through
+        state = self._state
+        state.memory.settle()
+        after = self._course.skip(state.last_seq)
+        new, through = self._reader.training(after, self._settings.block_samples)
+        new = self._course.kept(new)
         if not new:
+            state.last_seq = through
             return BlockReport(0, 0, (), 0.0)
         x, labels = self._reader.batch(new)
-        if self.score.total == 0:
-            self._engine.standardize_from(x)
-        with self._open_predict(self._export(0, None)) as predictor:
-            self.score.add(_found(predictor, x, on_step) == labels)
-        self._classes = max(self._classes, *(sample.class_index + 1 for sample in new))
-        self._remember(new)
+        state.standardize(x)
+        if self._stretch[0] == self._stretch[1]:
+            self._stretch = (after, through)  # nothing else was learned that could have spoiled it
+        with self._open_predict(state.export(0, None)) as predictor:
+            right = found_classes(predictor, x, on_step) == labels
+        state.score.add(right)
+        change = state.drift.add(~right, labels, [sample.seq for sample in new])
+        state.last_seq, self._stretch = through, (after, through)
+        state.seen[labels] = True
+        state.memory.add(new)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
-        losses = self._train(steps, new, on_step)
+        losses = self._take(steps, new, on_step)
+        if change is not None and not state.drift_steps:
+            # From the next block on, so that whoever runs us can save a checkpoint first.
+            state.change_seq, state.drift_steps = change, self._settings.drift_steps
+            self._note("drift", f"errors are more frequent since sample {change}", through)
         return BlockReport(len(new), steps, losses, time.monotonic() - started)
+
+    def pass_over(self, after_seq: int) -> None:
+        """Leave out the block behind `after_seq`; its samples stay stored."""
+        _, through = self._reader.training(after_seq, self._settings.block_samples)
+        self._course.leave_out((after_seq, through))
 
     def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
         """Take steps on remembered samples alone; where memory runs out, as `learn_block`.
@@ -168,34 +193,32 @@ class Learner:
             on_step: Called after each.
 
         Raises:
-            LearningError: A loss is not a number.
             MemoryShortageError: Memory ran out twice.
         """
-        return self._within_memory(lambda: self._rehearse(steps, on_step))
+        return self._converging(lambda: self._rehearse(steps, on_step), on_step)
 
     def _rehearse(self, steps: int, on_step: OnStep) -> BlockReport:
         started = time.monotonic()
-        self._remember([])
-        if not self._memory:
+        self._state.memory.settle()
+        if not len(self._state.memory):
             return BlockReport(0, 0, (), 0.0)
-        losses = self._train(steps, [], on_step)
+        self._stretch = (self.last_seq, self.last_seq)
+        losses = self._take(steps, [], on_step)
         return BlockReport(0, steps, losses, time.monotonic() - started)
 
     def export(self, *, version: int, parent: int | None) -> Weights:
         """The network as it stands, under a version number.
 
         Raises:
-            WeightsError: It must not serve.
+            DivergedError: It must not serve; the learner has gone back to its checkpoint.
             MemoryShortageError: Memory ran out; nothing has changed.
         """
-        with _shortage_named():
-            return self._export(version, parent)
-
-    def _export(self, version: int, parent: int | None) -> Weights:
-        classes = self._reader.labels()[: self._classes]
-        return self._engine.export(
-            classes=classes, version=version, parent=parent, last_seq=self.last_seq
-        )
+        try:
+            with shortage_named():
+                return self._state.export(version, parent)
+        except DivergedError as error:
+            self._recover(str(error), _nobody)
+            raise
 
     def compare(
         self, candidate: Weights, incumbent: Weights, best: Weights, on_part: OnStep = _nobody
@@ -217,8 +240,8 @@ class Learner:
         x, labels = self._reader.batch(samples)
         correct = []
         for weights in (incumbent, best, candidate):
-            with _shortage_named(), self._open_predict(weights) as predictor:
-                found = _found(predictor, x, on_part)
+            with shortage_named(), self._open_predict(weights) as predictor:
+                found = found_classes(predictor, x, on_part)
                 correct.append(self._right(weights, found, labels))
         return Scores(len(samples), *correct)
 
@@ -229,46 +252,125 @@ class Learner:
         known = np.array([*(places.get(label, -1) for label in weights.classes), -1])
         return int((known[found] == labels).sum())
 
-    def save(self) -> None:
+    def save(self, proposed: int | None = None) -> None:
         """Write the checkpoint; a crash at any instant leaves the old one or this one.
+
+        Args:
+            proposed: The version that is proposed as the network stands; its copy is kept until
+                `judged`, `mark_good` or `retreat` decides about it.
 
         Raises:
             OSError: It cannot be written; the old one is still there.
         """
-        fields = {
-            "model": self._spec.to_json(),
-            "last_seq": self.last_seq,
-            "steps": self.steps,
-            "classes": self._classes,
-            "total": self.score.total,
-            "correct": self.score.correct,
-        }
-        arrays = self._engine.state() | {"progressive.recent": self.score.recent}
-        replace_file(self._checkpoint, pack(arrays, fields))
+        self._checkpoints.write(self._state.checkpoint(self._course.fields(self.last_seq)))
+        self._saved_step = self.steps
+        if proposed is not None:
+            self._checkpoints.keep(proposed)
 
     def restore(self) -> bool:
         """Continue from the checkpoint, if there is one that fits.
 
-        A damaged one, or one that is ahead of the samples, is passed over with a log line, and
-        later written over; learning begins again from the first sample: nothing is lost but time.
+        A damaged one, one that is ahead of the samples, or one of an earlier release is passed over
+        with a log line, and later written over; learning begins again from the first sample:
+        nothing is lost but time.
         """
+        fields = self._go_back(self._checkpoints.read())
+        if fields is not None:
+            self._course.load(fields)
+        return fields is not None
+
+    def judged(self, version: int, *, accepted: bool) -> None:
+        """The verdict on a version that was proposed."""
+        if accepted:
+            self._course.accepted()
+        else:
+            self._checkpoints.forget(version)
+
+    def mark_good(self, version: int) -> None:
+        """A version has passed its probation: `retreat` goes back to where it was proposed.
+
+        Raises:
+            OSError: That cannot be kept.
+        """
+        self._checkpoints.mark_good(version)
+
+    def retreat(self) -> None:
+        """Go back to where the newest good version was proposed; what came after is left out.
+
+        Nothing of what was learned since is learned again or replayed; it stays stored, and its
+        scores stay counted. Where no version was good yet, the network begins anew. On disk when
+        this returns; a crash before leaves the checkpoint as it was.
+
+        Raises:
+            OSError: The checkpoint cannot be written; what stands in memory has gone back.
+        """
+        through, score = self.last_seq, self.score
+        self._go_back(self._checkpoints.read_good())
+        after = self.last_seq
+        self._state.last_seq, self._state.score = max(after, through), score
+        self.save()
+        self._checkpoints.forget_proposed()
+        left = f"samples after {after} through {self.last_seq} are left out"
+        self._note("retreated", f"back at the last good version: {left}", after)
+
+    def _converging(self, work: Callable[[], BlockReport], on_step: OnStep) -> BlockReport:
         try:
-            arrays, fields = unpack(self._checkpoint.read_bytes())
-            if ModelSpec.from_json(fields["model"]) != self._spec:
-                raise WeightsError("it is of another model")
-            if fields["last_seq"] > self._reader.last_seq():
-                raise WeightsError("it has learned from samples that the store does not have")
-            recent = arrays.pop("progressive.recent").astype(np.bool_)
-            self._engine.load_state(arrays)
-        except FileNotFoundError:
-            return False
-        except (TensorFileError, WeightsError, KeyError) as error:
-            log.error("checkpoint cannot be used", extra={"why": str(error)})
-            return False
-        self.last_seq, self.steps = fields["last_seq"], fields["steps"]
-        self._classes = fields["classes"]
-        self.score = ProgressiveScore(fields["total"], fields["correct"], recent)
-        return True
+            return self._within_memory(work)
+        except DivergedError as error:
+            why = str(error)
+        self._recover(why, on_step)
+        return BlockReport(0, 0, (), 0.0)
+
+    def _recover(self, why: str, on_step: OnStep) -> None:
+        """Back to the checkpoint, without the stretch that was learned last.
+
+        The second time from the same checkpoint the network begins anew, on what memory holds.
+        """
+        after, through = self._stretch
+        first = self._course.diverged(self._stretch, self._saved_step)
+        text = f"{why}; samples after {after} through {through} are left out"
+        self._note("diverged" if first else "began_anew", text, through)
+        self._go_back(self._checkpoints.read())
+        if not first:
+            self._begin_anew(on_step)
+
+    def _begin_anew(self, on_step: OnStep) -> None:
+        """A new network in the checkpoint's place learns what memory holds."""
+        state = self._state
+        state.engine, state.standardized = self._open_engine(), False
+        state.memory.settle()
+        if not len(state.memory):
+            return
+        try:
+            state.standardize(self._reader.batch(state.memory.samples)[0])
+            with shortage_named():
+                self._take(self._settings.train_steps, [], on_step)
+                state.export(0, None)
+        except DivergedError as error:
+            log.error("what memory holds cannot be learned", extra={"why": str(error)})
+            self._state = self._opened()
+            self._state.last_seq, self._state.score = state.last_seq, state.score
+
+    def _go_back(self, content: bytes | None) -> dict[str, Any] | None:
+        """Stand where a checkpoint stands, or before the first sample; its fields, if it is used.
+
+        Memory of the network as it was is given back first.
+        """
+        del self._state
+        release_memory()
+        self._state = self._opened()
+        fields = None if content is None else self._state.load(content)
+        if content is not None and fields is None:
+            self._state = self._opened()
+        self._stretch = (self.last_seq, self.last_seq)
+        self._saved_step = self.steps
+        return fields
+
+    def _opened(self) -> LearnerState:
+        return LearnerState(self._spec, self._open_engine(), self._reader, self._settings)
+
+    def _note(self, kind: str, text: str, seq: int) -> None:
+        self.notes.append(Noted(kind, text, seq))
 
     def _within_memory(self, work: Callable[[], BlockReport]) -> BlockReport:
         for batch_samples in (self._batch_samples, max(1, self._batch_samples // 2)):
@@ -278,75 +380,19 @@ class Learner:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                why = _first_line(error)
+                why = first_line(error)
             # Outside the handler, which holds all that the failed step had made.
             log.warning(
                 "memory ran out: learning goes on from the checkpoint",
                 extra={"why": why, "batch_samples": batch_samples},
             )
-            del self._engine
-            release_memory()
-            self._begin()
-            self.restore()
+            self._go_back(self._checkpoints.read())
         raise MemoryShortageError(
             f"memory ran out twice, at last with {batch_samples} samples a step: {why}; leave more "
             "memory free, or set learner.batch_samples or [model] to less"
         )
 
-    def _remember(self, new: list[StoredSample]) -> None:
-        """Memory becomes the newest samples that still count; only what is not held yet is read."""
-        held = {sample.seq: sample for sample in (*self._memory, *new)}
-        seqs = self._reader.training_seqs(self.last_seq, self._settings.replay_samples)
-        read = self._reader.samples([seq for seq in seqs if seq not in held])
-        held |= {sample.seq: sample for sample in read}
-        # Should all have been retired since they were read, this block still learns its own.
-        self._memory = [held[seq] for seq in seqs if seq in held] or [*new]
-
-    def _train(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
-        settings = self._settings
-        fresh = max(1, round(self._batch_samples * settings.new_ratio)) if new else 0
-        losses: tuple[float, ...] = ()
-        for _ in range(steps):
-            draw = np.random.default_rng([settings.seed, self.steps])
-            rows = [new[i] for i in draw.integers(len(new), size=fresh)] if new else []
-            replay = draw.integers(len(self._memory), size=self._batch_samples - fresh)
-            rows.extend(self._memory[i] for i in replay)
-            x, labels = self._reader.batch(rows)
-            report = self._engine.train_step(
-                x,
-                labels,
-                learning_rate=settings.learning_rate,
-                look_ahead_weight=settings.look_ahead_weight,
-            )
-            self.steps += 1
-            if not report.finite:
-                raise LearningError(f"step {self.steps}: losses {report.losses}")
-            losses = report.losses
-            on_step()
-        return losses
-
-
-def _found(predictor: PredictEngine, x: NDArray[np.float32], on_part: OnStep) -> NDArray[np.int64]:
-    """The class of each sample; an answer does not depend on the part that it is in."""
-    found = []
-    for start in range(0, len(x), _PART_SAMPLES):
-        found.append(predictor.predict(x[start : start + _PART_SAMPLES]).class_index)
-        on_part()
-    return np.concatenate(found)
-
-
-@contextlib.contextmanager
-def _shortage_named() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        why = _first_line(error)
-        raise MemoryShortageError(
-            f"memory ran out while a version was made or scored: {why}"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    def _take(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
+        return self._state.take_steps(
+            steps, new, on_step, batch_samples=self._batch_samples, rate=self._course.rate
+        )

@@ -6,17 +6,29 @@ longer than a second is slept for as long as it asks. What is learned depends on
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from daemon.messages import Pace
 
+# The kernel's own range is -1000 to 1000; the service's is in deploy/ffedge.service.
+LEARNER_OOM_SCORE = 500
 _ALIVE_SECONDS = 0.5  # between two signs of life while it sleeps
 # Shorter sleeps are put together: the kernel's timers cost more than they give.
 _SHORTEST_SLEEP_SECONDS = 0.002
 # A longer stretch was a machine that was suspended, or a compiler; it is not slept for.
 _LONGEST_WORK_SECONDS = 60.0
+
+
+def lower_priority(niceness: int) -> None:
+    """Give way to the server: less CPU time, and killed first when memory runs out."""
+    os.nice(niceness)
+    with contextlib.suppress(OSError):  # not Linux, or not permitted: only the order is lost
+        Path("/proc/self/oom_score_adj").write_text(str(LEARNER_OOM_SCORE))
 
 
 class Pacer:

@@ -11,38 +11,37 @@ import contextlib
 import functools
 import logging
 import math
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
-from daemon.learning.learner import (
-    BlockReport,
-    Learner,
-    LearningError,
-    MemoryShortageError,
-    OnStep,
-)
+from daemon.learning.answers import LearningError, MemoryShortageError
+from daemon.learning.learner import BlockReport, Learner, OnStep
 from daemon.learning.pace import Pacer
+from daemon.learning.probe import Probe
 from daemon.messages import (
     Alive,
     Begin,
+    Busy,
     JobFailed,
     JobStarted,
     Judged,
     Pace,
+    Passed,
     Progress,
     Proposed,
+    Retreated,
+    Serves,
     Started,
     ToLearner,
     Train,
+    Watch,
     send,
 )
 from daemon.serving.gate import Scores, becomes_best
@@ -56,6 +55,8 @@ _IDLE_REPORT_SECONDS = 1.0
 # A job that still has a backlog proposes what it has at least this often.
 _PROPOSE_SECONDS = 2.0
 _ALIVE_SECONDS = 1.0
+# How long the first step may take where chains or kernels are compiled for it.
+COMPILE_SECONDS = 900.0
 # No job by itself for so long after one that memory did not suffice for.
 _REST_SECONDS = 30.0
 
@@ -69,18 +70,12 @@ def report_damage(seq: int) -> None:
     log.error("a sample is damaged on disk and is not learned", extra={"seq": seq})
 
 
-def lower_priority(niceness: int) -> None:
-    """Give way to the server: less CPU time, and killed first when memory runs out."""
-    os.nice(niceness)
-    with contextlib.suppress(OSError):  # not Linux, or not permitted: only the order is lost
-        Path("/proc/self/oom_score_adj").write_text("500")
-
-
 class LearnerProcess:
     """The loop around a `Learner`.
 
     Args:
         learner: Not yet restored.
+        probe: Watches what is on probation.
         versions: Where candidates are written and the incumbent is read; the manifest is not used.
         settings: When to learn.
         commands: The server's messages.
@@ -90,12 +85,14 @@ class LearnerProcess:
     def __init__(
         self,
         learner: Learner,
+        probe: Probe,
         versions: VersionStore,
         settings: LearnerSettings,
         commands: IO[bytes],
         reports: IO[bytes],
     ) -> None:
         self._learner = learner
+        self._probe = probe
         self._versions = versions
         self._settings = settings
         self._reports = reports
@@ -108,6 +105,7 @@ class LearnerProcess:
         self._told_seconds, self._told_steps = 0.0, 0  # of work, in signs of life so far
         self._asked: Train | None = None  # and not begun
         self._unjudged = False  # something was learned that no candidate shows
+        self._drifted = False  # and no job has been begun for it
         reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
         reader.start()
 
@@ -130,13 +128,14 @@ class LearnerProcess:
         if not isinstance(begin, Begin):
             return
         self._incumbent = self._versions.verify(*begin.active)
-        try:
-            self._best = self._versions.verify(*begin.best)
-        except (WeightsError, OSError) as error:
-            log.error("best version cannot be read", extra={"why": str(error)})
-            self._best = self._incumbent
+        self._best = self._read_best(begin.best)
         self._next_version = begin.next_version
         resumed = self._learner.restore()
+        if begin.pass_over is not None:
+            self._learner.pass_over(begin.pass_over)
+        self._compiles = self._learner.steps if self._settings.may_compile else None
+        if begin.retreat:
+            self._retreat(begin.retreat)
         send(self._reports, Started(resumed, self._learner.last_seq, self._learner.steps))
         self._told_steps = self._learner.steps
         self._unjudged = self._learner.last_seq > self._incumbent.last_seq
@@ -144,11 +143,13 @@ class LearnerProcess:
         reported = 0.0
         while True:
             with contextlib.suppress(queue.Empty):
-                command = self._inbox.get(timeout=_POLL_SECONDS)
-                if command is None:
-                    return
-                if isinstance(command, Train):
-                    self._asked = command
+                wait_seconds = _POLL_SECONDS
+                while True:
+                    command = self._inbox.get(timeout=wait_seconds)
+                    if command is None:
+                        return
+                    self._obey(command)
+                    wait_seconds = 0.001  # all that is there, before another job
             backlog = self._learner.backlog()
             now = time.monotonic()
             if self._paused is not None and now >= self._rests_until:
@@ -163,6 +164,9 @@ class LearnerProcess:
             elif allowed and self._asked is not None:
                 asked, self._asked = self._asked, None
                 self._train(asked)
+            elif rested and self._drifted and backlog:
+                self._job("drift", 0)
+                waiting_since = None
             elif rested and backlog >= self._settings.block_samples:
                 self._job("samples", 0)
                 waiting_since = None
@@ -178,6 +182,49 @@ class LearnerProcess:
                 self._report_progress(backlog=backlog)
                 reported = now
 
+    def _obey(self, command: ToLearner) -> None:
+        match command:
+            case Train():
+                self._asked = command
+            case Serves():
+                self._follow(command)
+            case Watch():
+                self._probe.watch(command.trials)
+            case Passed():
+                self._mark_good(command.version)
+            case _:
+                pass
+
+    def _follow(self, command: Serves) -> None:
+        """Another version serves: candidates are compared with it from now on."""
+        self._incumbent = self._versions.verify(command.version, command.sha256)
+        self._best = self._read_best(command.best)
+        if command.retreat:
+            self._retreat(command.change)
+
+    def _read_best(self, best: tuple[int, str]) -> Weights:
+        try:
+            return self._versions.verify(*best)
+        except (WeightsError, OSError) as error:
+            log.error("best version cannot be read", extra={"why": str(error)})
+            return self._incumbent
+
+    def _retreat(self, change: int) -> None:
+        self._learner.retreat()
+        self._tell()
+        send(self._reports, Retreated(change))
+
+    def _mark_good(self, version: int) -> None:
+        try:
+            self._learner.mark_good(version)
+        except OSError as error:  # a rollback then goes back to the good one before
+            log.error("checkpoint cannot be kept", extra={"version": version, "why": str(error)})
+
+    def _tell(self) -> None:
+        for note in self._learner.notes:
+            send(self._reports, note)
+        self._learner.notes.clear()
+
     def _train(self, asked: Train) -> None:
         if self._paused is None:
             steps = asked.max_steps or self._settings.train_steps
@@ -189,7 +236,10 @@ class LearnerProcess:
     def _job(self, trigger: str, rehearsal_steps: int, max_seconds: float | None = None) -> None:
         """Learn, propose, wait for the verdict, save."""
         self._pacer.begin()
+        self._drifted = False
         send(self._reports, JobStarted(trigger, self._learner.last_seq))
+        self._alive = None
+        self._say_alive()
         try:
             self._learn(trigger, rehearsal_steps, max_seconds)
             candidate = self._learner.export(
@@ -206,7 +256,11 @@ class LearnerProcess:
         except UnwritableError as error:
             self._pause(error)
             return
-        except (LearningError, WeightsError) as error:
+        except LearningError as error:  # the next job goes on from the checkpoint
+            self._tell()
+            send(self._reports, JobFailed(str(error)))
+            return
+        except WeightsError as error:
             send(self._reports, JobFailed(str(error)))
             raise
         send(self._reports, Proposed(candidate.version, weights_digest(candidate), scores))
@@ -218,11 +272,11 @@ class LearnerProcess:
         except OSError as error:
             raise UnwritableError(f"the candidate cannot be written ({error.strerror})") from error
         # Saved before the verdict: the weights learned are the same whatever it is.
-        self._save()
+        self._save(candidate.version)
 
-    def _save(self) -> None:
+    def _save(self, proposed: int | None = None) -> None:
         try:
-            self._learner.save()
+            self._learner.save(proposed)
         except OSError as error:
             raise UnwritableError(f"the checkpoint cannot be written ({error.strerror})") from error
 
@@ -245,15 +299,19 @@ class LearnerProcess:
     def _learn(self, trigger: str, rehearsal_steps: int, max_seconds: float | None) -> None:
         started = saved = time.monotonic()
         end = math.inf if max_seconds is None else started + max_seconds
-        least = 1 if trigger in ("time", "manual") else self._settings.block_samples
+        least = 1 if trigger in ("time", "manual", "drift") else self._settings.block_samples
         while (backlog := self._learner.backlog()) >= least:
+            for report in self._probe.look(self._learner.last_seq, self._between_steps):
+                send(self._reports, report)
             self._work(self._learner.learn_block)
             log.debug("learned a block", extra={"backlog": backlog})
+            self._drifted = any(note.kind == "drift" for note in self._learner.notes)
             now = time.monotonic()
-            if now - saved >= self._settings.checkpoint_seconds:
+            if self._drifted or now - saved >= self._settings.checkpoint_seconds:
                 self._save()
                 saved = now
-            if now - started >= _PROPOSE_SECONDS or now >= end:
+            self._tell()
+            if self._drifted or now - started >= _PROPOSE_SECONDS or now >= end:
                 break
         taken, fitting = 0, self._settings.steps_per_block if max_seconds is None else 1
         while taken < rehearsal_steps and (began := time.monotonic()) < end:
@@ -261,6 +319,7 @@ class LearnerProcess:
                 break  # new samples come first
             steps = min(fitting, self._settings.steps_per_block, rehearsal_steps - taken)
             self._work(functools.partial(self._learner.rehearse, steps))
+            self._tell()
             taken += steps
             if max_seconds is not None:
                 now = time.monotonic()
@@ -273,17 +332,21 @@ class LearnerProcess:
         self._report_progress(done.samples, done.steps, seconds, [*done.losses])
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:
-        later: list[ToLearner] = []
+        asked: list[Train] = []
         while True:
             command = self._inbox.get()
             if command is None:
                 raise SystemExit(0)
             if isinstance(command, Judged) and command.version == candidate.version:
                 break
-            later.append(command)
-        for message in later:
-            self._inbox.put(message)
+            if isinstance(command, Train):
+                asked.append(command)  # a job of its own
+            else:
+                self._obey(command)  # at once: changes of what serves come in their order
+        for train in asked:
+            self._inbox.put(train)
         self._next_version = candidate.version + 1
+        self._learner.judged(candidate.version, accepted=command.accepted)
         if command.accepted:
             self._incumbent = candidate
             if becomes_best(scores):
@@ -300,6 +363,9 @@ class LearnerProcess:
         now = time.monotonic()
         if self._alive is None or now - self._alive >= _ALIVE_SECONDS:
             self._alive = now
+            if self._learner.steps == self._compiles:
+                send(self._reports, Busy("the first step may compile", COMPILE_SECONDS))
+                return
             worked, steps = self._pacer.worked_seconds, self._learner.steps
             # A learner that went back to its checkpoint has fewer steps than it had.
             told = Alive(worked - self._told_seconds, max(0, steps - self._told_steps))

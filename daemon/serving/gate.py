@@ -41,8 +41,8 @@ class Decision:
         version: The candidate.
         incumbent: The version it would replace.
         accepted: Whether it may serve.
-        reason: Why not: `damaged`, `engine`, `canary`, `too_few_samples`, `accuracy` or `storage`;
-            None when accepted.
+        reason: Why not: `damaged`, `engine`, `canary`, `too_few_samples`, `accuracy`, `storage`
+            or `overtaken` (made for a version that no longer serves); None when accepted.
         scores: What it was judged by.
         margin: How far below the better of incumbent and best version its accuracy may lie.
     """

@@ -11,7 +11,8 @@ from daemon.clock import stamp
 from daemon.config import GateSettings
 from daemon.errors import RequestError
 from daemon.serving.gate import Decision, Scores, becomes_best, judge
-from daemon.serving.slot import Served, ServingSlot
+from daemon.serving.slot import ServingSlot
+from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from daemon.telemetry import Telemetry
@@ -35,17 +36,19 @@ class Promotion:
     """Takes candidates one at a time.
 
     Args:
-        versions: Owns the manifest.
+        versions: Reads candidates, and uses up the numbers of those refused.
+        swaps: Lets one serve.
         slot: What answers now.
         store: Keeps the ledger of decisions.
         engine: Opens candidates for serving.
         settings: The gate's.
-        telemetry: Counts decisions and swaps.
+        telemetry: Counts decisions.
     """
 
     def __init__(
         self,
         versions: VersionStore,
+        swaps: Swaps,
         slot: ServingSlot,
         store: SampleStore,
         engine: Opened,
@@ -53,12 +56,12 @@ class Promotion:
         telemetry: Telemetry,
     ) -> None:
         self._versions = versions
+        self._swaps = swaps
         self._slot = slot
         self._store = store
         self._engine = engine
         self._settings = settings
         self._telemetry = telemetry
-        telemetry.model_version.set(slot.current.weights.version)
 
     def consider(self, version: int, sha256: str, scores: Scores) -> Decision:
         """Judge a candidate whose file is in place, and let it serve if it passes.
@@ -69,9 +72,20 @@ class Promotion:
         Returns:
             The decision, which is also in the ledger.
         """
+        with self._swaps.still():
+            decision = self._consider(version, sha256, scores)
+        self._count(decision)
+        return decision
+
+    def _consider(self, version: int, sha256: str, scores: Scores) -> Decision:
         incumbent = self._slot.current.weights.version
         try:
             weights = self._versions.verify(version, sha256)
+            if self._overtaken(weights, incumbent):
+                margin = self._settings.margin
+                return self._refuse(
+                    Decision(version, incumbent, False, "overtaken", scores, margin)
+                )
             if weights.spec != self._slot.current.weights.spec:
                 raise WeightsError("they are of another network")
             engine = self._engine.open(weights)
@@ -81,27 +95,27 @@ class Promotion:
             decision = self._not_opened(version, incumbent, scores, "engine", error)
         else:
             decision = self._decide(weights, incumbent, engine, scores)
-        self._count(decision)
         return decision
+
+    def _overtaken(self, weights: Weights, incumbent: int) -> bool:
+        """It was compared with a version that serves no more, or has learned from what is bad."""
+        return self._swaps.manifest.retreat > 0 or weights.parent not in (None, incumbent)
 
     def _decide(
         self, weights: Weights, incumbent: int, engine: PredictEngine, scores: Scores
     ) -> Decision:
         decision = judge(weights, incumbent, engine, scores, self._settings)
         if decision.accepted:
-            # First the ledger, then the manifest, then the swap: what serves is always on record.
+            # First the ledger, then manifest and swap: what serves is always on record.
             try:
                 self._store.record(LEDGER, decision.version, _record(decision)).result()
-                self._versions.accept(weights, best=becomes_best(scores))
+                self._swaps.accept(weights, engine, best=becomes_best(scores))
             except (RequestError, OSError) as error:
                 log.error("candidate cannot be recorded", extra={"why": str(error)})
                 decision = dataclasses.replace(decision, accepted=False, reason="storage")
         if not decision.accepted:
             engine.close()
             return self._refuse(decision)
-        self._slot.swap(Served(weights, engine))
-        self._telemetry.model_version.set(decision.version)
-        self._telemetry.served_by(self._engine.name)
         log.info("gate decision", extra=_record(decision))
         return decision
 

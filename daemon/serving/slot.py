@@ -6,6 +6,7 @@ versions mixed, and the old engine goes when the last request that holds it ends
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,8 @@ class ServingSlot:
 
     def __init__(self, first: Served) -> None:
         self._served = first
-        self.failures = 0  # requests in a row that the engine has failed
+        self.failures = 0  # requests in a row that the engine has failed on it
+        self.on_failures: Callable[[], object] = lambda: None  # called after each of them
 
     @property
     def current(self) -> Served:
@@ -72,3 +74,15 @@ class ServingSlot:
     def swap(self, served: Served) -> None:
         """Let another version answer from here on."""
         self._served = served
+        self.failures = 0
+
+    def answered(self, served: Served) -> None:
+        """A request that took this version has its answer."""
+        if served is self._served:
+            self.failures = 0
+
+    def failed(self, served: Served) -> None:
+        """The engine has failed a request that took this version."""
+        if served is self._served:
+            self.failures += 1
+            self.on_failures()

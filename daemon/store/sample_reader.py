@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,13 +86,23 @@ class SampleReader:
             through = seqs[-1]
         return found, through
 
-    def training_seqs(self, through: int, limit: int) -> list[int]:
-        """Which the newest samples up to and with `through` are that may be learned from, in order.
+    def departures(self) -> int:
+        """How many rows have ceased to count since the store was made, in whichever way.
 
-        From an index alone: asked once a block.
+        Every row came at the end of the order, and what counts is counted, in one transaction.
         """
-        where = f"{_TO_LEARN} AND seq <= ? ORDER BY seq DESC LIMIT ?"
-        return self._seqs(where, through, limit)[::-1]
+        query = """SELECT last_seq -
+            (SELECT ifnull(sum(samples), 0) FROM counts WHERE retired = 0) FROM store_state"""
+        (departures,) = self._connection.execute(query).fetchone()
+        return int(departures)
+
+    def departed(self, seqs: list[int]) -> list[int]:
+        """Those of these samples that may no longer be learned from; from an index alone."""
+        query = f"""SELECT value FROM json_each(?) WHERE NOT EXISTS (
+            SELECT 1 FROM samples INDEXED BY samples_to_learn WHERE {_TO_LEARN} AND seq = value
+        )"""  # noqa: S608 - our own text
+        rows = self._connection.execute(query, (msgspec.json.encode(seqs).decode(),))
+        return [seq for (seq,) in rows]
 
     def samples(self, seqs: list[int]) -> list[StoredSample]:
         """The samples with these numbers, in their order; none for one that is damaged or gone."""

@@ -254,6 +254,10 @@ class SampleStore:
             log.warning("records cannot be read", extra={"why": str(error)})
             raise StorageError("what was recorded cannot be read now") from error
 
+    def tick(self) -> Acknowledgement[None]:
+        """Done once the writer gets to it; see `Writer.tick`."""
+        return self._writer.tick()
+
     def close(self) -> None:
         """Write what is queued, then close; closing twice is harmless."""
         self._writer.close()

@@ -99,7 +99,7 @@ class Writer:
         self._contents = contents
         self._retention = retention
         self._on_commit = on_commit
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item | Acknowledgement[None] | None] = queue.SimpleQueue()
         self.limit_samples, self._limit_bytes = queue_samples, queue_bytes
         self.waiting_samples = self._waiting_bytes = 0
         self._lock = threading.Lock()
@@ -161,6 +161,19 @@ class Writer:
             self._queue.put(item)
         return item.acknowledgement
 
+    def tick(self) -> Acknowledgement[None]:
+        """Done once the thread gets to it, which proves that it does; nothing is written.
+
+        Raises:
+            RuntimeError: It is closed.
+        """
+        acknowledgement = Acknowledgement[None]()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the writer is closed")
+            self._queue.put(acknowledgement)
+        return acknowledgement
+
     def close(self) -> None:
         """Write what is queued, then close the connection; closing twice is harmless."""
         with self._lock:
@@ -221,11 +234,18 @@ class Writer:
         patience = _IDLE_SECONDS if at_rest else _SETTLE_SECONDS
         if self._database.unavailable is not None:
             patience = _UNAVAILABLE_SECONDS
+        until = time.monotonic() + patience
         try:
             while samples < GROUP_SAMPLES and size < _GROUP_BYTES:
-                item = self._queue.get_nowait() if group else self._queue.get(timeout=patience)
+                if group:
+                    item = self._queue.get_nowait()
+                else:
+                    item = self._queue.get(timeout=max(0.0, until - time.monotonic()))
                 if item is None:
                     return group, True
+                if isinstance(item, Acknowledgement):
+                    item.set_result(None)
+                    continue
                 group.append(item)
                 samples += item.samples
                 size += item.size

@@ -25,7 +25,7 @@ class Job:
 
     Args:
         number: Grows with every job.
-        trigger: `samples`, `time`, `manual` or `resumed`.
+        trigger: `samples`, `time`, `drift`, `manual` or `resumed`.
         reason: An operator's words; empty otherwise.
         max_steps: Steps an operator asked for; None: the configured number.
         max_seconds: After so many an operator wants it to end; None: without limit.

@@ -10,46 +10,48 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
+from daemon.clock import stamp
 from daemon.errors import NothingToLearnError, NotReadyError, RequestError
 from daemon.messages import (
-    MISCONFIGURED,
-    STORAGE,
     Alive,
-    Begin,
+    Busy,
     FromLearner,
     JobFailed,
     JobStarted,
     Judged,
+    Noted,
     Pace,
+    Probed,
     Progress,
     Proposed,
+    Retreated,
     Started,
     Train,
     send,
 )
 from daemon.serving.promotion import Promotion
-from daemon.serving.versions import VersionStore
+from daemon.serving.swaps import Swaps
 from daemon.store import SampleStore
+from daemon.supervision.backoff import Backoff, Relapses
+from daemon.supervision.child import close_pipe, end_child, start_child, wait_or_kill
+from daemon.supervision.exits import REASONS, OutOfMemoryKills, Reason, reason_of
+from daemon.supervision.following import Following
+from daemon.supervision.heartbeat import HangWatch, Heartbeat
 from daemon.supervision.jobs import JOBS, JOBS_KEPT, Job, JobBook
 from daemon.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-_FIRST_BACKOFF_SECONDS = 0.5
-_LAST_BACKOFF_SECONDS = 5.0
-_STOP_SECONDS = 5.0
-# How long a learner is left alone whose settings cannot be had here: trying soon does not help.
-_MISCONFIGURED_SECONDS = 60.0
-# And one that could not read or write what it has to.
-_STORAGE_SECONDS = 30.0
+NOTED = "learner"  # records of what a learner has told, with its kind
 _STORE_POLL_SECONDS = 0.5
-# How long a learner may say nothing while it starts, takes the first step of its life (chains are
-# compiled then), or waits for a verdict (an engine is built then).
-_LONG_SILENCE_SECONDS = 900.0
+# From a learner's start to its first word: Python and torch are read from a slow disk.
+_START_SECONDS = 60.0
+# How long judging a candidate may take, in which an engine may be built.
+_VERDICT_SECONDS = 1800.0
 
 
 class Supervisor:
@@ -58,28 +60,31 @@ class Supervisor:
     Args:
         command: Command line of the learner process.
         promotion: Judges what it proposes.
-        versions: Says which version serves and which number comes next.
+        swaps: Says which version serves, and when another does.
         jobs: Keeps its jobs.
         store: Says whether there is enough to learn.
-        first_samples: Learning begins with so many.
         telemetry: Shows its progress.
+        first_samples: Learning begins with so many.
+        hang_seconds: One that says nothing for so long, without a reason, is killed.
     """
 
     def __init__(
         self,
         command: Sequence[str],
         promotion: Promotion,
-        versions: VersionStore,
+        swaps: Swaps,
         jobs: JobBook,
         store: SampleStore,
         telemetry: Telemetry,
         *,
         first_samples: int,
+        hang_seconds: float,
     ) -> None:
         self._first_samples = first_samples
         self._command = list(command)
         self._promotion = promotion
-        self._versions = versions
+        self._swaps = swaps
+        self._following = Following(swaps, self._send)
         self._jobs = jobs
         self._store = store
         self._telemetry = telemetry
@@ -92,8 +97,16 @@ class Supervisor:
         self._worked_seconds, self._worked_steps = 0.0, 0
         self._up = False
         self._paused: str | None = None
-        self._stepped = False  # whether this learner has taken a step
-        self._heard = (time.monotonic(), _LONG_SILENCE_SECONDS)  # when, and what may follow
+        self._learned = False  # whether this learner has
+        self._place: int | None = None  # the last it had learned, while it is at a job
+        self._judging: float | None = None  # since when
+        self._heartbeat = Heartbeat()
+        self._watch = HangWatch(self._heartbeat, hang_seconds, lambda: self._judging is not None)
+        self._memory_kills = OutOfMemoryKills()
+        self._backoff, self._relapses = Backoff(), Relapses()
+        for reason in REASONS:
+            telemetry.learner_restarts.labels(reason)
+        telemetry.learner_heartbeat.set_function(lambda: self.heard_seconds_ago)
         self._thread = threading.Thread(target=self._run, name="learner-supervisor")
 
     @property
@@ -117,17 +130,27 @@ class Supervisor:
         process = self._process
         return process.pid if process and process.poll() is None else None
 
+    @property
+    def heard_seconds_ago(self) -> float | None:
+        """Since the learner's last word, or its start; None: none runs."""
+        return None if self.pid is None else self._heartbeat.seconds_ago
+
     def well(self, seconds: float) -> bool:
-        """Whether the learner is at work, idle, or about to be started again.
+        """Whether the learner is watched, and heard or judged; not how the learner is.
 
         Args:
-            seconds: For how long silence means nothing, where the learner has no reason for more.
+            seconds: It must have been looked at within so many.
         """
-        heard, silence = self._heard
-        return time.monotonic() - heard <= max(seconds, silence)
+        judging = self._judging
+        return (
+            self._thread.is_alive()
+            and self._watch.seconds_since_look <= seconds
+            and (judging is None or time.monotonic() - judging <= _VERDICT_SECONDS)
+        )
 
     def start(self) -> None:
         """Start the learner."""
+        self._watch.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -136,12 +159,10 @@ class Supervisor:
         process = self._process
         if process is not None:
             if process.stdin is not None:
-                _close(process.stdin)
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+                close_pipe(process.stdin)
+            wait_or_kill(process)
         self._thread.join()
+        self._watch.stop()
 
     def pace(self, pace: Pace) -> None:
         """How much the learner may work from now on, this one and those to come."""
@@ -174,26 +195,27 @@ class Supervisor:
         return job, new
 
     def _run(self) -> None:
-        backoff = _FIRST_BACKOFF_SECONDS
         while not self._stopping.is_set():
             self._wait_for_store()
-            started = time.monotonic()
-            code = self._run_once()
+            code, reason = self._run_once()
             self._up, self._paused = False, None
             self._telemetry.learner_up.set(0)
             self._telemetry.learner_paused.set(0)
             self._jobs.fail("the learner process ended")
             if self._stopping.is_set():
                 return
-            if time.monotonic() - started > 60:
-                backoff = _FIRST_BACKOFF_SECONDS
-            self._telemetry.learner_restarts.inc()
-            pauses = {MISCONFIGURED: _MISCONFIGURED_SECONDS, STORAGE: _STORAGE_SECONDS}
-            pause = backoff if code is None else pauses.get(code, backoff)
-            log.error("learner ended", extra={"exit_code": code, "restart_seconds": pause})
-            self._expect(pause)
+            if self._relapses.ended(reason, self._place):
+                after = {"after_seq": self._place}
+                log.error("one block ends learner after learner: it is passed over", extra=after)
+            pause = self._backoff.pause(reason, learned=self._learned)
+            if self._backoff.in_vain:
+                self._paused = self._backoff.in_vain
+            log.error(
+                "learner ended",
+                extra={"exit_code": code, "reason": reason, "restart_seconds": pause},
+            )
+            self._telemetry.learner_restarts.labels(reason).inc()
             self._stopping.wait(pause)
-            backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
 
     def _wait_for_store(self) -> None:
         """A learner that cannot read the samples would only end, and learn all again."""
@@ -202,7 +224,7 @@ class Supervisor:
         self._paused = f"learning waits for the store: {unavailable.why}"
         log.warning("learning waits for the store", extra={"cause": unavailable.cause})
         while self._store.unavailable and not self._stopping.wait(_STORE_POLL_SECONDS):
-            self._expect(_LONG_SILENCE_SECONDS)
+            pass
         self._paused = None
         if not self._stopping.is_set():
             # At a start without the store they could not be read, and would be written over.
@@ -214,19 +236,17 @@ class Supervisor:
         except RequestError as error:
             log.error("earlier jobs cannot be read", extra={"why": str(error)})
 
-    def _run_once(self) -> int | None:
-        """Start a learner and hear it until it ends; its exit code, None if it never ran."""
-        try:
-            process = subprocess.Popen(  # noqa: S603 - our own command line
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-        except OSError as error:
-            log.error("learner cannot be started", extra={"why": str(error)})
-            return None
-        self._process, self._asked, self._stepped = process, None, False
-        self._expect(_LONG_SILENCE_SECONDS)
+    def _run_once(self) -> tuple[int | None, Reason]:
+        """Start a learner and hear it until it ends; its exit status, and why it did."""
+        self._learned, self._place = False, None
+        killed = self._memory_kills.count()
+        process = start_child(self._command)
+        if process is None:
+            return None, "crash"
+        ours: Reason | None = None
+        self._process, self._asked = process, None
+        self._heartbeat.heard(_START_SECONDS)
+        self._watch.watch(process)
         try:
             if not self._stopping.is_set():
                 log.info("learner started", extra={"pid": process.pid})
@@ -235,40 +255,25 @@ class Supervisor:
             # Whatever one learner says, and whatever breaks in judging it, the next one is heard.
             log.exception("hearing the learner failed")
             process.kill()
-        return self._end(process)
+            ours = "crash"
+        finally:
+            self._following.end()
+        if self._watch.release():
+            ours = "hang"
+        code, deaf = end_child(process)
+        memory_ran_out = self._memory_kills.count() != killed
+        ours = ours or ("hang" if deaf else None)
+        return code, reason_of(code, ours, memory_ran_out=memory_ran_out)
 
     def _hear_all(self, process: subprocess.Popen[bytes]) -> None:
-        manifest = self._versions.manifest
-        compared = [manifest.entry(version) for version in (manifest.active, manifest.best)]
-        active, best = [(entry.version, entry.sha256) for entry in compared]
-        self._send(Begin(active, best, manifest.last + 1))
+        self._following.begin(self._relapses.pass_over)
         if self._pace is not None:
             self._send(self._pace)
         assert process.stdout is not None  # noqa: S101 - PIPE was asked for
         for line in process.stdout:
             message = msgspec.json.decode(line, type=FromLearner)
-            self._stepped |= isinstance(message, Alive)
-            judging = isinstance(message, Proposed)
-            starting = isinstance(message, JobStarted) and not self._stepped
-            self._expect(_LONG_SILENCE_SECONDS if judging or starting else 0.0)
+            self._heartbeat.heard(message.seconds if isinstance(message, Busy) else 0.0)
             self._hear(message)
-            if judging:
-                self._expect(0.0)
-
-    def _expect(self, silence: float) -> None:
-        """Note a sign of life; none other is due for `silence` seconds."""
-        self._heard = (time.monotonic(), silence)
-
-    def _end(self, process: subprocess.Popen[bytes]) -> int:
-        """Close the pipes, so that it ends by itself, and make sure that it does."""
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                _close(pipe)
-        try:
-            return process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
 
     def _hear(self, message: FromLearner) -> None:
         match message:
@@ -280,18 +285,41 @@ class Supervisor:
                 self._send_waiting()
             case JobStarted():
                 self._jobs.start(message.trigger, message.after_seq)
+                self._place = message.after_seq
             case Progress():
                 self._progress(message)
             case Proposed():
-                decision = self._promotion.consider(message.version, message.sha256, message.scores)
-                self._jobs.complete(decision)
-                self._send(Judged(decision.version, decision.accepted))
+                self._judge(message)
+            case Probed() | Retreated():
+                self._following.hear(message)
             case Alive():
                 self._worked_seconds += message.seconds
                 self._worked_steps += message.steps
+            case Busy():
+                pass
+            case Noted():
+                self._note(message)
             case JobFailed():
                 log.error("training failed", extra={"why": message.error})
                 self._jobs.fail(message.error)
+
+    def _judge(self, message: Proposed) -> None:
+        self._judging, self._place = time.monotonic(), None
+        try:
+            with self._swaps.still():  # verdicts and changes are heard in their order
+                decision = self._promotion.consider(message.version, message.sha256, message.scores)
+                self._send(Judged(decision.version, decision.accepted))
+            self._jobs.complete(decision)
+        finally:
+            self._heartbeat.heard()  # it waited for us
+            self._judging = None
+
+    def _note(self, message: Noted) -> None:
+        """On record under its place in the stream: one that is met again is the same one."""
+        log.warning("learner: %s", message.kind, extra={"what": message.text, "seq": message.seq})
+        self._telemetry.learner_events.labels(message.kind).inc()
+        record = {"kind": message.kind, "text": message.text, "seq": message.seq, "at": stamp()}
+        self._store.record_when_possible(f"{NOTED}_{message.kind}", message.seq, record)
 
     def _progress(self, message: Progress) -> None:
         telemetry = self._telemetry
@@ -301,6 +329,7 @@ class Supervisor:
         self._store.learned(message.last_seq)
         telemetry.progressive(message.progressive_accuracy, message.recent_accuracy)
         if message.steps:
+            self._learned, self._place = True, message.last_seq
             self._jobs.progress(message.samples, message.steps, message.last_seq, message.losses)
             telemetry.learned_samples.inc(message.samples)
             telemetry.learn_steps.inc(message.steps)
@@ -324,10 +353,3 @@ class Supervisor:
                 send(process.stdin, message)
         except (OSError, ValueError):  # it has just ended; the reader sees that and restarts it
             log.warning("learner is gone", extra={"unsent": type(message).__name__})
-
-
-def _close(pipe: IO[bytes]) -> None:
-    try:
-        pipe.close()
-    except OSError:  # what was buffered cannot reach a learner that is gone
-        log.debug("learner was gone already")

@@ -10,15 +10,23 @@ import sys
 
 from daemon.config import Settings
 from daemon.directory_lock import lock_directory
-from daemon.learning.learner import Learner, LearningError
-from daemon.learning.process import LearnerProcess, lower_priority, report_damage
-from daemon.messages import MISCONFIGURED, STORAGE
+from daemon.interpreter import loading
+from daemon.learning.learner import Learner
+from daemon.learning.pace import lower_priority
+from daemon.learning.probe import Probe
+from daemon.learning.process import (
+    COMPILE_SECONDS,
+    LearnerProcess,
+    report_damage,
+)
+from daemon.messages import MISCONFIGURED, OUT_OF_MEMORY, STORAGE, Busy, send
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleReader
 from engines import (
     EngineUnavailableError,
     TrainEngine,
     WeightsError,
+    is_out_of_memory,
     limit_threads,
     open_predict_engine,
     open_train_engine,
@@ -44,6 +52,8 @@ def run_learner(settings: Settings) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((directory / "compiled").resolve()))
 
     def open_engine() -> TrainEngine:
+        if learning.may_compile:
+            send(reports, Busy("the training engine is opened", COMPILE_SECONDS))
         engine = open_train_engine(
             spec,
             seed=learning.seed,
@@ -56,18 +66,24 @@ def run_learner(settings: Settings) -> None:
         return engine
 
     try:
-        process = LearnerProcess(
-            Learner(
+        reader = SampleReader(directory, spec, report_damage)
+        versions = VersionStore(directory / "versions", keep=settings.gate.keep_versions)
+        with loading():
+            # By name: it is in memory, and knows the canary.
+            open_predict = open_predict_engine("torch", device=learning.device).open
+            learner = Learner(
                 spec,
                 open_engine,
-                # By name: it is in memory, and knows the canary.
-                open_predict_engine("torch", device=learning.device).open,
-                SampleReader(directory, spec, report_damage),
+                open_predict,
+                reader,
                 learning,
                 holdout_samples=settings.gate.max_samples,
                 checkpoint=directory / "checkpoint.safetensors",
-            ),
-            VersionStore(directory / "versions", keep=settings.gate.keep_versions),
+            )
+        process = LearnerProcess(
+            learner,
+            Probe(reader, open_predict, versions.verify, block_samples=learning.block_samples),
+            versions,
             learning,
             # Unbuffered: a thread waits in it; a buffer's lock would stop the interpreter's exit.
             open(sys.stdin.fileno(), "rb", buffering=0, closefd=False),  # noqa: SIM115
@@ -83,6 +99,11 @@ def run_learner(settings: Settings) -> None:
     except sqlite3.Error as error:
         log.error("learner cannot read the samples", extra={"why": str(error)})
         sys.exit(STORAGE)
-    except (LearningError, WeightsError, OSError) as error:
+    except (WeightsError, OSError) as error:
         log.error("learner gives up", extra={"why": str(error)})
         sys.exit(1)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        log.exception("learner is out of memory")
+        sys.exit(OUT_OF_MEMORY)

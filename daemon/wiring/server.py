@@ -41,10 +41,12 @@ from daemon.power_log import PowerLog
 from daemon.power_metrics import HostMetrics, PowerMetrics
 from daemon.serving.promotion import Promotion
 from daemon.serving.slot import Served, ServingSlot
+from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import Limits, SampleStore, Scrub, find_features
 from daemon.store_metrics import StoreMetrics
 from daemon.supervision.jobs import JOBS, JOBS_KEPT, JobBook
+from daemon.supervision.pulse import PredictThread, Pulse
 from daemon.supervision.supervisor import Supervisor
 from daemon.telemetry import Telemetry
 from engines import (
@@ -85,11 +87,18 @@ def run_server(settings: Settings, config: Path, listener: socket.socket) -> Non
         learner = "up" if service.supervisor.up else "down"
         return f"serves version {version} of {service.spec.name} at {address}; learner {learner}"
 
-    def well(seconds: float) -> bool:
-        # Some faults of a GPU stay until the process ends.
-        return service.slot.failures < _MOST_FAILURES and service.supervisor.well(seconds)
+    http, store, predicting = settings.server, service.store, service.predicting
+    pulses = [
+        Pulse(store.tick),
+        Pulse(lambda: predicting.submit(int), lambda: predicting.done),
+    ]
 
-    http, store = settings.server, service.store
+    def well(seconds: float) -> bool:
+        # All are asked, whatever one says. Some faults of a GPU stay until the process ends.
+        beats = [pulse.beats(seconds) for pulse in pulses]
+        engine = service.slot.failures < _MOST_FAILURES
+        return all(beats) and engine and service.supervisor.well(seconds)
+
     connections = Connections(
         ConnectionLimits(
             header_seconds=http.header_seconds,
@@ -221,15 +230,17 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             store.record_when_possible(JOBS, number, job)
 
         jobs = JobBook(past, job_ended, power.learning_began)
-        promotion = Promotion(versions, slot, store, engine, settings.gate, telemetry)
+        swaps = Swaps(versions, slot, store, engine, settings.gate, telemetry)
+        promotion = Promotion(versions, swaps, slot, store, engine, settings.gate, telemetry)
         supervisor = Supervisor(
             learner_command,
             promotion,
-            versions,
+            swaps,
             jobs,
             store,
             telemetry,
             first_samples=settings.learner.block_samples,
+            hang_seconds=settings.learner.hang_seconds,
         )
         latencies = RecentLatencies()
         named = {"auto": Board().is_jetson, "none": False}.get(reading.provider, True)
@@ -264,5 +275,17 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         stored=lambda prediction_id: find_features(store.path, prediction_id),
     )
     return Service(
-        spec, store, scrub, slot, versions, jobs, supervisor, telemetry, power, governor, kept
+        spec,
+        store,
+        scrub,
+        slot,
+        PredictThread(),
+        versions,
+        swaps,
+        jobs,
+        supervisor,
+        telemetry,
+        power,
+        governor,
+        kept,
     )

@@ -208,4 +208,46 @@ def write_in_place() -> None:
     def overwrite(path: Path, content: bytes) -> None:
         path.write_bytes(content)
 
-    _replace("daemon.durable:replace_file", overwrite)
+    for module in ("daemon.durable", "daemon.serving.versions"):
+        _replace(f"{module}:replace_file", overwrite)
+
+
+@_bug
+def no_restart() -> None:
+    """A learner that has ended stays so."""
+    _replace("daemon.supervision.backoff:Backoff.pause", lambda *_, **__: 1e6)
+
+
+@_bug
+def no_watch() -> None:
+    """Nobody misses a learner that has fallen silent."""
+    _replace("daemon.supervision.heartbeat:Heartbeat.overdue", lambda *_: False)
+
+
+@_bug
+def two_references() -> None:
+    """A request takes the version twice: once to name it, once to compute."""
+
+    class Twice:
+        def __init__(self, slot: Any) -> None:
+            self._slot = slot
+            self.weights = slot._served.weights
+
+        def answer(self, x: Any) -> Any:
+            return self._slot._served.answer(x)
+
+    _replace("daemon.serving.slot:ServingSlot.current", property(Twice))
+
+
+@_bug
+def swap_in_place() -> None:
+    """A swap writes the new weights into the engine that answers, and then names them."""
+
+    def swap(slot: Any, served: Any) -> None:
+        now = slot._served
+        for name, value in vars(served.engine).items():
+            setattr(now.engine, name, value)
+            time.sleep(0.001)
+        object.__setattr__(now, "weights", served.weights)
+
+    _replace("daemon.serving.slot:ServingSlot.swap", swap)

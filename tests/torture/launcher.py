@@ -1,9 +1,9 @@
 """Starts `ffedge` with an idle learner, and with seeded bugs patched in before anything runs.
 
-    tests.torture.launcher [BUG ...] -- serve --config FILE
+    tests.torture.launcher [--learner MODULE ORDER] [BUG ...] -- serve --config FILE
 
 The learner's place is taken by a process that says it is up and does nothing, since a harness that
-breaks the store needs none and starts a daemon hundreds of times.
+breaks the store needs none and starts a daemon hundreds of times; or by a module of a harness.
 """
 
 from __future__ import annotations
@@ -25,15 +25,20 @@ sys.stdin.buffer.read()
 def main() -> None:
     """Patch what the arguments name, then be the daemon."""
     split = sys.argv.index("--")
-    for bug in sys.argv[1:split]:
+    before = sys.argv[1:split]
+    learner = [sys.executable, "-I", "-S", "-c", _IDLE]
+    if before[:1] == ["--learner"]:
+        learner = [sys.executable, "-m", *before[1:3]]
+        before = before[3:]
+    for bug in before:
         plant(bug)
     sys.argv[1:] = sys.argv[split + 1 :]
     real = engines.python_child.python_command
 
-    def idle_learner(module: str, *arguments: str) -> list[str]:
+    def other_learner(module: str, *arguments: str) -> list[str]:
         if arguments[:1] == ("learner",):
-            return [sys.executable, "-I", "-S", "-c", _IDLE]
+            return learner
         return real(module, *arguments)
 
-    engines.python_child.python_command = idle_learner
+    engines.python_child.python_command = other_learner
     daemon.__main__.main()

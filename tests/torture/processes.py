@@ -27,6 +27,7 @@ _DAEMON_MODULES = (
     "engines.untrained",
     "tests.torture.launcher",
     "tests.torture.store_load",
+    "tests.torture.version_life",
 )
 
 
@@ -113,6 +114,7 @@ class ForkedDaemon(RunningDaemon):
         folder: For configuration, log and, unless `store` says otherwise, the store.
         bugs: Names of `tests.torture.bugs`.
         store: The store's directory.
+        learner: Module of a harness and its argument, in place of the idle learner.
         settings: By section and key, as in the environment: `store__queue_samples`.
     """
 
@@ -122,11 +124,13 @@ class ForkedDaemon(RunningDaemon):
         folder: Path,
         *bugs: str,
         store: Path | None = None,
+        learner: tuple[str, str] | None = None,
         **settings: object,
     ) -> None:
         folder.mkdir(exist_ok=True)
         super().__init__(folder, FEATURES, '[power]\nprovider = "none"\n')
         self._zygote, self._bugs = zygote, bugs
+        self._learner = ["--learner", *learner] if learner else []
         if store is not None:
             self.store = store
             settings["store__directory"] = store
@@ -134,7 +138,7 @@ class ForkedDaemon(RunningDaemon):
 
     def spawn(self) -> Forked:  # type: ignore[override]  # all that the tests use of a Popen
         """See `RunningDaemon.spawn`."""
-        arguments = [*self._bugs, "--", "serve", "--config", str(self.config)]
+        arguments = [*self._learner, *self._bugs, "--", "serve", "--config", str(self.config)]
         launcher = "tests.torture.launcher:main"
         return self._zygote.fork(launcher, arguments, self.log, self._settings)
 

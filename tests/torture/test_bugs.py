@@ -17,11 +17,14 @@ from tests.torture.damage import damage_log, flip_rows
 from tests.torture.filesystems import mounted
 from tests.torture.io_errors import FailurePoints
 from tests.torture.killing import kill_under_load
+from tests.torture.learner_kills import KILL, STOP, harm_learner
 from tests.torture.overload import overload
 from tests.torture.posting_bad import post_bad_bodies
 from tests.torture.power_cut import cut_daemon, cut_replacement, cut_store
 from tests.torture.processes import ForkedDaemon, Zygote
 from tests.torture.shim import Shim
+from tests.torture.swaps import swap_under_load
+from tests.torture.version_life import kill_at_each_step
 
 
 @dataclass
@@ -95,6 +98,20 @@ def wrong(rig: Rig) -> list[str]:
         return post_bad_bodies(daemon, 1, 100).broken
 
 
+def swapped(rig: Rig) -> list[str]:
+    return swap_under_load(rig.zygote, rig.folder, 100, 1, rig.bugs, pause_seconds=0.0).broken
+
+
+def living(rig: Rig) -> list[str]:
+    assert rig.shim is not None
+    return kill_at_each_step(rig.zygote, rig.shim, rig.folder, 2, rig.bugs).broken
+
+
+def harmed(rig: Rig) -> list[str]:
+    fault = STOP if rig.bug == "no_watch" else KILL
+    return harm_learner(rig.folder, [fault], 1, bugs=rig.bugs, patience=6.0).broken
+
+
 CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
     ("ack_before_commit", killed, "lost"),
     ("ack_before_commit", cut, "lost"),
@@ -110,9 +127,14 @@ CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
     ("wall_clock_age", jumping, "kept"),
     ("unbounded_queue", overloaded, "waited"),
     ("echo_of_input", wrong, "repeats"),
+    ("write_in_place", living, "nothing serves"),
+    ("two_references", swapped, "torn"),
+    ("swap_in_place", swapped, "torn"),
     ("no_file_sync", replaced, "not there whole"),
     ("no_folder_sync", replaced, "not there whole"),
     ("write_in_place", replaced, "not there whole"),
+    ("no_restart", harmed, "another learner"),
+    ("no_watch", harmed, "an end by SIGSTOP"),
 ]
 
 
@@ -120,7 +142,7 @@ CAUGHT_BY: list[tuple[str, Callable[[Rig], list[str]], str]] = [
 def test_a_seeded_bug_is_caught(zygote, preloaded, tmp_path, bug, harness, says):
     if harness in (cut, cut_with_clients, replaced, failing):
         _skip(filesystems.missing("ext4"))
-    if harness in (crashed, failing, jumping, overloaded):
+    if harness in (crashed, failing, jumping, overloaded, living):
         _skip(shim.missing())
     broken = harness(Rig(zygote, preloaded, tmp_path, bug))
     assert any(says in text for text in broken), f"{bug} passed unseen: {broken}"

@@ -1,0 +1,140 @@
+"""Versions on probation, predicted on each new block before it is learned.
+
+Each is compared with the version it would fall back on, on samples that neither has learned from.
+Nothing is read or computed while nothing is on probation, and one engine is open at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.messages import Probed, Watched
+from daemon.store import SampleReader
+from engines import PredictEngine, Weights, WeightsError, is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+OnPart = Callable[[], None]
+# Predicted between two signs of life, as in the learner.
+_PART_SAMPLES = 64
+
+
+@dataclass
+class _Watching:
+    version: Weights
+    previous: Weights
+    through_seq: int
+    n: int = 0
+    correct: int = 0
+    previous_correct: int = 0
+    lost: int = 0
+
+    def report(self) -> Probed:
+        return Probed(
+            self.version.version,
+            self.n,
+            self.correct,
+            self.previous_correct,
+            self.lost,
+            self.through_seq,
+        )
+
+
+class Probe:
+    """Predicts for the server's probation.
+
+    Args:
+        reader: The samples.
+        open_predict: Opens the engine that predicts.
+        load: A version's weights by number and digest.
+        block_samples: Most samples of a block.
+    """
+
+    def __init__(
+        self,
+        reader: SampleReader,
+        open_predict: Callable[[Weights], PredictEngine],
+        load: Callable[[int, str], Weights],
+        *,
+        block_samples: int,
+    ) -> None:
+        self._reader = reader
+        self._open_predict = open_predict
+        self._load = load
+        self._block_samples = block_samples
+        self._watching: dict[int, _Watching] = {}
+
+    def watch(self, trials: list[Watched]) -> None:
+        """Watch these from now on, and nothing else; counts of those watched already go on."""
+        watching = {}
+        for trial in trials:
+            number = trial.version[0]
+            found = self._watching.get(number)
+            try:
+                if found is None:
+                    found = self._begun(trial)
+            except (WeightsError, OSError) as error:
+                log.error("version is not watched", extra={"version": number, "why": str(error)})
+                continue
+            watching[number] = found
+        self._watching = watching
+
+    def _begun(self, trial: Watched) -> _Watching:
+        version, previous = self._load(*trial.version), self._load(*trial.previous)
+        # A learner that begins again from an older checkpoint meets samples a second time.
+        through = max(trial.through_seq, version.last_seq, previous.last_seq)
+        return _Watching(version, previous, through)
+
+    def look(self, after_seq: int, on_part: OnPart) -> list[Probed]:
+        """Predict the block that is learned next, and say how each version on probation stands.
+
+        Args:
+            after_seq: The block begins after this sample.
+            on_part: Called after each part of what is predicted.
+
+        Returns:
+            One report for each version that had something to predict.
+        """
+        if not self._watching:
+            return []
+        samples, through = self._reader.training(after_seq, self._block_samples)
+        reports: list[Probed] = []
+        for watching in self._watching.values():
+            fresh = [sample for sample in samples if sample.seq > watching.through_seq]
+            if not fresh:
+                continue
+            x, labels = self._reader.batch(fresh)
+            try:
+                right = self._right(watching.version, x, labels, on_part)
+                previous_right = self._right(watching.previous, x, labels, on_part)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                log.warning("too little memory to watch a version; this block is left out")
+                return reports
+            watching.n += len(fresh)
+            watching.correct += int(right.sum())
+            watching.previous_correct += int(previous_right.sum())
+            watching.lost += int((previous_right & ~right).sum())
+            watching.through_seq = through
+            reports.append(watching.report())
+        return reports
+
+    def _right(
+        self, weights: Weights, x: NDArray[np.float32], labels: NDArray[np.int64], on_part: OnPart
+    ) -> NDArray[np.bool_]:
+        """Which answers are right, by name: a version may have other class places."""
+        places = {label: place for place, label in enumerate(self._reader.labels())}
+        # The last entry is for -1, the answer of a version that knows no class.
+        known = np.array([*(places.get(label, -1) for label in weights.classes), -1])
+        found = []
+        with self._open_predict(weights) as predictor:
+            for start in range(0, len(x), _PART_SAMPLES):
+                found.append(predictor.predict(x[start : start + _PART_SAMPLES]).class_index)
+                on_part()
+        return np.asarray(known[np.concatenate(found)] == labels)

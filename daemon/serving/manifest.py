@@ -1,0 +1,182 @@
+"""What versions there are and which of them serves: the manifest, and how it may change.
+
+    pending ─► good     it has passed its probation
+       └─────► bad      it has not, three starts with it have crashed, or it was rolled back
+
+Every change gives a new manifest, which is replaced whole on disk; nothing here touches a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+import msgspec
+
+State = Literal["pending", "good", "bad"]
+_WORTH: list[State] = ["bad", "pending", "good"]  # of a version that does not serve, least first
+# Starts with a pending version that may end in a crash; then the version before it serves.
+MOST_ATTEMPTS = 3
+
+
+class VersionEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One version that is kept.
+
+    `attempts` counts the starts with it since it last ran well for a while. The defaults are for
+    manifests of a release that knew neither.
+    """
+
+    version: int
+    sha256: str
+    created: str
+    parent: int | None
+    last_seq: int
+    state: State = "good"
+    attempts: int = 0
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which versions there are.
+
+    `previous` is what a rollback goes to; `best` the one that no accepted candidate has beaten on
+    the hold-out; `last` the highest number ever given to a candidate, refused ones included;
+    `changes` counts rollbacks and activations; `retreat` is the number of the last rollback
+    while the learner has yet to go back behind what it was about, else 0.
+    """
+
+    active: int
+    previous: int | None
+    best: int
+    last: int
+    versions: list[VersionEntry]
+    changes: int = 0
+    retreat: int = 0
+
+    def find(self, version: int) -> VersionEntry | None:
+        """One of `versions`, by its number."""
+        return next((entry for entry in self.versions if entry.version == version), None)
+
+    def entry(self, version: int) -> VersionEntry:
+        """One of `versions`, which is there."""
+        return next(entry for entry in self.versions if entry.version == version)
+
+    def fallbacks(self, but: int | None = None) -> list[VersionEntry]:
+        """What may serve in place of a version, in the order to try: the good ones, newest first.
+
+        Args:
+            but: The version; None: the active one.
+        """
+        but = self.active if but is None else but
+        good = [e for e in self.versions if e.state == "good" and e.version != but]
+        return sorted(good, key=lambda e: (e.version != self.previous, -e.version))
+
+    def accepted(
+        self, entry: VersionEntry, *, best: bool, keep: int, trials: Collection[int] = ()
+    ) -> Manifest:
+        """A candidate serves, and begins its probation.
+
+        Args:
+            entry: The candidate's.
+            best: It is also the best one from here on.
+            keep: How many versions stay. The active, the previous, the best and the newest good
+                one always do; of the rest first the bad ones go, then those that never passed,
+                then good ones, the oldest first.
+            trials: Versions whose probation goes on, which stay as well.
+        """
+        fallback = self._fallback(but=entry.version)
+        entries = [e for e in self.versions if e.version != entry.version] + [entry]
+        best_version = entry.version if best else self.best
+        good = [e.version for e in entries if e.state == "good"]
+        stay = {entry.version, fallback, best_version, max(good, default=None), *trials}
+        others = [e for e in entries if e.version not in stay]
+        others.sort(key=lambda e: (_WORTH.index(e.state), e.version))
+        surplus = others[: max(0, len(entries) - keep)]
+        return msgspec.structs.replace(
+            self,
+            active=entry.version,
+            previous=fallback,
+            best=best_version,
+            last=max(self.last, entry.version),
+            versions=[e for e in entries if e not in surplus],
+        )
+
+    def rolled_back(self, to: int) -> Manifest:
+        """The active version is bad; an earlier one serves in its place, and the learner retreats.
+
+        A further rollback goes further back, not to what was left out on the way.
+        """
+        bad = self.active
+        after = self.with_state(bad, "bad").with_attempts(to, 0)
+        older = [e.version for e in after.versions if e.state == "good" and e.version < to]
+        return msgspec.structs.replace(
+            after,
+            active=to,
+            previous=max(older, default=None),
+            best=to if self.best == bad else self.best,
+            changes=self.changes + 1,
+            retreat=self.changes + 1,
+        )
+
+    def activated(self, version: int) -> Manifest:
+        """An operator has a kept version serve; one that is not good is on probation again."""
+        fallback = self._fallback(but=version)
+        entry = self.entry(version)
+        state: State = "good" if entry.state == "good" else "pending"
+        after = self.with_state(version, state).with_attempts(version, 0)
+        return msgspec.structs.replace(
+            after, active=version, previous=fallback, changes=self.changes + 1
+        )
+
+    def passed(self, version: int) -> Manifest:
+        """A version is good; one that serves on probation has a newer one to fall back on."""
+        after = self.with_state(version, "good").with_attempts(version, 0)
+        if version != self.active and self.entry(self.active).state == "pending":
+            newest = max(version, self.previous or version)
+            after = msgspec.structs.replace(after, previous=newest)
+        return after
+
+    def retreated(self) -> Manifest:
+        """The learner has gone back."""
+        return msgspec.structs.replace(self, retreat=0)
+
+    def with_state(self, version: int, state: State) -> Manifest:
+        """One version's state changed."""
+        return self._with(version, state=state)
+
+    def with_attempts(self, version: int, attempts: int) -> Manifest:
+        """One version's crashed starts counted."""
+        return self._with(version, attempts=attempts)
+
+    def failed(self, version: int) -> Manifest:
+        """A version that serves no more has not passed its probation."""
+        after = self.with_state(version, "bad")
+        best = self.active if self.best == version else self.best
+        return msgspec.structs.replace(after, best=best)
+
+    def fallen_back(self, to: int, gone: list[VersionEntry]) -> Manifest:
+        """The active version cannot be read, which says nothing about what was learned.
+
+        Args:
+            to: Serves in its place.
+            gone: Versions whose files are damaged.
+        """
+        kept = [entry for entry in self.versions if entry not in gone]
+        older = [e.version for e in kept if e.state == "good" and e.version < to]
+        best = self.best if any(e.version == self.best for e in kept) else to
+        return msgspec.structs.replace(
+            self, active=to, previous=max(older, default=None), best=best, versions=kept
+        )
+
+    def _fallback(self, *, but: int) -> int | None:
+        """The version that serves now if it is good, else the newest good one."""
+        if self.active != but and self.entry(self.active).state == "good":
+            return self.active
+        good = [e.version for e in self.versions if e.state == "good" and e.version != but]
+        return max(good, default=None)
+
+    def _with(self, version: int, **changes: str | int) -> Manifest:
+        versions = [
+            msgspec.structs.replace(entry, **changes) if entry.version == version else entry
+            for entry in self.versions
+        ]
+        return msgspec.structs.replace(self, versions=versions)

@@ -1,0 +1,129 @@
+"""Whether a version that serves has proved itself: predicted on samples before they are learned.
+
+The learner predicts each new block with the version on probation and with the good version that it
+would fall back on, and reports right answers, cumulatively. On each report:
+
+    bad     it is worse by more than the margin, and a sign test over the samples that the two
+            disagree on finds that at 1 %
+    good    otherwise, once `probation_samples` were compared
+    wait    until then
+
+The test is made anew with each report, so that a version that is no worse is called bad somewhat
+more often than once in a hundred; the margin, which must be passed as well, holds that down.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from daemon.config import GateSettings
+from daemon.serving.manifest import VersionEntry
+
+Outcome = Literal["good", "bad", "wait"]
+_SIGNIFICANCE = 0.01
+# Requests in a row that the engine may fail on a version; one less is bad luck.
+MOST_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two versions' answers on the same samples.
+
+    Args:
+        n: Samples that both have predicted.
+        correct: Of them, right by the version on probation.
+        previous_correct: Of them, right by the one that it is compared with.
+        lost: Of them, right by that one alone.
+    """
+
+    n: int = 0
+    correct: int = 0
+    previous_correct: int = 0
+    lost: int = 0
+
+    def __add__(self, other: Paired) -> Paired:
+        return Paired(
+            self.n + other.n,
+            self.correct + other.correct,
+            self.previous_correct + other.previous_correct,
+            self.lost + other.lost,
+        )
+
+    @property
+    def gained(self) -> int:
+        """Samples that are right by the version on probation alone."""
+        return self.correct - self.previous_correct + self.lost
+
+
+@dataclass
+class Trial:
+    """One version's probation.
+
+    Args:
+        entry: On probation.
+        against: Good, and predicts the same samples; None: there is none, and time alone decides.
+        through_seq: Up to here samples have been compared, by whatever learner.
+        found: What the learner that runs now has reported.
+        earlier: What learners before it had.
+    """
+
+    entry: VersionEntry
+    against: VersionEntry | None
+    through_seq: int = 0
+    found: Paired = field(default_factory=Paired)
+    earlier: Paired = field(default_factory=Paired)
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+        return self.entry.version
+
+    @property
+    def total(self) -> Paired:
+        """Over all learners."""
+        return self.earlier + self.found
+
+    def report(self, found: Paired, through_seq: int) -> None:
+        """Take the running learner's newest report."""
+        self.found = found
+        self.through_seq = max(self.through_seq, through_seq)
+
+    def learner_ended(self) -> None:
+        """The next one counts from nothing."""
+        self.earlier, self.found = self.total, Paired()
+
+    def outcome(self, settings: GateSettings) -> Outcome:
+        """What the comparison says so far."""
+        total = self.total
+        if is_worse(total, settings.margin):
+            return "bad"
+        return "good" if total.n >= settings.probation_samples else "wait"
+
+
+def is_worse(found: Paired, margin: float) -> bool:
+    """Whether the version is worse by more than the margin, and not by chance.
+
+    Args:
+        found: Both versions' answers.
+        margin: Fraction of the samples.
+    """
+    behind = found.previous_correct - found.correct
+    if behind <= margin * found.n + 1e-6:
+        return False
+    return sign_test(found.lost, found.gained) <= _SIGNIFICANCE
+
+
+def sign_test(lost: int, gained: int) -> float:
+    """How likely so many losses or more are if losing and gaining a sample are equally likely.
+
+    p = sum over k from `lost` to n of C(n, k) / 2^n, with n = lost + gained (Dixon & Mood 1946).
+    """
+    n = lost + gained
+    log_half = n * math.log(2)
+    log_n = math.lgamma(n + 1)
+    return math.fsum(
+        math.exp(log_n - math.lgamma(k + 1) - math.lgamma(n - k + 1) - log_half)
+        for k in range(lost, n + 1)
+    )

@@ -1,0 +1,125 @@
+"""When the learner was last heard, and the thread that ends one which hangs.
+
+The thread that hears the learner cannot watch it as well: it may be judging a candidate for
+minutes. So another looks, and kills a learner that has said nothing for longer than it may. SIGKILL
+reaches one that is stopped, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+# Looks as a share of what silence is allowed, for who sets that very low.
+_LOOKS = 10
+
+
+class Heartbeat:
+    """The last sign of life, and how long none other need follow it."""
+
+    def __init__(self) -> None:
+        self._heard = (time.monotonic(), 0.0)
+
+    def heard(self, may_be_silent: float = 0.0) -> None:
+        """Note a sign of life.
+
+        Args:
+            may_be_silent: None other is due for so many seconds.
+        """
+        self._heard = (time.monotonic(), may_be_silent)
+
+    @property
+    def seconds_ago(self) -> float:
+        """Since the last sign of life."""
+        return time.monotonic() - self._heard[0]
+
+    def overdue(self, seconds: float) -> bool:
+        """Whether the silence is longer than it may be.
+
+        Args:
+            seconds: For how long silence means nothing, where the learner has no reason for more.
+        """
+        heard, may_be_silent = self._heard
+        return time.monotonic() - heard > max(seconds, may_be_silent)
+
+
+class HangWatch:
+    """Looks at one learner after the other, and kills each that hangs.
+
+    Args:
+        heartbeat: Says since when it is silent.
+        hang_seconds: How long silence means nothing.
+        excused: Whether it waits for us; then it need not say anything.
+    """
+
+    def __init__(
+        self, heartbeat: Heartbeat, hang_seconds: float, excused: Callable[[], bool]
+    ) -> None:
+        self._heartbeat = heartbeat
+        self._hang_seconds = hang_seconds
+        self._excused = excused
+        self._every = min(_LOOK_SECONDS, hang_seconds / _LOOKS)
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._hung = False
+        self._stopping = threading.Event()
+        self._looked = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="learner-watch", daemon=True)
+
+    @property
+    def seconds_since_look(self) -> float:
+        """How long ago it looked: proof that it does."""
+        return time.monotonic() - self._looked
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what is watched is left as it is."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def watch(self, process: subprocess.Popen[bytes]) -> None:
+        """From here on look at this one, whose reports nobody else reads past `Heartbeat`."""
+        with self._lock:
+            self._process, self._hung = process, False
+
+    def release(self) -> bool:
+        """Look at none; whether the one that was watched has been killed for hanging."""
+        with self._lock:
+            self._process = None
+            return self._hung
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._every):
+            self._looked = time.monotonic()
+            with self._lock:  # so that no process id is signalled after it was given back
+                process = self._process
+                if process is None or self._hung or process.poll() is not None:
+                    continue
+                if self._excused() or not self._heartbeat.overdue(self._hang_seconds):
+                    continue
+                if _unheard(process):  # we are late, not the learner
+                    continue
+                self._hung = True
+                silent = round(self._heartbeat.seconds_ago, 1)
+                log.error("learner hangs", extra={"pid": process.pid, "silent_seconds": silent})
+                process.kill()
+
+
+def _unheard(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has said something that was not read yet."""
+    if process.stdout is None or process.stdout.closed:
+        return False
+    poll = select.poll()
+    poll.register(process.stdout.fileno(), select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))

@@ -1,0 +1,88 @@
+"""How long a learner that ended waits, and when the block it ended at is passed over."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from daemon.supervision import backoff
+from daemon.supervision.backoff import Backoff, Relapses
+from tests.daemon_fixtures import daemon_parts, restarts, running, starts
+from tests.running import wait_for as wait_for_long
+
+wait_for = functools.partial(wait_for_long, seconds=10)
+
+
+def test_the_pause_grows_until_something_is_learned():
+    back_off = Backoff()
+    assert [back_off.pause("crash", learned=False) for _ in range(6)] == [0.5, 1, 2, 4, 5, 5]
+    assert [back_off.pause("killed", learned=True) for _ in range(3)] == [0.5] * 3
+    assert [back_off.pause("oom", learned=False) for _ in range(2)] == [1, 2]
+
+
+def test_what_does_not_help_soon_waits_long():
+    back_off = Backoff()
+    assert back_off.pause("settings", learned=False) == 60
+    assert back_off.pause("storage", learned=True) == 30
+
+
+def test_ends_in_vain_are_told():
+    back_off = Backoff()
+    back_off.pause("crash", learned=False)
+    back_off.pause("crash", learned=False)
+    assert back_off.in_vain is None
+    back_off.pause("oom", learned=False)
+    assert back_off.in_vain == (
+        "the learner has ended 3 times in a row before it had learned anything, at last for oom: "
+        "see the log"
+    )
+    back_off.pause("killed", learned=True)
+    assert back_off.in_vain is None
+
+
+@pytest.mark.parametrize(
+    ("ends", "passed_over"),
+    [
+        ([("crash", 64), ("crash", 64)], None),
+        ([("crash", 64), ("hang", 64), ("crash", 64)], 64),
+        ([("crash", 64), ("crash", 128), ("crash", 64)], None),
+        ([("killed", 64), ("oom", 64), ("killed", 64), ("storage", 64)], None),
+        ([("crash", 64), ("killed", 64), ("crash", 64), ("crash", 64)], 64),
+        ([("crash", None)] * 5, None),
+        ([("crash", 64)] * 3 + [("killed", 192)], 64),
+        ([("crash", 64)] * 3 + [("crash", 128)], None),
+    ],
+)
+def test_only_crashes_and_hangs_at_one_place_blame_the_block_there(ends, passed_over):
+    relapses = Relapses()
+    told = [relapses.ended(reason, place) for reason, place in ends]
+    assert told.count(True) <= 1  # not again at each later end
+    assert relapses.pass_over == passed_over
+
+
+def test_a_learner_that_dies_of_a_block_again_and_again_is_told_to_pass_over_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(backoff, "_FIRST_SECONDS", 0.05)
+    script = """
+ready()
+say("job_started", trigger="samples", after_seq=0)
+progress(64, 1)
+if begin["pass_over"] != 64: os.abort()
+progress(128, 1)
+until_closed()
+"""
+    with daemon_parts(tmp_path) as parts, running(parts, script):
+        wait_for(lambda: parts.reading("ffedge_learn_samples_total") == 4 * 64 + 128, "life after")
+        assert restarts(parts, "crash") == 3
+        assert len(starts(parts)) == 4
+
+
+def test_one_that_dies_before_it_learns_says_so_to_whoever_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr(backoff, "_FIRST_SECONDS", 0.05)
+    with daemon_parts(tmp_path) as parts, running(parts, "os.abort()") as supervisor:
+        wait_for(lambda: supervisor.paused, "the word")
+        assert "3 times in a row before it had learned anything, at last for crash" in (
+            supervisor.paused
+        )

@@ -1,0 +1,79 @@
+"""`ffedge models`, `rollback` and `train` against a daemon whose learner really learns.
+
+Here, too, a version passes its probation on samples that were not yet learned, and a rollback
+reaches the learner: the whole way, over real pipes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.running import RunningDaemon, wait_for
+from tests.test_end_to_end import FEATURES, accuracy, post_striped
+
+
+def ffedge(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "daemon", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    more = '[gate]\nprobation_samples = 60\nkeep_versions = 9\n[power]\nprovider = "none"\n'
+    with RunningDaemon(tmp_path_factory.mktemp("commands"), FEATURES, more) as daemon:
+        yield daemon
+
+
+def versions(daemon: RunningDaemon) -> list[dict]:
+    return daemon.client.get("/models").json()["versions"]
+
+
+def learned(daemon: RunningDaemon) -> bool:
+    """A learned version is good."""
+    return any(v["state"] == "good" and v["version"] != "1" for v in versions(daemon))
+
+
+def test_the_commands_see_and_change_what_serves(daemon):
+    url = str(daemon.client.base_url)
+    none = ffedge("rollback", "--url", url)
+    assert (none.returncode, none.stdout) == (2, "")
+    assert none.stderr.startswith("ffedge: no earlier version that was found good is kept")
+    wait_for(daemon.learner_up, "the learner")
+    early = ffedge("train", "--url", url)
+    assert early.returncode == 2
+    assert early.stderr.startswith("ffedge: learning begins with the first")
+
+    post_striped(daemon, 500, seed=1)
+    wait_for(lambda: daemon.metric("ffedge_model_version") != 1, "a swap", 60)
+    post_striped(daemon, 200, seed=2)
+    wait_for(lambda: learned(daemon), "a version to pass its probation", 60)
+    wait_for(daemon.settled, "learning", 60)
+    trained = ffedge("train", "--url", url, "--max-steps", "4", "--json")
+    assert trained.returncode == 0
+    job = json.loads(trained.stdout.splitlines()[-1])
+    assert (job["state"], job["trigger"]) == ("completed", "manual")
+
+    models = json.loads(ffedge("models", "--url", url, "--json").stdout.splitlines()[-1])
+    assert models["active"] == str(int(daemon.metric("ffedge_model_version")))
+    done = ffedge("rollback", "--url", url, "--reason", "to see", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert (answer["active"], answer["reason"]) == (models["previous"], "to see")
+    told = '"message": "back at the last good version"'
+    wait_for(lambda: told in daemon.log.read_text(), "the learner to go back")
+    shown = ffedge("models", "--url", url).stdout
+    assert "bad" in shown
+    assert "by operator: to see" in shown
+    again = ffedge("rollback", "--url", url, "--to", models["active"])
+    assert again.returncode == 2
+    assert "was found bad" in again.stderr
+    # The learner goes on from there, and what it makes is accepted again.
+    post_striped(daemon, 200, seed=3)
+    newer = int(models["active"])
+    wait_for(lambda: daemon.metric("ffedge_model_version") > newer, "a newer version", 60)
+    assert accuracy(daemon, seed=4) > 0.9
