@@ -93,3 +93,10 @@ torture-power-readings: TORTURE = $(BIN)/pytest -q --every-failure \
 	  tests/test_power_monitor.py tests/test_power_daemon.py tests/test_jtop.py
 torture-onnx: TORTURE = $(BIN)/pytest -q tests/test_onnx_parity.py -k exported --onnx-inputs 10000 \
 	  --timeout 3600
+
+# P4: predictions beside training, on a machine that does nothing else; 12 minutes.
+.PHONY: bench-serving
+bench-serving: .venv/ready
+	mkdir -p var/bench
+	$(BENCH).serving_latency --json var/bench/serving_latency.json --rounds 10 --seconds 12 \
+	  --variant '' --variant governor.max_duty=0.5

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 import uvloop
 
-from benchmarks.ingest_requests import make_requests
+from benchmarks.ingest_requests import make_predictions, make_requests
 
 _QUANTILES = 1000
 _DRAIN_SECONDS = 10.0
@@ -46,6 +46,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         requests: A closed loop ends after so many, where that is earlier; 0: without limit.
         rate: Planned posts a second of an open loop, at random times; None: a closed loop.
         seed: Of the samples and the times.
+        predict: Ask for predictions instead of posting samples.
     """
 
     host: str
@@ -59,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     rate: float | None = None
     seed: int = 0
+    predict: bool = False
 
 
 class Finding(msgspec.Struct, kw_only=True):
@@ -142,9 +144,11 @@ class _Run:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._requests = make_requests(
+        make = make_predictions if plan.predict else make_requests
+        self._requests = make(
             plan.form, plan.batch, plan.features, f"{plan.host}:{plan.port}", plan.seed
         )
+        self._accepted = 200 if plan.predict else 201
         self._sent = 0
         self._idle: list[_Connection] = []
         self._opening = 0
@@ -192,7 +196,7 @@ class _Run:
         while True:
             elapsed = time.perf_counter() - self._begin
             if elapsed >= 0:
-                self._timeline.append((round(elapsed, 3), self._statuses[201]))
+                self._timeline.append((round(elapsed, 3), self._statuses[self._accepted]))
             await asyncio.sleep(0.25)
 
     async def _closed_loop(self) -> None:
@@ -254,7 +258,7 @@ class _Run:
             self._measured += 1
             self._statuses[status] += 1
             self._last = now
-            if status == 201:
+            if status == self._accepted:
                 self._latencies.append(now - connection.planned)
             elif status in (429, 503) and not retry_after:
                 self._bare_refusals += 1

@@ -33,9 +33,26 @@ def make_requests(form: str, batch: int, features: int, host: str, seed: int) ->
     for _ in range(_SINGLES if batch == 1 else _BATCHES):
         pixels = random.integers(0, 256, (batch, features), dtype=np.uint8)
         body, headers = FORMS[form](pixels, random.integers(0, 10, batch))
-        head = f"POST /samples HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
-        made.append(f"{head}{headers}\r\n".encode() + body)
+        made.append(_request("/samples", host, headers, body))
     return made
+
+
+def make_predictions(form: str, batch: int, features: int, host: str, seed: int) -> list[bytes]:
+    """Whole HTTP requests to `POST /predict`, one sample each; arguments as `make_requests`."""
+    if (form, batch) != ("json", 1):
+        raise ValueError(f"predictions are asked one by one in JSON, not {batch} in {form}")
+    random = np.random.default_rng(seed)
+    made: list[bytes] = []
+    for _ in range(_SINGLES):
+        pixels = random.integers(0, 256, features, dtype=np.uint8)
+        body = f'{{"x":[{",".join(map(str, pixels.tolist()))}]}}'.encode()
+        made.append(_request("/predict", host, "Content-Type: application/json\r\n", body))
+    return made
+
+
+def _request(path: str, host: str, headers: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}{headers}\r\n".encode() + body
 
 
 def _sample(pixels: _Pixels, label: int) -> str:

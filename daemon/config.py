@@ -28,6 +28,7 @@ ENVIRONMENT_PREFIX = "FFEDGE_"
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
+_TIME = "([01][0-9]|2[0-3]):[0-5][0-9]"
 
 
 # The log of a few large groups, and rows that are worth learning from.
@@ -178,6 +179,29 @@ class PowerSettings(_Section):
     jtop_socket: Path = Path("/run/jtop.sock")
 
 
+class GovernorSettings(_Section):
+    """How far learning may go; it is slowed or paused, predictions never."""
+
+    max_watts: Annotated[float, Field(ge=0)] = 0.0
+    max_celsius: Annotated[float, Field(ge=0)] = 85.0
+    min_free_bytes: NotNegative = 256 << 20
+    max_cpu_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_predict_seconds: Annotated[float, Field(ge=0)] = 0.0
+    max_duty: Annotated[float, Field(ge=0.05, le=1)] = 1.0
+    safe_duty: Ratio = 0.25
+    budget_seconds: Annotated[float, Field(ge=0)] = 0.0
+    budget_steps: NotNegative = 0
+    budget_joules: Annotated[float, Field(ge=0)] = 0.0
+    hours: Annotated[str, Field(pattern=rf"^({_TIME}-{_TIME})?$")] = ""
+
+    @field_validator("hours")
+    @classmethod
+    def _some_time_is_left(cls, hours: str) -> str:
+        if hours and hours[:5] == hours[-5:]:
+            raise ValueError('begins and ends at the same time; "" is always')
+        return hours
+
+
 class LogSettings(_Section):
     """Log lines, on standard error."""
 
@@ -198,6 +222,7 @@ class Settings(BaseSettings):
     learner: LearnerSettings = LearnerSettings()
     gate: GateSettings = GateSettings()
     power: PowerSettings = PowerSettings()
+    governor: GovernorSettings = GovernorSettings()
     log: LogSettings = LogSettings()
 
     def warnings(self) -> list[str]:

@@ -34,9 +34,20 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
 
 class Train(msgspec.Struct, frozen=True, tag="train"):
-    """Server: an operator asks for training now."""
+    """Server: an operator asks for training now, for at most so many steps and seconds."""
 
     max_steps: int | None
+    max_seconds: float | None = None
+
+
+class Pace(msgspec.Struct, frozen=True, tag="pace"):
+    """Server: how much the learner may work, in force until the next word.
+
+    `duty` is the share of the time that it may work, 0 to 1; `paused` says why it is 0.
+    """
+
+    duty: float
+    paused: str | None
 
 
 class Judged(msgspec.Struct, frozen=True, tag="judged"):
@@ -125,7 +136,14 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """Learner: still at work, in the middle of a block."""
+    """Learner: still at work, or paused, in the middle of a block.
+
+    `seconds` is what it has worked since it last said so, without its sleep between steps; `steps`
+    are those it has taken.
+    """
+
+    seconds: float = 0.0
+    steps: int = 0
 
 
 class Busy(msgspec.Struct, frozen=True, tag="busy"):
@@ -182,7 +200,7 @@ class JobFailed(msgspec.Struct, frozen=True, tag="job_failed"):
     error: str
 
 
-ToLearner = Begin | Train | Judged | Serves | Watch | Passed
+ToLearner = Begin | Train | Judged | Serves | Watch | Passed | Pace
 Judging = Proposed | Probed | Retreated
 FromLearner = Started | JobStarted | Progress | Alive | Busy | Judging | Noted | JobFailed
 

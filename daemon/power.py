@@ -152,6 +152,11 @@ class PowerMonitor:
         with self._lock:
             self._meter.learning.begin(time.monotonic())
 
+    def learning_held(self) -> None:
+        """The learner stands still in the middle of a job, until `learning_began`."""
+        with self._lock:
+            self._meter.learning.end(time.monotonic())
+
     def learning_ended(self, samples: int, *, accepted: bool) -> None:
         """The learner is done with a job.
 

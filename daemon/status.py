@@ -65,6 +65,7 @@ def read_status(address: str) -> dict[str, Any]:
             "samples_waiting": value("ffedge_sample_queue_depth"),
             "removed": ready["removed"],
             "learner": ready["learner"],
+            "learning": ready["learning"],
             "learned_samples": value("ffedge_learn_samples_total"),
             "learner_backlog_samples": value("ffedge_learner_backlog_samples"),
             "progressive_accuracy": value("ffedge_progressive_accuracy_ratio", "all"),
@@ -202,6 +203,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("", _lately(status, number)),
         *([("classes", classes)] if (classes := _classes(status)) else []),
+        ("learning", status["learning"]["text"]),
         (
             "power",
             f"{number('board_watts', ' W', '.2f')}{source}"

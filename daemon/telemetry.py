@@ -6,7 +6,7 @@ A reading that does not exist is absent, never zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -18,6 +18,11 @@ from daemon.store import RETIRED_NAMES, SampleStore
 
 SOURCE_LIMIT = 32
 CLASS_LIMIT = 100
+# What may slow learning or pause it.
+THROTTLES = (
+    *("power", "temperature", "memory", "processor", "latency", "telemetry"),
+    *("budget_seconds", "budget_steps", "budget_joules", "hours", "operator"),
+)
 _SWAP = (1e-6, 1e-5, 1e-4, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
@@ -85,6 +90,17 @@ class Telemetry:
             "Whether the learner is up and learns nothing, since the disk does not take it.",
             registry=registry,
         )
+        self._duty = Reading(
+            "ffedge_learner_duty_ratio", "Share of the time that the learner may work."
+        )
+        self._throttled = Gauge(
+            "ffedge_throttled",
+            "Whether learning is slowed or paused by it.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in THROTTLES:
+            self._throttled.labels(reason)
         self.learner_restarts = Counter(
             "ffedge_learner_restarts",
             "Times the learner process ended without being told to, by why.",
@@ -185,6 +201,7 @@ class Telemetry:
             self.forgetting,
             self.class_accuracy,
             self.delayed_accuracy,
+            self._duty,
         ):
             registry.register(reading)
         self.learner_up.set(0)
@@ -215,6 +232,12 @@ class Telemetry:
         for window, value in (("all", accuracy), ("recent", recent), ("faded", faded)):
             if value is not None:
                 self._progressive.labels(window).set(value)
+
+    def governed(self, duty: float, reasons: Collection[str]) -> None:
+        """Show what learning may do, and which of `THROTTLES` are why."""
+        self._duty.set(duty)
+        for reason in THROTTLES:
+            self._throttled.labels(reason).set(reason in reasons)
 
     def refused(self, reason: str) -> None:
         """Count a request or a connection that no route saw."""

@@ -27,6 +27,8 @@ TORTURE = (
     ("--flips", 200, 5000, "rows with one bit flipped"),
     ("--fills", 1, 50, "times that a disk is filled, or turned read-only, and given back"),
     ("--jumps", 6, 200, "jumps of the wall clock"),
+    ("--traces", 20, 1000, "machines that the governor keeps within limits for an hour"),
+    ("--flaps", 10, 500, "times that telemetry goes and comes, in each of six ways"),
     ("--learner-kills", 5, 500, "kills of the learner under load, and a fifth as many stops"),
     ("--learner-ooms", 1, 50, "kills of the learner by the kernel, for memory"),
     ("--poison-runs", 0, 40, "daemons that each attack is tried on"),

@@ -17,7 +17,8 @@ from daemon import durable
 from daemon.config import LearnerSettings
 from daemon.learning import process as learner_process
 from daemon.learning.probe import Probe
-from daemon.learning.process import COMPILE_SECONDS, LearnerProcess
+from daemon.learning.process import LearnerProcess
+from daemon.learning.reports import COMPILE_SECONDS
 from daemon.messages import (
     Alive,
     Begin,
@@ -159,7 +160,7 @@ def test_the_first_step_may_take_long_where_something_is_compiled_for_it(
         peer.say(Judged(2, accepted=False))
         peer.say(Train(4))
         peer.hear_next(JobStarted)
-        assert peer.hear() == Alive()
+        assert isinstance(peer.hear(), Alive)
     with running(tmp_path) as peer:
         peer.hear_next(JobStarted)
         assert peer.hear() == Alive()

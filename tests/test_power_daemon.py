@@ -73,6 +73,10 @@ def _well(mood):
     mood.write_text(WELL)
 
 
+def governed(daemon: RunningDaemon) -> dict:
+    return daemon.client.get("/train").json()["learning"]
+
+
 def is_up(daemon: RunningDaemon) -> bool:
     return daemon.metric(UP) == 1
 
@@ -87,6 +91,8 @@ def test_an_ill_reader_costs_no_request_and_power_comes_back(daemon, mood, illne
         began = time.monotonic()
         wait_for(lambda: daemon.metric(UP) == 0, "power to be unknown")
         assert time.monotonic() - began < 10
+        wait_for(lambda: governed(daemon)["duty"] <= 0.25, "the safe duty")
+        assert "telemetry" in {reason["reason"] for reason in governed(daemon)["reasons"]}
         assert daemon.metric("ffedge_board_power_watts") is None
         assert daemon.metric('ffedge_rail_power_watts{rail="VDD_SOC"}') is None
         mood.write_text(WELL)
@@ -140,7 +146,7 @@ def test_status_prints_a_table_that_says_what_is_unknown(daemon, mood):
     assert done.returncode == 0
     lines = {line[:11].strip(): line for line in done.stdout.splitlines() if line[:1].strip()}
     assert list(lines) == [
-        *("daemon", "engine", "serves", "samples", "learner"),
+        *("daemon", "engine", "serves", "samples", "learner", "learning"),
         *("power", "energy", "temperature", "memory", "power mode"),
     ]
     assert "7.00 W from jtop (VDD_SOC 2.00 W)" in done.stdout

@@ -134,7 +134,7 @@ def test_training_on_request(parts):
         assert new
         assert (job["state"], job["trigger"], job["reason"]) == ("waiting", "manual", "drift")
         heard = wait_for(lambda: parts.jobs.find(job["job"])["error"], "the job's end")
-    assert json.loads(heard) == {"type": "train", "max_steps": 50}
+    assert json.loads(heard) == {"type": "train", "max_steps": 50, "max_seconds": None}
 
 
 def test_training_is_refused_with_nothing_to_learn_or_nobody_to_learn_it(parts):
@@ -159,4 +159,4 @@ if not os.path.exists(sys.argv[1]):
         wait_for(lambda: supervisor.up, "the first learner")
         job, _ = supervisor.request_training("patient", 5)
         heard = wait_for(lambda: parts.jobs.find(job["job"])["error"], "the job's end")
-    assert json.loads(heard) == {"type": "train", "max_steps": 5}
+    assert json.loads(heard) == {"type": "train", "max_steps": 5, "max_seconds": None}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.learning.process import LEARNER_OOM_SCORE
+from daemon.learning.pace import LEARNER_OOM_SCORE
 from tests import system_calls
 from tests.running import RunningDaemon, wait_for
 

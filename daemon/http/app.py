@@ -38,8 +38,8 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
     """The application.
 
     Args:
-        service: Its collaborators, all running but the supervisor, the swaps, the power monitor
-            and the scrub; the app starts these, and stops them and the store when it ends.
+        service: Its collaborators, all running but supervisor, swaps, power monitor, governor and
+            scrub; the app starts these, and stops them and the store when it ends.
         on_start: Called when requests are about to be answered.
     """
 
@@ -48,10 +48,12 @@ def create_app(service: Service, *, on_start: Callable[[], None] = lambda: None)
         service.swaps.start()
         service.supervisor.start()
         service.power.start()
+        service.governor.start()
         service.scrub.start()
         on_start()
         yield
         await asyncio.to_thread(service.scrub.stop)
+        await asyncio.to_thread(service.governor.stop)
         await asyncio.to_thread(service.supervisor.stop)
         await asyncio.to_thread(service.swaps.stop)
         await asyncio.to_thread(service.power.stop)

@@ -68,7 +68,9 @@ def add_predict_routes(app: FastAPI, service: Service) -> None:
             raise
         finally:
             service.telemetry.inference_requests.labels(str(code)).inc()
-            service.telemetry.inference_seconds.observe(time.monotonic() - started)
+            ended = time.monotonic()
+            service.telemetry.inference_seconds.observe(ended - started)
+            service.governor.latencies.add(ended, ended - started)
 
 
 def _named(

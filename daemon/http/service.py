@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from daemon.governor.governor import Governor
 from daemon.ingest.kept_predictions import KeptPredictions
 from daemon.power import PowerMonitor
 from daemon.serving.delayed_scores import DelayedScores
@@ -35,6 +36,7 @@ class Service:
         supervisor: Runs the learner.
         telemetry: Counts.
         power: Knows what the board takes.
+        governor: Slows and pauses learning.
         kept: Predictions that may be labelled later.
         delayed: Scores them when they are.
     """
@@ -50,5 +52,6 @@ class Service:
     supervisor: Supervisor
     telemetry: Telemetry
     power: PowerMonitor
+    governor: Governor
     kept: KeptPredictions
     delayed: DelayedScores

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, TypeVar
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
@@ -14,32 +15,59 @@ from daemon.http.service import Service
 from daemon.ingest.encoding import decode_json
 from daemon.ingest.forms import JSON_LIMIT_BYTES, JSON_TYPE
 
+Body = TypeVar("Body")
+
+
+class PauseBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """JSON body of `POST /train/pause`; every field may be absent."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=200)] = "no reason given"
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] | None = None
+
 
 class TrainBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """JSON body of `POST /train`; every field may be absent."""
 
     max_steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    max_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] | None = None
     reason: Annotated[str, msgspec.Meta(max_length=200)] = "operator"
 
 
 def add_train_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of `/train`."""
 
-    @app.post("/train", status_code=202, openapi_extra=body_schema("{max_steps?, reason?}"))
+    @app.post(
+        "/train", status_code=202, openapi_extra=body_schema("{max_steps?, max_seconds?, reason?}")
+    )
     async def post_train(request: Request) -> Response:
         """Have the learner train now; while a job runs, that job is the answer."""
-        body = await read_body(request, JSON_LIMIT_BYTES)
-        if body:
-            content_type(request, JSON_TYPE)
-        asked = decode_json(body or b"{}", TrainBody)
-        job, new = service.supervisor.request_training(asked.reason, asked.max_steps)
+        asked = await _read(request, TrainBody)
+        job, new = service.supervisor.request_training(
+            asked.reason, asked.max_steps, asked.max_seconds
+        )
         headers = {"Location": f"/train/{job['job']}"}
-        return json_answer(job, status=202 if new else 200, headers=headers)
+        content = job | {"learning": service.governor.state.to_json()}
+        return json_answer(content, status=202 if new else 200, headers=headers)
+
+    @app.post("/train/pause", openapi_extra=body_schema("{reason?, seconds?}"))
+    async def post_pause(request: Request) -> Response:
+        """Learn nothing until resumed, or for so long; a later pause replaces an earlier one."""
+        asked = await _read(request, PauseBody)
+        # In a thread: it waits for the disk.
+        kept = await asyncio.to_thread(service.governor.pause, asked.reason, asked.seconds)
+        return json_answer({"durable": kept, "learning": service.governor.state.to_json()})
+
+    @app.post("/train/resume")
+    async def post_resume() -> Response:
+        """End an operator's pause; other reasons to pause may go on."""
+        kept = await asyncio.to_thread(service.governor.resume)
+        return json_answer({"durable": kept, "learning": service.governor.state.to_json()})
 
     @app.get("/train")
     async def get_jobs(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Response:
         """Training jobs, newest first."""
-        return json_answer({"jobs": service.jobs.list()[:limit]})
+        learning = service.governor.state.to_json()
+        return json_answer({"learning": learning, "jobs": service.jobs.list()[:limit]})
 
     @app.get("/train/{job}")
     async def get_job(job: str) -> Response:
@@ -48,3 +76,10 @@ def add_train_routes(app: FastAPI, service: Service) -> None:
         if found is None:
             raise UnknownIdError("no such job; GET /train lists them")
         return json_answer(found)
+
+
+async def _read(request: Request, kind: type[Body]) -> Body:
+    body = await read_body(request, JSON_LIMIT_BYTES)
+    if body:
+        content_type(request, JSON_TYPE)
+    return decode_json(body or b"{}", kind)

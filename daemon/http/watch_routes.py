@@ -54,6 +54,7 @@ def add_watch_routes(app: FastAPI, service: Service) -> None:
             "removed": None if removed is None else removed._asdict(),
             "learner": service.supervisor.up,
             "learning_paused": service.supervisor.paused,
+            "learning": service.governor.state.to_json(),
             "power": service.power.sources(),
         }
         return json_answer(status, status=200 if ready else 503)

@@ -8,12 +8,13 @@ it resumes from its checkpoint.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-import os
+import math
 import queue
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import IO
 
 import msgspec
@@ -21,17 +22,17 @@ import msgspec
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
 from daemon.learning.answers import LearningError, MemoryShortageError
-from daemon.learning.learner import Learner
+from daemon.learning.learner import BlockReport, Learner, OnStep
+from daemon.learning.pace import Pacer
 from daemon.learning.probe import Probe
+from daemon.learning.reports import IDLE, Reports
 from daemon.messages import (
-    Alive,
     Begin,
-    Busy,
     JobFailed,
     JobStarted,
     Judged,
+    Pace,
     Passed,
-    Progress,
     Proposed,
     Retreated,
     Serves,
@@ -39,7 +40,6 @@ from daemon.messages import (
     ToLearner,
     Train,
     Watch,
-    send,
 )
 from daemon.serving.gate import Scores, becomes_best
 from daemon.serving.versions import VersionStore
@@ -51,11 +51,6 @@ _POLL_SECONDS = 0.2
 _IDLE_REPORT_SECONDS = 1.0
 # A job that still has a backlog proposes what it has at least this often.
 _PROPOSE_SECONDS = 2.0
-_ALIVE_SECONDS = 1.0
-# The kernel's own range is -1000 to 1000; the service's is in deploy/ffedge.service.
-LEARNER_OOM_SCORE = 500
-# How long the first step may take where chains or kernels are compiled for it.
-COMPILE_SECONDS = 900.0
 # No job by itself for so long after one that memory did not suffice for.
 _REST_SECONDS = 30.0
 
@@ -67,13 +62,6 @@ class UnwritableError(RuntimeError):
 def report_damage(seq: int) -> None:
     """Say which sample is not learned."""
     log.error("a sample is damaged on disk and is not learned", extra={"seq": seq})
-
-
-def lower_priority(niceness: int) -> None:
-    """Give way to the server: less CPU time, and killed first when memory runs out."""
-    os.nice(niceness)
-    with contextlib.suppress(OSError):  # not Linux, or not permitted: only the order is lost
-        Path("/proc/self/oom_score_adj").write_text(str(LEARNER_OOM_SCORE))
 
 
 class LearnerProcess:
@@ -101,12 +89,14 @@ class LearnerProcess:
         self._probe = probe
         self._versions = versions
         self._settings = settings
-        self._reports = reports
         self._inbox: queue.Queue[ToLearner | None] = queue.Queue()
         self._closed = threading.Event()
-        self._alive: float | None = None  # when we last said that we are
         self._rests_until = 0.0
         self._paused: str | None = None  # why nothing is learned
+        self._reports = Reports(reports, learner)
+        self._pacer = Pacer(self._reports.alive)
+        self._asked: Train | None = None  # and not begun
+        self._unjudged = False  # something was learned that no candidate shows
         self._drifted = False  # and no job has been begun for it
         reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
         reader.start()
@@ -114,9 +104,14 @@ class LearnerProcess:
     def _read(self, commands: IO[bytes]) -> None:
         try:
             for line in commands:
-                self._inbox.put(msgspec.json.decode(line, type=ToLearner))
+                message = msgspec.json.decode(line, type=ToLearner)
+                if isinstance(message, Pace):  # in force at once, also in the middle of a block
+                    self._pacer.follow(message)
+                else:
+                    self._inbox.put(message)
         finally:
             self._closed.set()
+            self._pacer.release()
             self._inbox.put(None)
 
     def run(self) -> None:
@@ -131,12 +126,11 @@ class LearnerProcess:
         resumed = self._learner.restore()
         if begin.pass_over is not None:
             self._learner.pass_over(begin.pass_over)
-        self._compiles = self._learner.steps if self._settings.may_compile else None
         if begin.retreat:
             self._retreat(begin.retreat)
-        send(self._reports, Started(resumed, self._learner.last_seq, self._learner.steps))
-        if self._learner.last_seq > self._incumbent.last_seq:
-            self._job("resumed", 0)
+        self._reports.send(Started(resumed, self._learner.last_seq, self._learner.steps))
+        self._reports.begin(self._pacer, may_compile=self._settings.may_compile)
+        self._unjudged = self._learner.last_seq > self._incumbent.last_seq
         waiting_since: float | None = None
         reported = 0.0
         while True:
@@ -154,8 +148,15 @@ class LearnerProcess:
                 self._try_again()
             waiting_since = (waiting_since or now) if backlog else None
             begun = self._learner.last_seq > 0  # the first block fixes the standardisation
-            rested = self._paused is None and now >= self._rests_until
-            if rested and self._drifted and backlog:
+            allowed = self._pacer.paused is None
+            rested = allowed and self._paused is None and now >= self._rests_until
+            if rested and self._unjudged:
+                self._unjudged = False
+                self._job("resumed", 0)
+            elif allowed and self._asked is not None:
+                asked, self._asked = self._asked, None
+                self._train(asked)
+            elif rested and self._drifted and backlog:
                 self._job("drift", 0)
                 waiting_since = None
             elif rested and backlog >= self._settings.block_samples:
@@ -170,13 +171,13 @@ class LearnerProcess:
                 self._job("time", 0)
                 waiting_since = None
             elif now - reported >= _IDLE_REPORT_SECONDS:
-                self._report_progress(backlog=backlog)
+                self._progress()
                 reported = now
 
     def _obey(self, command: ToLearner) -> None:
         match command:
             case Train():
-                self._asked(command)
+                self._asked = command
             case Serves():
                 self._follow(command)
             case Watch():
@@ -202,8 +203,8 @@ class LearnerProcess:
 
     def _retreat(self, change: int) -> None:
         self._learner.retreat()
-        self._tell()
-        send(self._reports, Retreated(change))
+        self._reports.notes()
+        self._reports.send(Retreated(change))
 
     def _mark_good(self, version: int) -> None:
         try:
@@ -211,46 +212,44 @@ class LearnerProcess:
         except OSError as error:  # a rollback then goes back to the good one before
             log.error("checkpoint cannot be kept", extra={"version": version, "why": str(error)})
 
-    def _tell(self) -> None:
-        for note in self._learner.notes:
-            send(self._reports, note)
-        self._learner.notes.clear()
-
-    def _asked(self, command: Train) -> None:
+    def _train(self, asked: Train) -> None:
         if self._paused is None:
-            self._job("manual", command.max_steps or self._settings.train_steps)
+            steps = asked.max_steps or self._settings.train_steps
+            self._job("manual", steps, asked.max_seconds)
         else:
-            send(self._reports, JobStarted("manual", self._learner.last_seq))
-            send(self._reports, JobFailed(self._paused))
+            self._reports.send(JobStarted("manual", self._learner.last_seq))
+            self._reports.send(JobFailed(self._paused))
 
-    def _job(self, trigger: str, rehearsal_steps: int) -> None:
+    def _job(self, trigger: str, rehearsal_steps: int, max_seconds: float | None = None) -> None:
         """Learn, propose, wait for the verdict, save."""
+        self._pacer.begin()
         self._drifted = False
-        send(self._reports, JobStarted(trigger, self._learner.last_seq))
-        self._alive = None
-        self._say_alive()
+        self._reports.send(JobStarted(trigger, self._learner.last_seq))
+        self._reports.alive(now=True)
         try:
-            self._learn(trigger, rehearsal_steps)
+            self._learn(trigger, rehearsal_steps, max_seconds)
             candidate = self._learner.export(
                 version=self._next_version, parent=self._incumbent.version
             )
-            scores = self._learner.compare(candidate, self._incumbent, self._best, self._say_alive)
+            scores = self._learner.compare(
+                candidate, self._incumbent, self._best, self._between_steps
+            )
             self._write(candidate)
         except MemoryShortageError as error:
-            send(self._reports, JobFailed(str(error)))
+            self._reports.send(JobFailed(str(error)))
             self._rests_until = time.monotonic() + _REST_SECONDS
             return
         except UnwritableError as error:
             self._pause(error)
             return
         except LearningError as error:  # the next job goes on from the checkpoint
-            self._tell()
-            send(self._reports, JobFailed(str(error)))
+            self._reports.notes()
+            self._reports.send(JobFailed(str(error)))
             return
         except WeightsError as error:
-            send(self._reports, JobFailed(str(error)))
+            self._reports.send(JobFailed(str(error)))
             raise
-        send(self._reports, Proposed(candidate.version, weights_digest(candidate), scores))
+        self._reports.send(Proposed(candidate.version, weights_digest(candidate), scores))
         self._await_verdict(candidate, scores)
 
     def _write(self, candidate: Weights) -> None:
@@ -271,7 +270,7 @@ class LearnerProcess:
         """Learn nothing that could not be kept; what is learned already waits in memory."""
         self._paused = f"learning pauses: {error}"
         self._rests_until = time.monotonic() + _REST_SECONDS
-        send(self._reports, JobFailed(self._paused))
+        self._reports.send(JobFailed(self._paused))
 
     def _try_again(self) -> None:
         try:
@@ -281,32 +280,47 @@ class LearnerProcess:
             return
         log.info("learning goes on", extra={"paused": self._paused})
         self._paused = None
-        self._job("resumed", 0)
+        self._unjudged = True
 
-    def _learn(self, trigger: str, rehearsal_steps: int) -> None:
+    def _learn(self, trigger: str, rehearsal_steps: int, max_seconds: float | None) -> None:
         started = saved = time.monotonic()
+        end = math.inf if max_seconds is None else started + max_seconds
         least = 1 if trigger in ("time", "manual", "drift") else self._settings.block_samples
         while (backlog := self._learner.backlog()) >= least:
-            for report in self._probe.look(self._learner.last_seq, self._say_alive):
-                send(self._reports, report)
-            block = self._learner.learn_block(self._say_alive)
-            self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
-            log.debug("learned a block", extra={"samples": block.samples, "backlog": backlog})
+            for report in self._probe.look(self._learner.last_seq, self._between_steps):
+                self._reports.send(report)
+            self._work(self._learner.learn_block)
+            log.debug("learned a block", extra={"backlog": backlog})
             self._drifted = any(note.kind == "drift" for note in self._learner.notes)
             now = time.monotonic()
             if self._drifted or now - saved >= self._settings.checkpoint_seconds:
                 self._save()
                 saved = now
-            self._tell()
-            if self._drifted or now - started >= _PROPOSE_SECONDS:
+            self._reports.notes()
+            if self._drifted or now - started >= _PROPOSE_SECONDS or now >= end:
                 break
-        for taken in range(0, rehearsal_steps, self._settings.steps_per_block):
+        taken, fitting = 0, self._settings.steps_per_block if max_seconds is None else 1
+        while taken < rehearsal_steps and (began := time.monotonic()) < end:
             if self._learner.backlog() >= self._settings.block_samples:
                 break  # new samples come first
-            steps = min(self._settings.steps_per_block, rehearsal_steps - taken)
-            block = self._learner.rehearse(steps, self._say_alive)
-            self._tell()
-            self._report_progress(block.samples, block.steps, block.seconds, [*block.losses])
+            steps = min(fitting, self._settings.steps_per_block, rehearsal_steps - taken)
+            self._work(functools.partial(self._learner.rehearse, steps))
+            self._reports.notes()
+            taken += steps
+            if max_seconds is not None:
+                now = time.monotonic()
+                fitting = max(1, int((end - now) * steps / max(now - began, 1e-9)))
+
+    def _work(self, block: Callable[[OnStep], BlockReport]) -> None:
+        before = self._pacer.worked_seconds
+        done = block(self._between_steps)
+        seconds = self._pacer.worked_seconds - before
+        self._progress(done, seconds)
+
+    def _progress(self, done: BlockReport = IDLE, seconds: float = 0.0) -> None:
+        if self._closed.is_set():
+            raise SystemExit(0)
+        self._reports.progress(done, seconds, self._paused)
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:
         asked: list[Train] = []
@@ -329,40 +343,8 @@ class LearnerProcess:
             if becomes_best(scores):
                 self._best = candidate
 
-    def _say_alive(self) -> None:
-        """From the work itself, not from a thread beside it that would outlive a hang."""
-        now = time.monotonic()
-        if self._alive is None or now - self._alive >= _ALIVE_SECONDS:
-            self._alive = now
-            if self._learner.steps == self._compiles:
-                send(self._reports, Busy("the first step may compile", COMPILE_SECONDS))
-            else:
-                send(self._reports, Alive())
-
-    def _report_progress(
-        self,
-        samples: int = 0,
-        steps: int = 0,
-        seconds: float = 0.0,
-        losses: list[float] | None = None,
-        *,
-        backlog: int | None = None,
-    ) -> None:
+    def _between_steps(self) -> None:
+        """Work goes at the server's pace, and ends with the server."""
+        self._pacer.between_steps()
         if self._closed.is_set():
             raise SystemExit(0)
-        learner = self._learner
-        progress = Progress(
-            samples=samples,
-            steps=steps,
-            seconds=seconds,
-            last_seq=learner.last_seq,
-            backlog=learner.backlog() if backlog is None else backlog,
-            progressive_accuracy=learner.score.accuracy,
-            recent_accuracy=learner.score.recent_accuracy,
-            faded_accuracy=learner.score.faded_accuracy,
-            forgetting=learner.score.forgetting,
-            class_accuracies=learner.class_accuracies(),
-            losses=losses or [],
-            paused=self._paused,
-        )
-        send(self._reports, progress)

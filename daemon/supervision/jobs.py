@@ -28,6 +28,7 @@ class Job:
         trigger: `samples`, `time`, `drift`, `manual` or `resumed`.
         reason: An operator's words; empty otherwise.
         max_steps: Steps an operator asked for; None: the configured number.
+        max_seconds: After so many an operator wants it to end; None: without limit.
         state: `waiting`, `running`, `completed` or `failed`.
         after_seq: Sequence number that learning went on from.
         last_seq: Highest sequence number learned.
@@ -44,6 +45,7 @@ class Job:
     trigger: str
     reason: str = ""
     max_steps: int | None = None
+    max_seconds: float | None = None
     state: str = "waiting"
     after_seq: int = 0
     last_seq: int = 0
@@ -110,7 +112,9 @@ class JobBook:
             self._past.extendleft(reversed(earlier))
             self._last = max(self._last, *map(_number, past), 0)
 
-    def request(self, reason: str, max_steps: int | None) -> tuple[dict[str, Any], bool]:
+    def request(
+        self, reason: str, max_steps: int | None, max_seconds: float | None = None
+    ) -> tuple[dict[str, Any], bool]:
         """Ask for a manual job.
 
         Returns:
@@ -119,8 +123,13 @@ class JobBook:
         with self._lock:
             if job := self._running or self._waiting:
                 return job.to_json(), False
-            self._waiting = self._new("manual", reason, max_steps)
+            self._waiting = self._new("manual", reason, max_steps, max_seconds)
             return self._waiting.to_json(), True
+
+    @property
+    def running(self) -> bool:
+        """Whether the learner is at one."""
+        return self._running is not None
 
     def waiting(self) -> Job | None:
         """The manual job that the learner has not taken up."""
@@ -132,7 +141,7 @@ class JobBook:
             if trigger == "manual" and self._waiting is not None:
                 job, self._waiting = self._waiting, None
             else:
-                job = self._new(trigger, "", None)
+                job = self._new(trigger)
             job.state, job.after_seq = "running", after_seq
             self._running, self._started = job, time.monotonic()
         self._on_start()
@@ -179,9 +188,15 @@ class JobBook:
             live = [job.to_json() for job in (self._waiting, self._running) if job]
             return sorted([*live, *self._past], key=_number, reverse=True)
 
-    def _new(self, trigger: str, reason: str, max_steps: int | None) -> Job:
+    def _new(
+        self,
+        trigger: str,
+        reason: str = "",
+        max_steps: int | None = None,
+        max_seconds: float | None = None,
+    ) -> Job:
         self._last += 1
-        return Job(self._last, trigger, reason, max_steps)
+        return Job(self._last, trigger, reason, max_steps, max_seconds)
 
     def _end(self, state: str, **fields: Any) -> None:  # noqa: ANN401 - fields of Job
         with self._lock:

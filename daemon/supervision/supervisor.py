@@ -24,6 +24,7 @@ from daemon.messages import (
     JobStarted,
     Judged,
     Noted,
+    Pace,
     Probed,
     Progress,
     Proposed,
@@ -92,6 +93,8 @@ class Supervisor:
         self._sending = threading.Lock()
         self._asking = threading.Lock()
         self._asked: int | None = None  # the job that this learner was asked for
+        self._pace: Pace | None = None
+        self._worked_seconds, self._worked_steps = 0.0, 0
         self._up = False
         self._paused: str | None = None
         self._learned = False  # whether this learner has
@@ -115,6 +118,11 @@ class Supervisor:
     def paused(self) -> str | None:
         """Why nothing is learned though the learner is up, or why it is not started; else None."""
         return self._paused
+
+    @property
+    def worked(self) -> tuple[float, int]:
+        """Seconds that all learners so far have worked, sleep between steps left out, and steps."""
+        return self._worked_seconds, self._worked_steps
 
     @property
     def pid(self) -> int | None:
@@ -156,7 +164,15 @@ class Supervisor:
         self._thread.join()
         self._watch.stop()
 
-    def request_training(self, reason: str, max_steps: int | None) -> tuple[dict[str, Any], bool]:
+    def pace(self, pace: Pace) -> None:
+        """How much the learner may work from now on, this one and those to come."""
+        before, self._pace = self._pace, pace
+        if pace != before:
+            self._send(pace)
+
+    def request_training(
+        self, reason: str, max_steps: int | None, max_seconds: float | None = None
+    ) -> tuple[dict[str, Any], bool]:
         """Have the learner train now.
 
         Returns:
@@ -173,7 +189,7 @@ class Supervisor:
             )
         if not self._up:
             raise NotReadyError("the learner is starting; try again")
-        job, new = self._jobs.request(reason, max_steps)
+        job, new = self._jobs.request(reason, max_steps, max_seconds)
         if new:
             self._send_waiting()
         return job, new
@@ -251,6 +267,8 @@ class Supervisor:
 
     def _hear_all(self, process: subprocess.Popen[bytes]) -> None:
         self._following.begin(self._relapses.pass_over)
+        if self._pace is not None:
+            self._send(self._pace)
         assert process.stdout is not None  # noqa: S101 - PIPE was asked for
         for line in process.stdout:
             message = msgspec.json.decode(line, type=FromLearner)
@@ -274,7 +292,10 @@ class Supervisor:
                 self._judge(message)
             case Probed() | Retreated():
                 self._following.hear(message)
-            case Alive() | Busy():
+            case Alive():
+                self._worked_seconds += message.seconds
+                self._worked_steps += message.steps
+            case Busy():
                 pass
             case Noted():
                 self._note(message)
@@ -328,7 +349,7 @@ class Supervisor:
             job: Job | None = self._jobs.waiting()
             if job is not None and self._asked != job.number:
                 self._asked = job.number
-                self._send(Train(job.max_steps))
+                self._send(Train(job.max_steps, job.max_seconds))
 
     def _send(self, message: msgspec.Struct) -> None:
         process = self._process

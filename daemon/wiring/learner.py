@@ -12,13 +12,13 @@ from daemon.config import Settings
 from daemon.directory_lock import lock_directory
 from daemon.interpreter import loading
 from daemon.learning.learner import Learner
+from daemon.learning.pace import lower_priority
 from daemon.learning.probe import Probe
 from daemon.learning.process import (
-    COMPILE_SECONDS,
     LearnerProcess,
-    lower_priority,
     report_damage,
 )
+from daemon.learning.reports import COMPILE_SECONDS
 from daemon.messages import MISCONFIGURED, OUT_OF_MEMORY, STORAGE, Busy, send
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleReader

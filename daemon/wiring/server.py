@@ -14,8 +14,14 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from daemon.config import Settings
 from daemon.directory_lock import lock_directory
+from daemon.doctor_board import Board
 from daemon.durable import remove_leftovers
 from daemon.errors import ConfigError, StoreError
+from daemon.governor.controller import Controller
+from daemon.governor.governor import Governor
+from daemon.governor.latency import RecentLatencies
+from daemon.governor.operator_pause import OperatorPause
+from daemon.governor.readings import Machine
 from daemon.http import (
     Connections,
     Health,
@@ -243,6 +249,30 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             first_samples=settings.learner.block_samples,
             hang_seconds=settings.learner.hang_seconds,
         )
+        latencies = RecentLatencies()
+        named = {"auto": Board().is_jetson, "none": False}.get(reading.provider, True)
+
+        def hold(held: bool) -> None:
+            if held:
+                power.learning_held()
+            elif jobs.running:
+                power.learning_began()
+
+        governor = Governor(
+            Controller(settings.governor, telemetry_expected=named),
+            Machine(
+                power,
+                latencies,
+                lambda: supervisor.pid,
+                lambda: supervisor.worked,
+                lambda: jobs.running,
+            ),
+            OperatorPause(directory),
+            latencies,
+            supervisor.pace,
+            telemetry,
+            hold,
+        )
         processes = {"learner": lambda: supervisor.pid, "power_reader": lambda: power.pid}
         telemetry.registry.register(PowerMetrics(power))
         telemetry.registry.register(HostMetrics(processes))
@@ -263,6 +293,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
         supervisor,
         telemetry,
         power,
+        governor,
         kept,
         delayed,
     )
