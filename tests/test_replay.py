@@ -219,3 +219,15 @@ def test_nothing_is_drawn_from_an_empty_memory() -> None:
     memory = empty(FakeStore([]), 5)
     assert memory.draw(np.random.default_rng(0), 4) == []
     assert not memory.places.any()
+
+
+def test_a_drift_puts_older_samples_of_the_classes_seen_since_out_of_date() -> None:
+    before, since = stream([0] * 20 + [1] * 20 + [2] * 20), 61
+    memory = memory_of(before, 60)
+    block = [StoredSample(since + i, i % 2, "uint8", bytes(4)) for i in range(12)]
+    memory.outdate(since, block[:8])
+    assert counts(memory)[:3] == [20, 20, 20]  # 4 of each would be too few to go on with
+    memory.outdate(since, block)
+    memory.add(block)
+    assert counts(memory)[:3] == [6, 6, 20]
+    assert all(s.seq >= since for s in memory.samples if s.class_index < 2)

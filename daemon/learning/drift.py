@@ -27,7 +27,7 @@ _CLOCK = 32
 _LEAST_PART = 5
 _LEAST_WINDOW = 10
 # Before so many of its samples were seen, a class is new: its errors are no drift.
-NEW_CLASS_SAMPLES = 100
+NEW_CLASS_SAMPLES = 30
 
 
 class Adwin:

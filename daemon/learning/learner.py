@@ -172,7 +172,7 @@ class Learner:
         change = state.drift.add(found != labels, labels, [sample.seq for sample in new])
         state.last_seq, self._stretch = through, (after, through)
         state.seen[labels] = True
-        state.memory.add(new)
+        state.remember(new)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
         losses = self._take(steps, new, on_step)
         if change is not None and not state.drift_steps:

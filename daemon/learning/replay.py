@@ -10,7 +10,8 @@ data", CBRS). While there is room everything goes in. After that, of a sample's 
 
 so that classes are as equal as the stream allows, and what is held of a class is a random part of
 it. The second line is ours: there is no way there but by withdrawals, and it keeps the part random
-while the class catches up. What leaves the store leaves memory, and `seen` shrinks in proportion.
+while the class catches up. What leaves the store leaves memory, and `seen` shrinks in proportion;
+so does what a drift has put out of date.
 
 Choices depend on (seed, seq) alone: words of SplitMix64 (Steele, Lea and Flood 2014). What the rows
 hold is kept beside their numbers, but is not state: after a restart it is read from the store.
@@ -26,6 +27,8 @@ from numpy.typing import NDArray
 from daemon.store import SampleReader, StoredSample
 
 _WORD = 1 << 64
+# Samples of a class since a drift, from which on those before it are let go.
+_ENOUGH_SINCE = 5
 
 
 class ReplayMemory:
@@ -79,6 +82,22 @@ class ReplayMemory:
         if departures != self._departures:
             self._forget(self._reader.departed([sample.seq for sample in self.samples]))
             self._departures = departures
+
+    def outdate(self, change_seq: int, new: list[StoredSample]) -> None:
+        """After a drift, let go what was labelled before it, of each class known well enough since.
+
+        What lies before may contradict what is so now, and being most of each batch it would hold
+        learning back for good. A class of which little came since keeps what it has.
+
+        Args:
+            change_seq: The first sample after the change.
+            new: The block about to be added.
+        """
+        for place, held in enumerate(self._held):
+            old = [sample.seq for sample in held if sample.seq < change_seq]
+            since = len(held) - len(old) + sum(sample.class_index == place for sample in new)
+            if since >= _ENOUGH_SINCE:
+                self._forget(old)
 
     def add(self, new: list[StoredSample]) -> None:
         """Offer samples, in order of arrival; each is in memory afterwards or passed by."""

@@ -67,6 +67,12 @@ class LearnerState:
             self.engine.standardize_from(x)
             self.standardized = True
 
+    def remember(self, new: list[StoredSample]) -> None:
+        """Put a block into memory; in answer to an alarm, in the place of what it contradicts."""
+        if self.drift_steps and self.change_seq is not None:
+            self.memory.outdate(self.change_seq, new)
+        self.memory.add(new)
+
     def export(self, version: int, parent: int | None) -> Weights:
         """The network as it stands.
 
