@@ -211,6 +211,7 @@ def test_health(client: TestClient) -> None:
     assert ready.status_code == 200
     status = ready.json()
     assert set(status.pop("power")) == {"up", "provider", "refused", "reader"}
+    assert status.pop("learning")["state"]
     assert status == {
         "ready": True,
         "live": True,

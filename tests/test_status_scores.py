@@ -19,6 +19,13 @@ READY = {
     "ingest": {"cause": None},
     "removed": None,
     "learner": True,
+    "learning": {
+        "state": "running",
+        "text": "running",
+        "duty": 1.0,
+        "reasons": [],
+        "unmeasured": [],
+    },
     "power": {"up": False, "provider": None, "refused": {}, "reader": None},
 }
 

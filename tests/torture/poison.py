@@ -209,6 +209,7 @@ class _Run:
             names.append(f"n-{len(self.sent) + len(names)}")
             body.append({"id": names[-1], "x": [float(v) for v in x], "label": label})
         self._ask()
+        before = self._jobs()
         answer = self._daemon.client.post(
             "/samples",
             content=json.dumps({"samples": body}),
@@ -223,13 +224,23 @@ class _Run:
         }
         self.posted.append((time.time(), len(self.sent)))
         deadline = time.monotonic() + _SETTLED_SECONDS
-        while time.monotonic() < deadline and not self._learned():
+        while time.monotonic() < deadline and not self._learned(before):
             time.sleep(0.1)
 
-    def _learned(self) -> bool:
-        jobs = {job["state"] for job in self._daemon.client.get("/train?limit=5").json()["jobs"]}
+    def _learned(self, before: dict[str, str]) -> bool:
+        """Whether a job has begun since, and all have ended; the first block has to fill first."""
+        stored = self._daemon.metric("ffedge_samples_stored") or 0
+        trained = stored - (self._daemon.metric("ffedge_samples_holdout") or 0)
+        if trained < SETTINGS["learner__block_samples"]:
+            return True
+        jobs = self._jobs()
         backlog = self._daemon.metric("ffedge_learner_backlog_samples")
-        return backlog == 0 and jobs <= {"completed", "failed"}
+        ended = set(jobs.values()) <= {"completed", "failed"}
+        return jobs.keys() != before.keys() and ended and backlog == 0
+
+    def _jobs(self) -> dict[str, str]:
+        jobs = self._daemon.client.get("/train?limit=5").json()["jobs"]
+        return {job["job"]: job["state"] for job in jobs}
 
     def _ask(self) -> None:
         samples = [{"x": [float(v) for v in x]} for x, _ in self._test[:8]]
