@@ -105,7 +105,7 @@ class Learner:
         self._settings = settings
         self._holdout = Holdout(reader, holdout_samples)
         self._follow_drift = follow_drift
-        self._checkpoints = Checkpoints(checkpoint)
+        self.checkpoints = Checkpoints(checkpoint)  # also of earlier versions
         self._course = Course()
         self._saved_step = 0  # of the checkpoint
         self._stretch = (0, 0)  # what was learned last: after the first seq, through the second
@@ -249,15 +249,15 @@ class Learner:
 
         Args:
             proposed: The version that is proposed as the network stands; its copy is kept until
-                `judged`, `mark_good` or `retreat` decides about it.
+                `judged`, `retreat` or `checkpoints.mark_good` decides about it.
 
         Raises:
             OSError: It cannot be written; the old one is still there.
         """
-        self._checkpoints.write(self._state.checkpoint(self._course.fields(self.last_seq)))
+        self.checkpoints.write(self._state.checkpoint(self._course.fields(self.last_seq)))
         self._saved_step = self.steps
         if proposed is not None:
-            self._checkpoints.keep(proposed)
+            self.checkpoints.keep(proposed)
 
     def restore(self) -> bool:
         """Continue from the checkpoint, if there is one that fits.
@@ -266,7 +266,7 @@ class Learner:
         with a log line, and later written over; learning begins again from the first sample:
         nothing is lost but time.
         """
-        fields = self._go_back(self._checkpoints.read())
+        fields = self._go_back(self.checkpoints.read())
         if fields is not None:
             self._course.load(fields)
         return fields is not None
@@ -277,34 +277,38 @@ class Learner:
         if accepted:
             self._course.accepted()
         else:
-            self._checkpoints.forget(version)
+            self.checkpoints.forget(version)
 
-    def mark_good(self, version: int) -> None:
-        """A version has passed its probation: `retreat` goes back to where it was proposed.
-
-        Raises:
-            OSError: That cannot be kept.
-        """
-        self._checkpoints.mark_good(version)
-
-    def retreat(self) -> None:
-        """Go back to where the newest good version was proposed; what came after is left out.
+    def retreat(self, version: int) -> None:
+        """Go back to where the newest good version up to this one was proposed.
 
         Nothing of what was learned since is learned again or replayed; it stays stored, and its
-        scores stay counted. Where no version was good yet, the network begins anew. On disk when
-        this returns; a crash before leaves the checkpoint as it was.
+        scores stay counted. Where no such checkpoint is left, the network begins anew. On disk when
+        this returns; a crash before leaves the checkpoint as it was. Twice is as once.
+
+        Args:
+            version: Serves.
 
         Raises:
-            OSError: The checkpoint cannot be written; what stands in memory has gone back.
+            OSError: A checkpoint cannot be read or written.
         """
         through, score = self.last_seq, self.score
-        self._go_back(self._checkpoints.read_good())
+        back = next((v for v in self.checkpoints.good() if v <= version and self._back_at(v)), None)
+        if back is None:
+            self._go_back(None)
         after = self.last_seq
         self._state.last_seq, self._state.score = max(after, through), score
         self.save()
-        self._checkpoints.forget_proposed()
+        self.checkpoints.forget_proposed(but=version)
         left = f"samples after {after} through {self.last_seq} are left out"
-        self._note("retreated", f"back at the last good version: {left}", after)
+        if back is None:
+            text = f"no checkpoint of a good version up to {version} is left: the network is new"
+            self._note("began_anew", f"{text}; {left}", self.last_seq)
+        else:
+            self._note("retreated", f"back at version {back}: {left}", after)
+
+    def _back_at(self, version: int) -> bool:
+        return self._go_back(self.checkpoints.read_good(version)) is not None
 
     def _converging(self, work: Callable[[], BlockReport], on_step: OnStep) -> BlockReport:
         try:
@@ -323,7 +327,7 @@ class Learner:
         first = self._course.diverged(self._stretch, self._saved_step)
         text = f"{why}; samples after {after} through {through} are left out"
         self._note("diverged" if first else "began_anew", text, through)
-        self._go_back(self._checkpoints.read())
+        self._go_back(self.checkpoints.read())
         if not first:
             self._begin_anew(on_step)
 
@@ -379,7 +383,7 @@ class Learner:
                 "memory ran out: learning goes on from the checkpoint",
                 extra={"why": why, "batch_samples": batch_samples},
             )
-            self._go_back(self._checkpoints.read())
+            self._go_back(self.checkpoints.read())
         raise MemoryShortageError(
             f"memory ran out twice, at last with {batch_samples} samples a step: {why}; leave more "
             "memory free, or set learner.batch_samples or [model] to less"
