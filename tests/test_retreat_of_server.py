@@ -16,7 +16,7 @@ from daemon.learning.learner import Learner
 from daemon.learning.probe import Probe
 from daemon.learning.process import LearnerProcess
 from daemon.messages import FromLearner, Noted, Retreated, ToLearner
-from daemon.serving.gate import Scores
+from daemon.serving.gate import ClassScores, Scores
 from daemon.serving.probation import Paired
 from daemon.store import SampleReader
 from daemon.supervision.following import Following
@@ -79,15 +79,24 @@ class Joined:
     def codes(self) -> bytes:
         return self.learner.export(version=1, parent=None).arrays[CODES].tobytes()
 
-    def propose(self, version: int) -> None:
-        """Learn a block, and have the version accepted."""
+    def propose(self, version: int, scores: Scores = GOOD) -> bool:
+        """Learn a block, and have the version judged."""
         assert self.learner.learn_block().samples
         active = self.parts.swaps.manifest.active
         candidate = put(self.parts.versions, self.learner.export(version=version, parent=active))
-        self.learner.save(version)
-        decision = self.parts.promotion.consider(version, weights_digest(candidate), GOOD)
-        assert decision.accepted, decision
+        self.learner.save(version, scores)
+        decision = self.parts.promotion.consider(version, weights_digest(candidate), scores)
         self.versions[version] = self.codes()
+        return decision.accepted
+
+    def restart(self) -> None:
+        """The learner ends, and another begins where its checkpoint stands."""
+        begin: list[msgspec.Struct] = []
+        Following(self.parts.swaps, begin.append).begin(None)
+        self.following.end()
+        self.start(msgspec.json.encode(begin[0]) + b"\n")
+        self.process.run()
+        self.answer()
 
     def passes(self, version: int) -> None:
         self.parts.swaps.probed(version, BETTER, 100)
@@ -113,7 +122,7 @@ def test_it_goes_back_to_the_version_that_serves_not_to_the_bad_one_that_had_pas
 ) -> None:
     joined.following.begin(None)
     for version in (2, 3, 4, 5):
-        joined.propose(version)
+        assert joined.propose(version)
         joined.passes(version)
     joined.learner.learn_block()
     joined.learner.save()
@@ -123,12 +132,7 @@ def test_it_goes_back_to_the_version_that_serves_not_to_the_bad_one_that_had_pas
     change = joined.parts.swaps.rollback(None, "an operator saw it fail")
     assert change.active == 4
     if not up:
-        begin = []
-        Following(joined.parts.swaps, begin.append).begin(None)
-        joined.following.end()
-        joined.start(msgspec.json.encode(begin[0]) + b"\n")
-        joined.process.run()
-        joined.answer()
+        joined.restart()
     assert joined.codes() == joined.versions[4]
     assert joined.parts.swaps.manifest.retreat == 0
     kinds = [note.kind for note in joined.said if isinstance(note, Noted)]
@@ -143,7 +147,7 @@ def test_a_version_that_passes_late_is_one_to_go_back_to(joined: Joined) -> None
     """Where blocks are few and probation long, many are proposed before one has passed."""
     joined.following.begin(None)
     for version in range(2, 12):
-        joined.propose(version)
+        assert joined.propose(version)
     joined.passes(2)
     assert joined.learner.checkpoints.good() == [2]
     joined.parts.swaps.rollback(None, "the newest is worse")
@@ -153,12 +157,35 @@ def test_a_version_that_passes_late_is_one_to_go_back_to(joined: Joined) -> None
 
 def test_a_version_that_passes_without_a_checkpoint_is_put_on_record(joined: Joined) -> None:
     joined.following.begin(None)
-    joined.propose(2)
+    assert joined.propose(2)
     joined.learner.checkpoints.forget(2)
     joined.passes(2)
     notes = [note for note in joined.said if isinstance(note, Noted)]
     assert [note.kind for note in notes] == ["no_checkpoint"]
     assert "version 2" in notes[0].text
-    joined.propose(3)
+    assert joined.propose(3)
     joined.parts.swaps.rollback(None, "worse")
     assert [n.kind for n in joined.said if isinstance(n, Noted)] == ["no_checkpoint", "began_anew"]
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_verdict_that_a_restart_came_after_is_taken_in(joined: Joined, accepted: bool) -> None:
+    """The checkpoint is saved before it; learning goes on to the same bits, and scores, after."""
+    right = (30, 30, 30) if accepted else (3, 3, 3)
+    classes = ClassScores(("a", "b", "c"), (34, 33, 33), (20, 20, 20), (21, 20, 20), right)
+    scores = Scores(100, 60, 61, sum(right), classes=classes)
+    joined.following.begin(None)
+    joined.learner.course.diverged((0, 0), 0)  # halves the learning rate until one is accepted
+    assert joined.propose(2, scores) is accepted
+
+    def goes_on() -> tuple[bytes, dict[str, bytes], float]:
+        joined.learner.learn_block()
+        joined.learner.learn_block()
+        found = {name: array.tobytes() for name, array in joined.learner.score.state().items()}
+        return joined.codes(), found, joined.learner.course.rate
+
+    joined.learner.judged(2, scores, accepted=accepted)
+    without = goes_on()
+    assert without[2] == (1.0 if accepted else 0.5)
+    joined.restart()
+    assert goes_on() == without

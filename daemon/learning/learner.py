@@ -14,8 +14,9 @@ network as it stands: proposing one changes nothing in what is learned next.
 
 Where memory runs out in a step, some units have moved and others have not, and what the step had
 made is still held. So the engine is thrown away, another opened from the checkpoint, and what came
-after is learned again, with half the batch; see `Learner.learn_block`. Where a loss or a weight is
-no longer a number, the same is done without the block (`course.py`).
+after is learned again, with half the batch, until another process begins; see
+`Learner.learn_block`. Where a loss or a weight is no longer a number, the same is done without the
+block (`course.py`).
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Learner:
         self._holdout = Holdout(reader, holdout_samples)
         self._follow_drift = follow_drift
         self.checkpoints = Checkpoints(checkpoint)  # also of earlier versions
-        self._course = Course()
+        self.course = Course()  # outlives a return to the checkpoint
         self._saved_step = 0  # of the checkpoint
         self._stretch = (0, 0)  # what was learned last: after the first seq, through the second
         self._batch_samples = settings.batch_samples
@@ -156,9 +157,9 @@ class Learner:
         started = time.monotonic()
         state = self._state
         state.memory.settle()
-        after = self._course.skip(state.last_seq)
+        after = self.course.skip(state.last_seq)
         new, through = self._reader.training(after, self._settings.block_samples)
-        new = self._course.kept(new)
+        new = self.course.kept(new)
         if not new:
             state.last_seq = through
             return BlockReport(0, 0, (), 0.0)
@@ -184,7 +185,7 @@ class Learner:
     def pass_over(self, after_seq: int) -> None:
         """Leave out the block behind `after_seq`; its samples stay stored."""
         _, through = self._reader.training(after_seq, self._settings.block_samples)
-        self._course.leave_out((after_seq, through))
+        self.course.leave_out((after_seq, through))
 
     def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
         """Take steps on remembered samples alone; where memory runs out, as `learn_block`.
@@ -244,17 +245,19 @@ class Learner:
         """Progressive accuracy of the first hundred classes, by label."""
         return self.score.class_accuracies(self._reader.labels())
 
-    def save(self, proposed: int | None = None) -> None:
+    def save(self, proposed: int | None = None, scores: Scores | None = None) -> None:
         """Write the checkpoint; a crash at any instant leaves the old one or this one.
 
         Args:
             proposed: The version that is proposed as the network stands; its copy is kept until
                 `judged`, `retreat` or `checkpoints.mark_good` decides about it.
+            scores: Its own, for a verdict that is heard of only after a restart.
 
         Raises:
             OSError: It cannot be written; the old one is still there.
         """
-        self.checkpoints.write(self._state.checkpoint(self._course.fields(self.last_seq)))
+        self.course.proposed = None if proposed is None or scores is None else (proposed, scores)
+        self.checkpoints.write(self._state.checkpoint(self.course.fields(self.last_seq)))
         self._saved_step = self.steps
         if proposed is not None:
             self.checkpoints.keep(proposed)
@@ -268,14 +271,14 @@ class Learner:
         """
         fields = self._go_back(self.checkpoints.read())
         if fields is not None:
-            self._course.load(fields)
+            self.course.load(fields)
         return fields is not None
 
     def judged(self, version: int, scores: Scores, *, accepted: bool) -> None:
         """Take in the verdict on the version that was compared last."""
         self._state.judged(scores, accepted=accepted)
         if accepted:
-            self._course.accepted()
+            self.course.accepted()
         else:
             self.checkpoints.forget(version)
 
@@ -324,7 +327,7 @@ class Learner:
         The second time from the same checkpoint the network begins anew, on what memory holds.
         """
         after, through = self._stretch
-        first = self._course.diverged(self._stretch, self._saved_step)
+        first = self.course.diverged(self._stretch, self._saved_step)
         text = f"{why}; samples after {after} through {through} are left out"
         self._note("diverged" if first else "began_anew", text, through)
         self._go_back(self.checkpoints.read())
@@ -391,5 +394,5 @@ class Learner:
 
     def _take(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
         return self._state.take_steps(
-            steps, new, on_step, batch_samples=self._batch_samples, rate=self._course.rate
+            steps, new, on_step, batch_samples=self._batch_samples, rate=self.course.rate
         )

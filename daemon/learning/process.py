@@ -127,6 +127,7 @@ class LearnerProcess:
         self._next_version = begin.next_version
         self._settle(begin.good)
         resumed = self._learner.restore()
+        self._hear_missed(begin)
         if begin.pass_over is not None:
             self._learner.pass_over(begin.pass_over)
         if begin.retreat:
@@ -176,6 +177,13 @@ class LearnerProcess:
             elif now - reported >= _IDLE_REPORT_SECONDS:
                 self._progress()
                 reported = now
+
+    def _hear_missed(self, begin: Begin) -> None:
+        """Take in the verdict that the learner before has not, or not saved."""
+        proposed = self._learner.course.proposed
+        if proposed is not None and proposed[0] < begin.next_version:
+            accepted = proposed[0] in (begin.active[0], *begin.good)
+            self._learner.judged(*proposed, accepted=accepted)
 
     def _obey(self, command: ToLearner) -> None:
         match command:
@@ -261,7 +269,7 @@ class LearnerProcess:
             scores = self._learner.compare(
                 candidate, self._incumbent, self._best, self._between_steps
             )
-            self._write(candidate)
+            self._write(candidate, scores)
         except MemoryShortageError as error:
             self._reports.send(JobFailed(str(error)))
             self._rests_until = time.monotonic() + _REST_SECONDS
@@ -279,7 +287,7 @@ class LearnerProcess:
         self._reports.send(Proposed(candidate.version, weights_digest(candidate), scores))
         self._await_verdict(candidate, scores)
 
-    def _write(self, candidate: Weights) -> None:
+    def _write(self, candidate: Weights, scores: Scores) -> None:
         try:
             content = weights_to_bytes(candidate)
             self._reports.storing("the candidate is written", len(content))
@@ -288,11 +296,11 @@ class LearnerProcess:
             raise UnwritableError(f"the candidate cannot be written ({error.strerror})") from error
         # Saved before the verdict: the weights learned are the same whatever it is.
         self._learner.checkpoints.on_trial.add(self._incumbent.version)
-        self._save(candidate.version)
+        self._save(candidate.version, scores)
 
-    def _save(self, proposed: int | None = None) -> None:
+    def _save(self, proposed: int | None = None, scores: Scores | None = None) -> None:
         try:
-            self._learner.save(proposed)
+            self._learner.save(proposed, scores)
         except OSError as error:
             raise UnwritableError(f"the checkpoint cannot be written ({error.strerror})") from error
 
