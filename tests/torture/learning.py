@@ -36,17 +36,21 @@ WAIT_SECONDS = 60.0
 
 def _forgets_steps() -> None:
     """Resumes as if no step had been taken: rows and noise are drawn a second time."""
-    _after("daemon.learning.learner", "Learner", "restore", lambda self: setattr(self, "steps", 0))
+
+    def forget(self: Any) -> None:
+        self._state.steps = 0
+
+    _after("daemon.learning.learner", "Learner", "restore", forget)
 
 
 def _forgets_moments() -> None:
     """Resumes with the optimizer's state of a beginner, as one that saves weights alone would."""
 
     def forget(self: Any) -> None:
-        state = self._engine.state()
+        state = self._state.engine.state()
         beginners = {n: a * 0 for n, a in state.items() if ".exp_avg" in n}
         assert beginners, "the optimizer's state has other names"
-        self._engine.load_state(state | beginners)
+        self._state.engine.load_state(state | beginners)
 
     _after("daemon.learning.learner", "Learner", "restore", forget)
 
@@ -61,7 +65,7 @@ def _writes_in_place() -> None:
             os.fsync(file.fileno())
         os.fsync(os.open(path.parent, os.O_RDONLY))
 
-    module = importlib.import_module("daemon.learning.learner")
+    module = importlib.import_module("daemon.learning.checkpoints")
     assert module.replace_file
     module.replace_file = write  # type: ignore[attr-defined]
 
