@@ -21,7 +21,7 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
     `active` and `best` are the versions to compare candidates with, each with its digest. `retreat`
     is the number of a rollback that the learner before has not answered with `Retreated`, else 0.
-    `good` is the newest version that has passed its probation: its `Passed` may have met nobody.
+    `good` are all versions that have passed their probation: a `Passed` may have met nobody.
     The block behind sequence number `pass_over` is not to be learned: learners have died of it.
     """
 
@@ -29,7 +29,7 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     best: tuple[int, str]
     next_version: int
     retreat: int = 0
-    good: int = 0
+    good: list[int] = []
     pass_over: int | None = None
 
 
@@ -60,8 +60,8 @@ class Judged(msgspec.Struct, frozen=True, tag="judged"):
 class Serves(msgspec.Struct, frozen=True, tag="serves"):
     """Server: another version serves that was no candidate just now, by rollback or `activate`.
 
-    With `retreat` the learner goes back to the last good version's checkpoint and says `Retreated`
-    with the same `change`.
+    With `retreat` the learner goes back to the checkpoint of the newest of the `good` versions up
+    to the one that serves, and says `Retreated` with the same `change`.
     """
 
     version: int
@@ -69,6 +69,7 @@ class Serves(msgspec.Struct, frozen=True, tag="serves"):
     retreat: bool
     best: tuple[int, str]
     change: int
+    good: list[int] = []
 
 
 class Watched(msgspec.Struct, frozen=True):
@@ -186,7 +187,8 @@ class Noted(msgspec.Struct, frozen=True, tag="noted"):
     """Learner: something that an operator should know of, at a place in the order of arrival.
 
     `kind`: `drift` (errors became more frequent), `diverged` (back at the checkpoint), `began_anew`
-    (for the second time from there, or there was none), or `retreated` (back at a good version).
+    (for the second time from there, or there was none), `retreated` (back at a good version), or
+    `no_checkpoint` (of a version that is good now: a rollback to it goes further back).
     """
 
     kind: str

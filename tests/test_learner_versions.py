@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from daemon import durable
 from daemon.messages import (
+    Busy,
+    JobFailed,
+    JobStarted,
     Judged,
     Passed,
     Probed,
@@ -14,6 +21,7 @@ from daemon.messages import (
     Proposed,
     Retreated,
     Serves,
+    Started,
     Watch,
     Watched,
 )
@@ -68,6 +76,56 @@ def test_a_change_that_comes_before_the_verdict_is_obeyed_before_it(
         again = peer.hear_next(Proposed)
         assert proposed_weights(tmp_path, again).parent == 2
         peer.say(Judged(3, accepted=False))
+
+
+def test_a_full_disk_puts_a_retreat_off_and_ends_no_learner(
+    store: SampleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = threading.Event()
+
+    def replace_file(path: Path, content: bytes) -> None:
+        if full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        durable.replace_file(path, content)
+
+    monkeypatch.setattr("daemon.learning.process._REST_SECONDS", 0.5)
+    monkeypatch.setattr("daemon.learning.checkpoints.replace_file", replace_file)
+    fill(store, 100)
+    with running(tmp_path) as peer:
+        peer.hear_next(Proposed)
+        peer.say(Judged(2, accepted=True))
+        full.set()
+        number, sha256 = first(tmp_path)
+        peer.say(Serves(number, sha256, True, (number, sha256), 7))
+        assert "No space left" in peer.hear_next(JobFailed).error
+        fill(store, 100, seed=1)
+        paused = []
+        while len(paused) < 2:
+            if isinstance(report := peer.hear(), Progress):
+                paused.append(report.paused)
+            else:
+                assert isinstance(report, Busy)  # it tries again, and learns nothing
+        assert all("No space left" in str(why) for why in paused)
+        full.clear()
+        assert peer.hear_next(Retreated, JobStarted) == Retreated(7)
+        peer.say(Judged(peer.hear_next(Proposed).version, accepted=False))
+
+
+def test_it_says_that_it_reads_or_writes_what_may_take_long(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 100)
+    with running(tmp_path) as peer:
+        told = []
+        while not isinstance(report := peer.hear(), Proposed):
+            told += [report] if isinstance(report, Busy) else []
+        peer.say(Judged(2, accepted=True))
+    assert [busy.why for busy in told] == ["the candidate is written", "the checkpoint is written"]
+    size = (tmp_path / "checkpoint.safetensors").stat().st_size
+    assert told[1].seconds == pytest.approx(60 + size / 1e6)
+    with running(tmp_path) as peer:
+        assert peer.hear() == Busy("a checkpoint is read", told[1].seconds)
+        assert isinstance(peer.hear(), Started)
 
 
 @pytest.mark.parametrize("good", [True, False])

@@ -3,6 +3,9 @@
     diverged    the stretch that was being learned is left out, the learning rate is halved
     accepted    a candidate passed the gate: the learning rate is what it was
 
+A verdict comes after the checkpoint that it is about was saved: that names what it proposes, so
+that a learner which starts from it can take in the verdict it has missed.
+
 A network that diverges twice from the same checkpoint begins anew: what spoils it may be in the
 checkpoint itself. Each time one more stretch is left out, so that it ends.
 """
@@ -11,6 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from daemon.serving.gate import Scores
 from daemon.store import StoredSample
 
 # Halved ten times, steps no longer move anything; further down a rate would only underflow.
@@ -24,6 +30,8 @@ class Course:
         self.rate = 1.0  # factor on the learning rate
         self._left_out: list[tuple[int, int]] = []  # after the first seq, through the second
         self._diverged_from: int | None = None  # step of a checkpoint
+        # The version that the checkpoint proposes, undecided when it was saved.
+        self.proposed: tuple[int, Scores] | None = None
 
     def diverged(self, stretch: tuple[int, int], checkpoint_step: int) -> bool:
         """Leave a stretch out and halve the learning rate.
@@ -73,7 +81,12 @@ class Course:
         self._left_out = [
             (after, through) for after, through in self._left_out if through > last_seq
         ]
-        return {"rate": self.rate, "left_out": [[*stretch] for stretch in self._left_out]}
+        return {
+            "rate": self.rate,
+            "left_out": [[*stretch] for stretch in self._left_out],
+            "diverged_from": self._diverged_from,
+            "proposed": msgspec.to_builtins(self.proposed),
+        }
 
     def load(self, fields: dict[str, Any]) -> None:
         """Take over what a checkpoint of an earlier process says.
@@ -83,3 +96,5 @@ class Course:
         """
         self.rate = fields["rate"]
         self._left_out = [(after, through) for after, through in fields["left_out"]]
+        self._diverged_from = fields.get("diverged_from")
+        self.proposed = msgspec.convert(fields.get("proposed"), tuple[int, Scores] | None)

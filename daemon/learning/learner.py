@@ -14,8 +14,9 @@ network as it stands: proposing one changes nothing in what is learned next.
 
 Where memory runs out in a step, some units have moved and others have not, and what the step had
 made is still held. So the engine is thrown away, another opened from the checkpoint, and what came
-after is learned again, with half the batch; see `Learner.learn_block`. Where a loss or a weight is
-no longer a number, the same is done without the block (`course.py`).
+after is learned again, with half the batch, until another process begins; see
+`Learner.learn_block`. Where a loss or a weight is no longer a number, the same is done without the
+block (`course.py`).
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ class Learner:
         self._settings = settings
         self._holdout = Holdout(reader, holdout_samples)
         self._follow_drift = follow_drift
-        self._checkpoints = Checkpoints(checkpoint)
-        self._course = Course()
+        self.checkpoints = Checkpoints(checkpoint)  # also of earlier versions
+        self.course = Course()  # outlives a return to the checkpoint
         self._saved_step = 0  # of the checkpoint
         self._stretch = (0, 0)  # what was learned last: after the first seq, through the second
         self._batch_samples = settings.batch_samples
@@ -156,9 +157,9 @@ class Learner:
         started = time.monotonic()
         state = self._state
         state.memory.settle()
-        after = self._course.skip(state.last_seq)
+        after = self.course.skip(state.last_seq)
         new, through = self._reader.training(after, self._settings.block_samples)
-        new = self._course.kept(new)
+        new = self.course.kept(new)
         if not new:
             state.last_seq = through
             return BlockReport(0, 0, (), 0.0)
@@ -184,7 +185,7 @@ class Learner:
     def pass_over(self, after_seq: int) -> None:
         """Leave out the block behind `after_seq`; its samples stay stored."""
         _, through = self._reader.training(after_seq, self._settings.block_samples)
-        self._course.leave_out((after_seq, through))
+        self.course.leave_out((after_seq, through))
 
     def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
         """Take steps on remembered samples alone; where memory runs out, as `learn_block`.
@@ -244,20 +245,22 @@ class Learner:
         """Progressive accuracy of the first hundred classes, by label."""
         return self.score.class_accuracies(self._reader.labels())
 
-    def save(self, proposed: int | None = None) -> None:
+    def save(self, proposed: int | None = None, scores: Scores | None = None) -> None:
         """Write the checkpoint; a crash at any instant leaves the old one or this one.
 
         Args:
             proposed: The version that is proposed as the network stands; its copy is kept until
-                `judged`, `mark_good` or `retreat` decides about it.
+                `judged`, `retreat` or `checkpoints.mark_good` decides about it.
+            scores: Its own, for a verdict that is heard of only after a restart.
 
         Raises:
             OSError: It cannot be written; the old one is still there.
         """
-        self._checkpoints.write(self._state.checkpoint(self._course.fields(self.last_seq)))
+        self.course.proposed = None if proposed is None or scores is None else (proposed, scores)
+        self.checkpoints.write(self._state.checkpoint(self.course.fields(self.last_seq)))
         self._saved_step = self.steps
         if proposed is not None:
-            self._checkpoints.keep(proposed)
+            self.checkpoints.keep(proposed)
 
     def restore(self) -> bool:
         """Continue from the checkpoint, if there is one that fits.
@@ -266,45 +269,49 @@ class Learner:
         with a log line, and later written over; learning begins again from the first sample:
         nothing is lost but time.
         """
-        fields = self._go_back(self._checkpoints.read())
+        fields = self._go_back(self.checkpoints.read())
         if fields is not None:
-            self._course.load(fields)
+            self.course.load(fields)
         return fields is not None
 
     def judged(self, version: int, scores: Scores, *, accepted: bool) -> None:
         """Take in the verdict on the version that was compared last."""
         self._state.judged(scores, accepted=accepted)
         if accepted:
-            self._course.accepted()
+            self.course.accepted()
         else:
-            self._checkpoints.forget(version)
+            self.checkpoints.forget(version)
 
-    def mark_good(self, version: int) -> None:
-        """A version has passed its probation: `retreat` goes back to where it was proposed.
-
-        Raises:
-            OSError: That cannot be kept.
-        """
-        self._checkpoints.mark_good(version)
-
-    def retreat(self) -> None:
-        """Go back to where the newest good version was proposed; what came after is left out.
+    def retreat(self, version: int) -> None:
+        """Go back to where the newest good version up to this one was proposed.
 
         Nothing of what was learned since is learned again or replayed; it stays stored, and its
-        scores stay counted. Where no version was good yet, the network begins anew. On disk when
-        this returns; a crash before leaves the checkpoint as it was.
+        scores stay counted. Where no such checkpoint is left, the network begins anew. On disk when
+        this returns; a crash before leaves the checkpoint as it was. Twice is as once.
+
+        Args:
+            version: Serves.
 
         Raises:
-            OSError: The checkpoint cannot be written; what stands in memory has gone back.
+            OSError: A checkpoint cannot be read or written.
         """
         through, score = self.last_seq, self.score
-        self._go_back(self._checkpoints.read_good())
+        back = next((v for v in self.checkpoints.good() if v <= version and self._back_at(v)), None)
+        if back is None:
+            self._go_back(None)
         after = self.last_seq
         self._state.last_seq, self._state.score = max(after, through), score
         self.save()
-        self._checkpoints.forget_proposed()
+        self.checkpoints.forget_proposed(but=version)
         left = f"samples after {after} through {self.last_seq} are left out"
-        self._note("retreated", f"back at the last good version: {left}", after)
+        if back is None:
+            text = f"no checkpoint of a good version up to {version} is left: the network is new"
+            self._note("began_anew", f"{text}; {left}", self.last_seq)
+        else:
+            self._note("retreated", f"back at version {back}: {left}", after)
+
+    def _back_at(self, version: int) -> bool:
+        return self._go_back(self.checkpoints.read_good(version)) is not None
 
     def _converging(self, work: Callable[[], BlockReport], on_step: OnStep) -> BlockReport:
         try:
@@ -320,10 +327,10 @@ class Learner:
         The second time from the same checkpoint the network begins anew, on what memory holds.
         """
         after, through = self._stretch
-        first = self._course.diverged(self._stretch, self._saved_step)
+        first = self.course.diverged(self._stretch, self._saved_step)
         text = f"{why}; samples after {after} through {through} are left out"
         self._note("diverged" if first else "began_anew", text, through)
-        self._go_back(self._checkpoints.read())
+        self._go_back(self.checkpoints.read())
         if not first:
             self._begin_anew(on_step)
 
@@ -379,7 +386,7 @@ class Learner:
                 "memory ran out: learning goes on from the checkpoint",
                 extra={"why": why, "batch_samples": batch_samples},
             )
-            self._go_back(self._checkpoints.read())
+            self._go_back(self.checkpoints.read())
         raise MemoryShortageError(
             f"memory ran out twice, at last with {batch_samples} samples a step: {why}; leave more "
             "memory free, or set learner.batch_samples or [model] to less"
@@ -387,5 +394,5 @@ class Learner:
 
     def _take(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
         return self._state.take_steps(
-            steps, new, on_step, batch_samples=self._batch_samples, rate=self._course.rate
+            steps, new, on_step, batch_samples=self._batch_samples, rate=self.course.rate
         )

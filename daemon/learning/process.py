@@ -31,6 +31,7 @@ from daemon.messages import (
     JobFailed,
     JobStarted,
     Judged,
+    Noted,
     Pace,
     Passed,
     Proposed,
@@ -93,7 +94,9 @@ class LearnerProcess:
         self._closed = threading.Event()
         self._rests_until = 0.0
         self._paused: str | None = None  # why nothing is learned
+        self._retreats: tuple[int, int] | None = None  # to which version, by which change: owed
         self._reports = Reports(reports, learner)
+        learner.checkpoints.before = self._reports.storing
         self._pacer = Pacer(self._reports.alive)
         self._asked: Train | None = None  # and not begun
         self._unjudged = False  # something was learned that no candidate shows
@@ -122,12 +125,13 @@ class LearnerProcess:
         self._incumbent = self._versions.verify(*begin.active)
         self._best = self._read_best(begin.best)
         self._next_version = begin.next_version
-        self._mark_good(begin.good)
+        self._settle(begin.good)
         resumed = self._learner.restore()
+        self._hear_missed(begin)
         if begin.pass_over is not None:
             self._learner.pass_over(begin.pass_over)
         if begin.retreat:
-            self._retreat(begin.retreat)
+            self._retreat(begin.active[0], begin.retreat)
         self._reports.send(Started(resumed, self._learner.last_seq, self._learner.steps))
         self._reports.begin(self._pacer, may_compile=self._settings.may_compile)
         self._unjudged = self._learner.last_seq > self._incumbent.last_seq
@@ -174,6 +178,13 @@ class LearnerProcess:
                 self._progress()
                 reported = now
 
+    def _hear_missed(self, begin: Begin) -> None:
+        """Take in the verdict that the learner before has not, or not saved."""
+        proposed = self._learner.course.proposed
+        if proposed is not None and proposed[0] < begin.next_version:
+            accepted = proposed[0] in (begin.active[0], *begin.good)
+            self._learner.judged(*proposed, accepted=accepted)
+
     def _obey(self, command: ToLearner) -> None:
         match command:
             case Train():
@@ -182,6 +193,7 @@ class LearnerProcess:
                 self._follow(command)
             case Watch():
                 self._probe.watch(command.trials)
+                self._learner.checkpoints.on_trial = {t.version[0] for t in command.trials}
             case Passed():
                 self._mark_good(command.version)
             case _:
@@ -191,8 +203,9 @@ class LearnerProcess:
         """Another version serves: candidates are compared with it from now on."""
         self._incumbent = self._versions.verify(command.version, command.sha256)
         self._best = self._read_best(command.best)
+        self._settle(command.good)
         if command.retreat:
-            self._retreat(command.change)
+            self._retreat(command.version, command.change)
 
     def _read_best(self, best: tuple[int, str]) -> Weights:
         try:
@@ -201,16 +214,38 @@ class LearnerProcess:
             log.error("best version cannot be read", extra={"why": str(error)})
             return self._incumbent
 
-    def _retreat(self, change: int) -> None:
-        self._learner.retreat()
+    def _retreat(self, version: int, change: int) -> None:
+        self._retreats = version, change
+        try:
+            self._go_back(version, change)
+        except UnwritableError as error:
+            self._pause(error)
+
+    def _go_back(self, version: int, change: int) -> None:
+        try:
+            self._learner.retreat(version)
+        except OSError as error:
+            why = f"a checkpoint cannot be read or written ({error.strerror})"
+            raise UnwritableError(why) from error
+        self._retreats = None
         self._reports.notes()
         self._reports.send(Retreated(change))
 
     def _mark_good(self, version: int) -> None:
+        why = "there is none"
         try:
-            self._learner.mark_good(version)
-        except OSError as error:  # a rollback then goes back to the good one before
-            log.error("checkpoint cannot be kept", extra={"version": version, "why": str(error)})
+            if self._learner.checkpoints.mark_good(version):
+                return
+        except OSError as error:
+            why = str(error)
+        text = f"no checkpoint of version {version}, which has passed, is kept: {why}"
+        self._reports.send(Noted("no_checkpoint", text, self._learner.last_seq))
+
+    def _settle(self, good: list[int]) -> None:
+        try:
+            self._learner.checkpoints.settle(good)
+        except OSError as error:
+            log.error("checkpoints cannot be sorted out", extra={"why": str(error)})
 
     def _train(self, asked: Train) -> None:
         if self._paused is None:
@@ -234,7 +269,7 @@ class LearnerProcess:
             scores = self._learner.compare(
                 candidate, self._incumbent, self._best, self._between_steps
             )
-            self._write(candidate)
+            self._write(candidate, scores)
         except MemoryShortageError as error:
             self._reports.send(JobFailed(str(error)))
             self._rests_until = time.monotonic() + _REST_SECONDS
@@ -252,35 +287,44 @@ class LearnerProcess:
         self._reports.send(Proposed(candidate.version, weights_digest(candidate), scores))
         self._await_verdict(candidate, scores)
 
-    def _write(self, candidate: Weights) -> None:
+    def _write(self, candidate: Weights, scores: Scores) -> None:
         try:
-            replace_file(self._versions.path(candidate.version), weights_to_bytes(candidate))
+            content = weights_to_bytes(candidate)
+            self._reports.storing("the candidate is written", len(content))
+            replace_file(self._versions.path(candidate.version), content)
         except OSError as error:
             raise UnwritableError(f"the candidate cannot be written ({error.strerror})") from error
         # Saved before the verdict: the weights learned are the same whatever it is.
-        self._save(candidate.version)
+        self._learner.checkpoints.on_trial.add(self._incumbent.version)
+        self._save(candidate.version, scores)
 
-    def _save(self, proposed: int | None = None) -> None:
+    def _save(self, proposed: int | None = None, scores: Scores | None = None) -> None:
         try:
-            self._learner.save(proposed)
+            self._learner.save(proposed, scores)
         except OSError as error:
             raise UnwritableError(f"the checkpoint cannot be written ({error.strerror})") from error
 
     def _pause(self, error: UnwritableError) -> None:
         """Learn nothing that could not be kept; what is learned already waits in memory."""
+        told = self._paused is not None
         self._paused = f"learning pauses: {error}"
         self._rests_until = time.monotonic() + _REST_SECONDS
-        self._reports.send(JobFailed(self._paused))
+        if not told:
+            self._reports.send(JobFailed(self._paused))
 
     def _try_again(self) -> None:
+        retreats = self._retreats
         try:
-            self._save()
+            if retreats is not None:
+                self._go_back(*retreats)
+            else:
+                self._save()
         except UnwritableError:
             self._rests_until = time.monotonic() + _REST_SECONDS
             return
         log.info("learning goes on", extra={"paused": self._paused})
         self._paused = None
-        self._unjudged = True
+        self._unjudged = retreats is None  # else it is undone
 
     def _learn(self, trigger: str, rehearsal_steps: int, max_seconds: float | None) -> None:
         started = saved = time.monotonic()

@@ -14,6 +14,9 @@ from daemon.messages import Alive, Busy, Progress, send
 _ALIVE_SECONDS = 1.0
 # How long the first step may take where chains or kernels are compiled for it.
 COMPILE_SECONDS = 900.0
+# What a slow card that is worn, or busy with others' writing, takes at least.
+_BYTES_PER_SECOND = 1e6
+_STORE_SECONDS = 60.0
 IDLE = BlockReport(0, 0, (), 0.0)
 
 
@@ -56,6 +59,15 @@ class Reports:
         for note in self._learner.notes:
             self.send(note)
         self._learner.notes.clear()
+
+    def storing(self, what: str, size: int) -> None:
+        """A file is written or read next, in which nothing can be said.
+
+        Args:
+            what: For whoever waits.
+            size: In bytes.
+        """
+        self.send(Busy(what, _STORE_SECONDS + size / _BYTES_PER_SECOND))
 
     def alive(self, *, now: bool = False) -> None:
         """Say so once a second: from the work itself, a thread beside it would outlive a hang.

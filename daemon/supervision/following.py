@@ -36,13 +36,12 @@ class Following:
         """
         with self._swaps.still() as manifest:
             active, best = (manifest.entry(v) for v in (manifest.active, manifest.best))
-            good = max((e.version for e in manifest.versions if e.state == "good"), default=0)
             begin = Begin(
                 _named(active),
                 _named(best),
                 manifest.last + 1,
                 manifest.retreat,
-                good,
+                _good(manifest),
                 pass_over,
             )
             self._send(begin)
@@ -63,7 +62,8 @@ class Following:
     def serves(self, manifest: Manifest, *, retreat: bool) -> None:
         """See `Follower`."""
         active, best = (manifest.entry(v) for v in (manifest.active, manifest.best))
-        self._send(Serves(*_named(active), retreat, _named(best), manifest.changes))
+        change, good = manifest.changes, _good(manifest)
+        self._send(Serves(*_named(active), retreat, _named(best), change, good))
 
     def passed(self, version: int) -> None:
         """See `Follower`."""
@@ -81,3 +81,7 @@ class Following:
 
 def _named(entry: VersionEntry) -> tuple[int, str]:
     return entry.version, entry.sha256
+
+
+def _good(manifest: Manifest) -> list[int]:
+    return [entry.version for entry in manifest.versions if entry.state == "good"]

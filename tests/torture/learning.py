@@ -38,7 +38,6 @@ def _forgets_steps() -> None:
     """Resumes as if no step had been taken: rows and noise are drawn a second time."""
 
     def forget(self: Any) -> None:
-        assert self._state.steps >= 0
         self._state.steps = 0
 
     _after("daemon.learning.learner", "Learner", "restore", forget)
@@ -48,11 +47,10 @@ def _forgets_moments() -> None:
     """Resumes with the optimizer's state of a beginner, as one that saves weights alone would."""
 
     def forget(self: Any) -> None:
-        engine = self._state.engine
-        state = engine.state()
+        state = self._state.engine.state()
         beginners = {n: a * 0 for n, a in state.items() if ".exp_avg" in n}
         assert beginners, "the optimizer's state has other names"
-        engine.load_state(state | beginners)
+        self._state.engine.load_state(state | beginners)
 
     _after("daemon.learning.learner", "Learner", "restore", forget)
 
