@@ -122,6 +122,7 @@ class Controller:
             now,
             working=readings.working,
             cap=most if stale is None else min(most, self._settings.safe_duty),
+            blind=any(f.level is not Level.FINE and f.reason.value is None for f in found),
         )
         if self._duty.duty >= most:
             self._last = None
