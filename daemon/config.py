@@ -7,6 +7,7 @@ Frozen and closed: an unknown key is an error, never ignored. Units are in the n
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -130,7 +131,9 @@ class LearnerSettings(_Section):
     look_ahead_weight: Annotated[float, Field(ge=0, le=10)] = 1.0
     drift_delta: Annotated[float, Field(gt=0, lt=1)] = 0.002
     drift_steps: NotNegative = 320
-    drift_rate: Annotated[float, Field(gt=0, le=100)] = 2.0
+    # Not faster by default: newer samples alone win back what a change cost; twice the rate on top
+    # of them lost more than it won where inputs changed (MNIST: 25 % right for 69 % at the end).
+    drift_rate: Annotated[float, Field(gt=0, le=100)] = 1.0
     drift_new_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     masters: Literal["float32", "int16", "int8"] = "float32"
     fusion: Literal["auto", "compiled", "kernels", "eager"] = "eager"
@@ -192,11 +195,13 @@ class GovernorSettings(_Section):
     budget_seconds: Annotated[float, Field(ge=0)] = 0.0
     budget_steps: NotNegative = 0
     budget_joules: Annotated[float, Field(ge=0)] = 0.0
-    hours: Annotated[str, Field(pattern=rf"^({_TIME}-{_TIME})?$")] = ""
+    hours: str = ""
 
     @field_validator("hours")
     @classmethod
     def _some_time_is_left(cls, hours: str) -> str:
+        if hours and not re.fullmatch(f"{_TIME}-{_TIME}", hours):
+            raise ValueError('is no span of the day such as "22:00-06:00"; "" is always')
         if hours and hours[:5] == hours[-5:]:
             raise ValueError('begins and ends at the same time; "" is always')
         return hours

@@ -140,6 +140,12 @@ def test_a_value_out_of_range_is_named(load, section, line):
     refused(load, text, f"key '{section}.{line.partition(' ')[0]}")
 
 
+def test_hours_that_cannot_be_read_are_answered_with_an_example(load):
+    for hours in ("22-6", "22:00-6:00", "22:00 - 06:00"):
+        refused(load, SMALLEST + f'[governor]\nhours = "{hours}"\n', 'such as "22:00-06:00"')
+    assert load(SMALLEST + '[governor]\nhours = "22:00-06:00"\n').governor.hours
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -17,9 +17,9 @@ SEEDS = range(20)
 
 def alarms(errors: np.ndarray) -> list[tuple[int, int]]:
     """After how many errors each alarm came, and where it puts the change."""
-    window, found = Adwin(DELTA), []
+    window, found = Adwin(1, DELTA), []
     for number, wrong in enumerate(errors.tolist(), 1):
-        if window.add(wrong, number):
+        if window.add(wrong, 0, number):
             found.append((number, window.since))
     return found
 
@@ -57,12 +57,12 @@ def test_fewer_errors_are_no_alarm() -> None:
 @given(st.lists(st.booleans(), max_size=600), st.integers(0, 600))
 @settings(max_examples=30)
 def test_resumed_anywhere_it_is_as_if_never_stopped(errors: list[bool], cut: int) -> None:
-    steady, resumed = Adwin(DELTA), Adwin(DELTA)
-    said = [steady.add(wrong, seq) for seq, wrong in enumerate(errors)]
-    again = [resumed.add(wrong, seq) for seq, wrong in enumerate(errors[:cut])]
-    other = Adwin(DELTA)
+    steady, resumed = Adwin(1, DELTA), Adwin(1, DELTA)
+    said = [steady.add(wrong, 0, seq) for seq, wrong in enumerate(errors)]
+    again = [resumed.add(wrong, 0, seq) for seq, wrong in enumerate(errors[:cut])]
+    other = Adwin(1, DELTA)
     other.load(resumed.state())
-    again += [other.add(wrong, seq) for seq, wrong in enumerate(errors[cut:], cut)]
+    again += [other.add(wrong, 0, seq) for seq, wrong in enumerate(errors[cut:], cut)]
     assert again == said
     np.testing.assert_array_equal(other.state(), steady.state())
 
@@ -70,9 +70,9 @@ def test_resumed_anywhere_it_is_as_if_never_stopped(errors: list[bool], cut: int
 @given(st.lists(st.booleans(), min_size=1, max_size=3000))
 @settings(max_examples=20)
 def test_the_window_counts_right_and_stays_small(errors: list[bool]) -> None:
-    window = Adwin(1e-300)  # never cut
+    window = Adwin(1, 1e-300)  # never cut
     for seq, wrong in enumerate(errors):
-        window.add(wrong, seq)
+        window.add(wrong, 0, seq)
     assert window.errors == (len(errors), sum(errors))
     assert window.since == 0
     assert len(window.state()) - 1 <= 6 * (math.log2(len(errors)) + 1)
@@ -110,3 +110,58 @@ def test_a_watch_goes_on_from_its_state() -> None:
     assert first.add(wrong, labels[:500], seqs) == second.add(wrong, labels[:500], seqs)
     for name, array in first.state().items():
         np.testing.assert_array_equal(second.state()[name], array)
+
+
+def watched(labels: np.ndarray, rates: np.ndarray, seed: int) -> list[int]:
+    """After how many samples the watch answers, of which each has an error rate."""
+    watch, found = DriftWatch(10, DELTA), []
+    wrong = np.random.default_rng(seed).random(len(labels)) < rates
+    for start in range(0, len(labels), 32):
+        part = slice(start, start + 32)
+        seqs = [*range(len(labels))[part]]
+        if watch.add(wrong[part], labels[part], seqs) is not None:
+            found.append(seqs[-1] + 1)
+    return found
+
+
+@pytest.mark.parametrize("run", [128, 512])
+def test_runs_of_easy_and_hard_classes_are_no_drift(run: int) -> None:
+    """Nothing changes but which class comes: 2 % errors of even ones, 20 % of odd ones."""
+    for seed in SEEDS:
+        runs = np.random.default_rng(seed).integers(10, size=15_000 // run)
+        labels = np.repeat(runs, run)
+        assert watched(labels, np.where(labels % 2, 0.2, 0.02), seed) == []
+
+
+def test_classes_that_become_frequent_are_no_drift() -> None:
+    for seed in SEEDS:
+        draw = np.random.default_rng(seed)
+        labels = np.concatenate([draw.integers(8, size=3000), draw.integers(6, 10, size=3000)])
+        assert watched(labels, np.where(labels > 6, 0.4, 0.05), seed) == []
+
+
+def test_each_class_learned_in_its_turn_is_no_drift() -> None:
+    """One class after another, never seen again, each wrong at first and then seldom."""
+    for seed in SEEDS:
+        labels = np.repeat(np.arange(10), 500)
+        age = np.tile(np.arange(500), 10)
+        assert watched(labels, 0.02 + 0.9 * np.exp(-age / 40), seed) == []
+
+
+def test_a_change_of_all_classes_is_found_as_soon_as_one_of_a_single_class() -> None:
+    for seed in SEEDS:
+        labels = np.random.default_rng(seed).integers(10, size=7000)
+        hard = np.where(labels % 2, 0.2, 0.02)
+        rates = np.where(np.arange(7000) < 5000, hard, hard + 0.4)
+        found, *more = watched(labels, rates, seed)
+        assert 5000 < found <= 5000 + 150
+        assert len(more) <= 1
+
+
+def test_a_change_within_runs_of_classes_is_found() -> None:
+    for seed in SEEDS:
+        runs = np.random.default_rng(seed).integers(10, size=100)
+        labels = np.repeat(runs, 64)
+        hard = np.where(labels % 2, 0.2, 0.02)
+        found, *_ = watched(labels, np.where(np.arange(6400) < 4800, hard, hard + 0.4), seed)
+        assert 4800 < found <= 4800 + 300

@@ -1,4 +1,4 @@
-"""A drift alarm, from the stream to the record: a checkpoint, then faster learning, then a job."""
+"""A drift alarm, from the stream to the record: a checkpoint, then more of the new, then a job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from daemon.config import LearnerSettings
 from daemon.ingest.sample import Sample, pack_features
 from daemon.learning.learner import Learner
 from daemon.messages import JobStarted, Judged, Noted, Proposed
@@ -127,3 +128,8 @@ def test_the_server_counts_it_and_keeps_it(tmp_path: Path) -> None:
             lambda: parts.store.records("learner_drift", 5) or None, "record", WAIT_SECONDS
         )
         assert [(record["kind"], record["seq"]) for record in kept] == [("drift", 9)]
+
+
+def test_an_answer_is_not_faster_unless_that_is_asked_for() -> None:
+    """Twice the rate destroyed what was learned, on streams whose inputs change (MNIST)."""
+    assert LearnerSettings().drift_rate == 1.0

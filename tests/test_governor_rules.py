@@ -59,6 +59,35 @@ def test_near_holds_and_five_fine_periods_add_a_tenth():
     assert duties[-1] == pytest.approx(0.5 + 2 * STEP)
 
 
+def test_near_a_limit_a_pause_ends_with_the_least_duty_each_time_later():
+    """What nears it may be the memory that the paused learner holds."""
+    control = DutyControl(1.0)
+    now, waited = 0.0, []
+    for _ in range(4):
+        for _ in range(2):
+            control.period(OVER, now, working=True, cap=1.0)
+            now += 1
+        assert control.duty == 0
+        began = now
+        while control.duty == 0:
+            control.period(NEAR, now, working=True, cap=1.0)
+            now += 1
+            assert now - began < 2000
+        assert control.duty == LEAST_DUTY
+        waited.append(now - began)
+    assert waited[0] >= 30
+    assert all(later > 1.5 * earlier for earlier, later in pairwise(waited)), waited
+
+
+def test_nobody_goes_on_blind_or_beyond_a_cap():
+    control = DutyControl(1.0)
+    run(control, OVER, OVER)
+    for second in range(2, 4000):
+        assert control.period(NEAR, float(second), working=True, cap=1.0, blind=True) == 0
+    for second in range(4000, 8000):
+        assert control.period(NEAR, float(second), working=True, cap=0.0) == 0
+
+
 def test_one_period_that_is_not_fine_begins_the_count_anew():
     calm = [*[FINE] * (FINE_PERIODS - 1), NEAR]
     assert set(run(DutyControl(1.0), OVER, *calm * 5)) == {0.5}
@@ -115,7 +144,7 @@ def test_whatever_comes_the_duty_keeps_its_word(most, periods):
         assert 0.0 <= duty <= min(most, cap)
         assert duty == 0 or duty >= min(LEAST_DUTY, before, cap)
         assert duty <= before + STEP + 1e-9  # up by steps alone
-        if duty > before:
+        if duty > before and not (before == 0 and duty == LEAST_DUTY):
             assert levels[-FINE_PERIODS:] == [FINE] * FINE_PERIODS
         if level is OVER:
             assert duty <= min(before, cap) / 2

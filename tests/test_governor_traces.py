@@ -130,6 +130,17 @@ def test_telemetry_that_flaps_leaves_at_most_the_safe_duty(size, illness):
     assert state(judge).state == "running"
 
 
+def test_a_learner_whose_own_memory_nears_the_limit_is_not_paused_for_ever():
+    """It keeps its memory while it is paused, so that nothing becomes fine by waiting."""
+    judge, mebibyte = controller(), 1 << 20
+    low, near = well(free_bytes=200 * mebibyte), well(free_bytes=300 * mebibyte)
+    states = after(judge, low, low, *[near] * 200)
+    assert states[1].state == "paused"
+    assert (states[-1].state, states[-1].duty) == ("slowed", 0.05)
+    assert "300 MiB of RAM are free" in states[-1].text
+    assert after(judge, *[low] * 500, start=300.0)[-1].state == "paused"
+
+
 def test_a_learner_that_was_paused_for_heat_does_not_go_on_blind():
     judge = controller()
     blind = well(celsius=None, zone="")

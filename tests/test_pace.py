@@ -116,6 +116,44 @@ def test_a_new_word_ends_a_long_sleep():
     assert 112 < clock.now < 113
 
 
+@pytest.mark.parametrize("step_seconds", [0.05, 0.75, 3.0])
+def test_a_duty_that_changes_each_second_is_kept(step_seconds):
+    """No more than the higher of the two, whatever a step takes; what is owed is not forgiven."""
+    clock = Clock()
+    paced = pacer(clock)
+    began, duties = clock.now, [0.25, 0.1]
+
+    def second() -> None:
+        paced.follow(Pace(duties[int(clock.now - began) % 2], None))
+
+    clock.on_wait = second
+    second()
+    while clock.now < began + 200:
+        work(paced, clock, 1, step_seconds)
+        second()
+    assert 0.1 <= paced.worked_seconds / (clock.now - began) <= 0.25
+
+
+def test_a_pause_is_sleep_that_was_owed_and_no_more():
+    clock = Clock()
+    paced = pacer(clock)
+    paced.follow(Pace(0.25, None))
+
+    def word() -> None:
+        paced.follow(Pace(0.0, "hot") if 101.5 < clock.now < 103 else Pace(0.25, None))
+
+    clock.on_wait = word
+    work(paced, clock, 1, 1.0)
+    assert clock.now == pytest.approx(104, abs=0.05)
+    clock.on_wait = lambda: paced.follow(Pace(0.0 if clock.now < 300 else 0.25, "hot"))
+    paced.follow(Pace(0.0, "hot"))
+    work(paced, clock, 1, 1.0)
+    began = clock.now
+    clock.on_wait = lambda: None
+    work(paced, clock, 1, 1.0)
+    assert clock.now - began > 3.4  # a long pause is no credit, but for the last tick's
+
+
 def test_a_pause_holds_between_two_steps_and_a_word_ends_it_at_once():
     """On the real clock, with the real threads."""
     alive: list[float] = []

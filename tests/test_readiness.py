@@ -111,3 +111,17 @@ def test_with_a_predictor_that_is_stuck_it_is_ready_for_samples(
     finally:
         go.set()
     wait_for(lambda: statuses(client) == [200, 200, 200], "its recovery")
+
+
+def test_where_no_learner_is_up_learning_is_not_said_to_run(
+    client: TestClient, service: Service
+) -> None:
+    """This one has started and never reports."""
+    assert service.supervisor.why_down is not None
+    learning = client.get("/health/ready").json()["learning"]
+    assert learning["state"] == "down"
+    assert [reason["reason"] for reason in learning["reasons"]] == ["learner"]
+    assert learning["text"].startswith("down: the learner ")
+    assert client.get("/train").json()["learning"]["state"] == "down"
+    assert client.post("/train/pause").json()["learning"]["state"] == "paused"
+    assert client.post("/train/resume").json()["learning"]["state"] == "down"

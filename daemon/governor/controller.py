@@ -27,7 +27,7 @@ class State:
 
     Args:
         duty: Share of the time that the learner may work.
-        state: `running`, `slowed` or `paused`.
+        state: `running`, `slowed` or `paused`; `down`: it might run, and there is no learner.
         reasons: Why not `running`.
         unmeasured: Limits that are not kept, since this machine does not measure what they limit.
     """
@@ -122,6 +122,7 @@ class Controller:
             now,
             working=readings.working,
             cap=most if stale is None else min(most, self._settings.safe_duty),
+            blind=any(f.level is not Level.FINE and f.reason.value is None for f in found),
         )
         if self._duty.duty >= most:
             self._last = None

@@ -6,6 +6,8 @@ when it is hot at last, the duty has long been too high. So three quarters of th
 over are remembered as a ceiling. The ceiling rises by a tenth when it was borne for a while; each
 time that proves wrong the while is twice as long. So the number of cuts grows with the logarithm of
 time, until the while is at its longest: ten at most to find the bearable duty, six more in an hour.
+After the same while without a period over, `near` or not, a pause ends with the least duty: what
+nears the limit may be what the paused learner holds, its memory, and then it is never fine again.
 """
 
 from __future__ import annotations
@@ -33,9 +35,12 @@ class DutyControl:
         self._over_periods = self._fine_periods = 0
         self._probe_seconds = FIRST_PROBE_SECONDS
         self._borne_seconds = 0.0  # at the ceiling, with all fine
+        self._kept_seconds = 0.0  # paused, with nothing over
         self._last: float | None = None
 
-    def period(self, level: Level, now: float, *, working: bool, cap: float) -> float:
+    def period(
+        self, level: Level, now: float, *, working: bool, cap: float, blind: bool = False
+    ) -> float:
         """One control period.
 
         Args:
@@ -43,6 +48,7 @@ class DutyControl:
             now: Seconds on a clock that does not jump.
             working: Whether the learner was at a job: else fine readings prove nothing.
             cap: The most duty that may be had now, whatever the level.
+            blind: Whether a reading is missing, so that nothing is known to be kept.
 
         Returns:
             The duty from now on, 0 to 1.
@@ -57,6 +63,7 @@ class DutyControl:
             self._fine_periods = self._fine_periods + 1 if level is Level.FINE else 0
             if level is Level.FINE:
                 self._fine(elapsed, working, cap)
+        self._end_pause(elapsed, cap, kept=level is not Level.OVER and not blind)
         return self.duty
 
     def _over(self) -> None:
@@ -82,6 +89,11 @@ class DutyControl:
             self._fine_periods = 0
             higher = min(self.duty + STEP, self._ceiling, cap, self._most)
             self.duty = max(self.duty, higher)
+
+    def _end_pause(self, elapsed: float, cap: float, *, kept: bool) -> None:
+        self._kept_seconds = self._kept_seconds + elapsed if kept and self.duty == 0 else 0.0
+        if self._kept_seconds >= self._probe_seconds:
+            self.duty = _worth(min(LEAST_DUTY, cap, self._most))
 
 
 def _worth(duty: float) -> float:

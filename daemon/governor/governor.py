@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import logging
 import threading
@@ -32,6 +33,7 @@ class Governor:
         tell: Tells the learner, this one and those to come.
         telemetry: Shows the state.
         on_hold: Called when learning is paused, and when it goes on.
+        why_down: Why no learner is up; None: one is.
         local_time: The time of day here.
     """
 
@@ -45,6 +47,7 @@ class Governor:
         telemetry: Telemetry,
         on_hold: Callable[[bool], object] = lambda held: None,
         *,
+        why_down: Callable[[], str | None] = lambda: None,
         local_time: Callable[[], datetime.datetime] = datetime.datetime.now,
     ) -> None:
         self.latencies = latencies
@@ -54,6 +57,7 @@ class Governor:
         self._tell = tell
         self._telemetry = telemetry
         self._on_hold = on_hold
+        self._why_down = why_down
         self._local_time = local_time
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -63,8 +67,12 @@ class Governor:
 
     @property
     def state(self) -> State:
-        """What learning may do now."""
-        return self._state
+        """What learning may do now; `down` where it might go on and there is no learner."""
+        state, why = self._state, self._why_down()
+        if why is None or state.state == "paused":
+            return state
+        reasons = (Reason("learner", why), *state.reasons)
+        return dataclasses.replace(state, state="down", reasons=reasons)
 
     def start(self) -> None:
         """Go on period after period."""

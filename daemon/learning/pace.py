@@ -53,6 +53,7 @@ class Pacer:
         self._pace = Pace(1.0, None)
         self._released = False
         self._owed_seconds = 0.0  # of sleep
+        self._owed_duty = 1.0  # for which that is owed
         self._since = clock()
 
     @property
@@ -85,27 +86,39 @@ class Pacer:
         self._say_alive()
         with self._told:
             pace = self._pace
-        if pace.duty > 0:
-            self._owed_seconds += worked * (1 / pace.duty - 1)
+        self._rescale(pace.duty)
+        self._owed_seconds += worked * (1 / self._owed_duty - 1)
         if pace.duty <= 0 or self._owed_seconds >= _SHORTEST_SLEEP_SECONDS:
             self._sleep(pace)
         self._since = self._clock()
 
     def _sleep(self, pace: Pace) -> None:
-        """Until nothing is owed, or another pace is told, which begins with nothing owed."""
+        """Until nothing is owed, at the pace that holds by then."""
         at = self._clock()
         while not self._released:
             with self._told:
                 if self._pace != pace:
                     pace = self._pace
-                    self._owed_seconds = 0.0
+                    self._rescale(pace.duty)
                 if pace.duty > 0 and self._owed_seconds <= 0:
                     return
                 left = self._owed_seconds if pace.duty > 0 else _ALIVE_SECONDS
                 self._told.wait(min(left, _ALIVE_SECONDS))
             now = self._clock()
-            if pace.duty > 0:
-                # What is slept too long counts for the next step; a machine's own sleep does not.
-                self._owed_seconds = max(self._owed_seconds - (now - at), -_ALIVE_SECONDS)
+            # What is slept too long counts for the next step; a machine's own sleep does not, nor
+            # what a pause lasts beyond what was owed.
+            least = -_ALIVE_SECONDS if pace.duty > 0 else min(self._owed_seconds, 0.0)
+            self._owed_seconds = max(self._owed_seconds - (now - at), least)
             at = now
             self._say_alive()
+
+    def _rescale(self, duty: float) -> None:
+        """The work that is not slept for yet is slept for as another duty asks; a pause asks none.
+
+        Were it forgiven, a duty that changes faster than a step is slept for would not be kept.
+        """
+        if duty <= 0 or duty == self._owed_duty:
+            return
+        if self._owed_seconds > 0:
+            self._owed_seconds *= (1 / duty - 1) / (1 / self._owed_duty - 1)
+        self._owed_duty = duty

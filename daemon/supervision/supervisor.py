@@ -120,6 +120,15 @@ class Supervisor:
         return self._paused
 
     @property
+    def why_down(self) -> str | None:
+        """Why there is no learner that could learn; None: one is up."""
+        if self._up:
+            return None
+        if self._paused is not None:
+            return self._paused
+        return "the learner starts" if self.pid else "the learner has ended and is started again"
+
+    @property
     def worked(self) -> tuple[float, int]:
         """Seconds that all learners so far have worked, sleep between steps left out, and steps."""
         return self._worked_seconds, self._worked_steps

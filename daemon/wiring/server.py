@@ -272,6 +272,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             supervisor.pace,
             telemetry,
             hold,
+            why_down=lambda: supervisor.why_down,
         )
         processes = {"learner": lambda: supervisor.pid, "power_reader": lambda: power.pid}
         telemetry.registry.register(PowerMetrics(power))
