@@ -60,6 +60,8 @@ class Judged(msgspec.Struct, frozen=True, tag="judged"):
 class Serves(msgspec.Struct, frozen=True, tag="serves"):
     """Server: another version serves that was no candidate just now, by rollback or `activate`.
 
+    Or the same one still serves, and another is the best.
+
     With `retreat` the learner goes back to the checkpoint of the newest of the `good` versions up
     to the one that serves, and says `Retreated` with the same `change`.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,7 @@ class Opened:
         self._options = options
         self._why = why
         self._refusals: list[str] = []
+        self._changing = threading.Lock()  # versions are opened by several threads
         self._next()
 
     @property
@@ -126,17 +128,23 @@ class Opened:
             EngineFailedError: The engine can serve, but not now.
         """
         while True:
+            loaded = self._loaded
             try:
-                return self._loaded.open(weights)
+                return loaded.open(weights)
             except EngineUnavailableError as error:
-                before, told = self._name, [*self._refusals]
-                self._refusals.append(f"{before}: {error}")
-                try:
-                    self._next()
-                except EngineUnavailableError:
-                    self._refusals = told  # the engine stays, and may take the next version
-                    raise
-                log.error("engine changed", extra={"engine": self._name, "reason": self.reason})
+                with self._changing:
+                    if loaded is self._loaded:
+                        self._change(str(error))
+
+    def _change(self, why: str) -> None:
+        told = [*self._refusals]
+        self._refusals.append(f"{self._name}: {why}")
+        try:
+            self._next()
+        except EngineUnavailableError:
+            self._refusals = told  # the engine stays, and may take the next version
+            raise
+        log.error("engine changed", extra={"engine": self._name, "reason": self.reason})
 
     def _next(self) -> None:
         while self._waiting:

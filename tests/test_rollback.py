@@ -16,9 +16,9 @@ from daemon.errors import (
     VersionChangedError,
 )
 from daemon.serving import versions as versions_module
+from daemon.serving.change import CHANGES
 from daemon.serving.gate import Scores
 from daemon.serving.probation import Paired
-from daemon.serving.swaps import CHANGES
 from daemon.serving.versions import VersionStore
 from engines import EngineFailedError, EngineUnavailableError, weights_digest
 from tests.daemon_fixtures import daemon_parts, network, put

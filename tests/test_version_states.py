@@ -1,4 +1,4 @@
-"""Pending, good, bad: what a start falls back on, what is pruned, what an old manifest means."""
+"""States of versions: what a start falls back on, what is pruned, what an old manifest means."""
 
 from __future__ import annotations
 
@@ -46,10 +46,12 @@ def test_a_candidate_is_pending_and_falls_back_on_the_newest_good_one(store):
     accept(store, 2, good=True)
     accept(store, 3)
     accept(store, 4)
-    assert states(store) == {1: "good", 2: "good", 3: "pending", 4: "pending"}
+    assert states(store) == {1: "good", 2: "good", 3: "replaced", 4: "pending"}
     assert roles(store) == (4, 2, 4)
-    store.change(store.manifest.passed(3))  # it had been replaced before it had passed
-    assert roles(store) == (4, 3, 4)
+    store.accept(put(store, network(5)), trials=[4])
+    assert states(store) == {1: "good", 2: "good", 3: "replaced", 4: "pending", 5: "pending"}
+    store.change(store.manifest.passed(4))  # it had been replaced before it had passed
+    assert roles(store) == (5, 4, 5)
 
 
 def test_three_crashed_starts_with_a_pending_version_and_the_one_before_it_serves(folder, store):
@@ -146,7 +148,7 @@ def test_bad_versions_go_first_and_what_is_needed_never(store):
     accept(store, 4, good=True)
     accept(store, 5, best=False)
     accept(store, 6, best=False)  # best and newest good 4, active 6
-    assert states(store) == {1: "good", 2: "good", 4: "good", 5: "pending", 6: "pending"}
+    assert states(store) == {1: "good", 2: "good", 4: "good", 5: "replaced", 6: "pending"}
     accept(store, 7, best=False)
     assert states(store).keys() == {1, 2, 4, 6, 7}  # what never passed goes before good ones
     store.accept(put(store, network(8)), best=False, trials=[6])
@@ -198,6 +200,40 @@ def test_a_manifest_of_the_release_before_loads_and_all_in_it_is_good(folder, st
     again, serving = opened(folder)
     assert (serving, states(again)) == (2, {1: "good", 2: "good"})
     assert (again.manifest.changes, again.manifest.retreat) == (0, 0)
+
+
+def test_a_rollback_goes_to_good_versions_and_only_without_any_to_what_was_not_found_bad():
+    states = {1: "good", 2: "bad", 3: "replaced", 4: "pending", 5: "good"}
+    entries = [VersionEntry(n, "", "", None, 0, state) for n, state in states.items()]
+    manifest = Manifest(4, 1, 4, 5, entries)
+    assert [entry.version for entry in manifest.rollback_targets()] == [1]
+    without = Manifest(4, None, 4, 5, entries[1:])
+    assert [entry.version for entry in without.rollback_targets()] == [3]
+    back = without.rolled_back(3)
+    assert (back.previous, back.entry(3).state) == (None, "pending")
+
+
+def test_after_a_start_without_the_active_version_a_good_one_is_still_the_previous(folder, store):
+    accept(store, 2, good=True)
+    accept(store, 3, good=True)
+    store.path(3).write_bytes(b"")
+    store.path(2).rename(folder / "aside")
+    store.path(2).mkdir()  # cannot be read now, and may be whole
+    again, serving = opened(folder)
+    assert (serving, again.manifest.previous) == (1, 2)
+
+
+def test_a_start_says_of_what_nobody_looks_after_that_it_was_replaced(folder, store):
+    accept(store, 2)
+    store.accept(put(store, network(3)), trials=[2])
+    assert states(store) == {1: "good", 2: "pending", 3: "pending"}
+    again, serving = opened(folder)
+    assert (serving, states(again)) == (3, {1: "good", 2: "replaced", 3: "pending"})
+    again.path(3).unlink()
+    again.path(1).unlink()
+    again, serving = opened(folder)  # it may serve where nothing else does, and is tried again
+    assert (serving, states(again)) == (2, {1: "good", 2: "pending", 3: "replaced"})
+    assert again.manifest.entry(2).attempts == 1
 
 
 def test_fallbacks_begin_with_the_previous_one():

@@ -20,10 +20,9 @@ from daemon.http.bodies import body_schema, content_type, read_body
 from daemon.http.service import Service
 from daemon.ingest.encoding import decode_json
 from daemon.ingest.forms import JSON_LIMIT_BYTES, JSON_TYPE
-from daemon.serving.change import Change
+from daemon.serving.change import CHANGES, Change
 from daemon.serving.manifest import VersionEntry
 from daemon.serving.promotion import LEDGER
-from daemon.serving.swaps import CHANGES
 from engines import WeightsError
 
 _SHOWN = 50

@@ -1,7 +1,8 @@
 """What versions there are and which of them serves: the manifest, and how it may change.
 
-    pending ─► good     it has passed its probation
-       └─────► bad      it has not, three starts with it have crashed, or it was rolled back
+    pending ─► good       it has passed its probation
+       ├─────► bad        it has not, three starts with it have crashed, or it was rolled back
+       └─────► replaced   another serves, and nobody looks after it any more; it may serve again
 
 Every change gives a new manifest, which is replaced whole on disk; nothing here touches a file.
 """
@@ -13,8 +14,9 @@ from typing import Literal
 
 import msgspec
 
-State = Literal["pending", "good", "bad"]
-_WORTH: list[State] = ["bad", "pending", "good"]  # of a version that does not serve, least first
+State = Literal["pending", "good", "bad", "replaced"]
+# Of a version that does not serve, least first.
+_WORTH: list[State] = ["bad", "replaced", "pending", "good"]
 # Starts with a pending version that may end in a crash; then the version before it serves.
 MOST_ATTEMPTS = 3
 
@@ -70,6 +72,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         good = [e for e in self.versions if e.state == "good" and e.version != but]
         return sorted(good, key=lambda e: (e.version != self.previous, -e.version))
 
+    def rollback_targets(self) -> list[VersionEntry]:
+        """What a rollback may go to, in the order to try: earlier versions.
+
+        The good ones and `previous`, which is good; where there is none, what was not found bad.
+        """
+        earlier = [e for e in self.versions if e.version < self.active]
+        good = [e for e in self.fallbacks() if e in earlier or e.version == self.previous]
+        unproved = [e for e in earlier if e.state in ("pending", "replaced")]
+        return good or sorted(unproved, key=lambda e: -e.version)
+
     def accepted(
         self, entry: VersionEntry, *, best: bool, keep: int, trials: Collection[int] = ()
     ) -> Manifest:
@@ -81,7 +93,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             keep: How many versions stay. The active, the previous, the best and the newest good
                 one always do; of the rest first the bad ones go, then those that never passed,
                 then good ones, the oldest first.
-            trials: Versions whose probation goes on, which stay as well.
+            trials: Versions whose probation goes on, and what they are compared with: these stay
+                as well.
         """
         fallback = self._fallback(but=entry.version)
         entries = [e for e in self.versions if e.version != entry.version] + [entry]
@@ -91,7 +104,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         others = [e for e in entries if e.version not in stay]
         others.sort(key=lambda e: (_WORTH.index(e.state), e.version))
         surplus = others[: max(0, len(entries) - keep)]
-        return msgspec.structs.replace(
+        after = msgspec.structs.replace(
             self,
             active=entry.version,
             previous=fallback,
@@ -99,6 +112,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             last=max(self.last, entry.version),
             versions=[e for e in entries if e not in surplus],
         )
+        return after.looked_after(trials)
 
     def rolled_back(self, to: int) -> Manifest:
         """The active version is bad; an earlier one serves in its place, and the learner retreats.
@@ -106,7 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         A further rollback goes further back, not to what was left out on the way.
         """
         bad = self.active
-        after = self.with_state(bad, "bad").with_attempts(to, 0)
+        after = self.with_state(bad, "bad")._begun(to)
         older = [e.version for e in after.versions if e.state == "good" and e.version < to]
         return msgspec.structs.replace(
             after,
@@ -115,17 +129,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             best=to if self.best == bad else self.best,
             changes=self.changes + 1,
             retreat=self.changes + 1,
-        )
+        ).looked_after()
 
     def activated(self, version: int) -> Manifest:
         """An operator has a kept version serve; one that is not good is on probation again."""
         fallback = self._fallback(but=version)
-        entry = self.entry(version)
-        state: State = "good" if entry.state == "good" else "pending"
-        after = self.with_state(version, state).with_attempts(version, 0)
         return msgspec.structs.replace(
-            after, active=version, previous=fallback, changes=self.changes + 1
-        )
+            self._begun(version), active=version, previous=fallback, changes=self.changes + 1
+        ).looked_after()
 
     def passed(self, version: int) -> Manifest:
         """A version is good; one that serves on probation has a newer one to fall back on."""
@@ -138,6 +149,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def retreated(self) -> Manifest:
         """The learner has gone back."""
         return msgspec.structs.replace(self, retreat=0)
+
+    def looked_after(self, trials: Collection[int] = ()) -> Manifest:
+        """Only the active version and these are pending still; others were replaced untried."""
+        after = self
+        for entry in self.versions:
+            if entry.state == "pending" and entry.version not in (self.active, *trials):
+                after = after.with_state(entry.version, "replaced")
+        return after
 
     def with_state(self, version: int, state: State) -> Manifest:
         """One version's state changed."""
@@ -160,12 +179,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             to: Serves in its place.
             gone: Versions whose files are damaged.
         """
-        kept = [entry for entry in self.versions if entry not in gone]
-        older = [e.version for e in kept if e.state == "good" and e.version < to]
+        damaged = [entry.version for entry in gone]
+        kept = [entry for entry in self.versions if entry.version not in damaged]
+        good = [e.version for e in kept if e.state == "good" and e.version != to]
+        # One that could not be read now may be later: better a newer one than none.
+        previous = max((v for v in good if v < to), default=max(good, default=None))
         best = self.best if any(e.version == self.best for e in kept) else to
-        return msgspec.structs.replace(
-            self, active=to, previous=max(older, default=None), best=best, versions=kept
+        after = msgspec.structs.replace(
+            self, active=to, previous=previous, best=best, versions=kept
         )
+        if after.entry(to).state != "good":
+            after = after.with_state(to, "pending")
+        return after.looked_after()
 
     def _fallback(self, *, but: int) -> int | None:
         """The version that serves now if it is good, else the newest good one."""
@@ -173,6 +198,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return self.active
         good = [e.version for e in self.versions if e.state == "good" and e.version != but]
         return max(good, default=None)
+
+    def _begun(self, version: int) -> Manifest:
+        """It is about to serve: unless it is good, its probation begins."""
+        state: State = "good" if self.entry(version).state == "good" else "pending"
+        return self.with_state(version, state).with_attempts(version, 0)
 
     def _with(self, version: int, **changes: str | int) -> Manifest:
         versions = [

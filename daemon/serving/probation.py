@@ -27,6 +27,8 @@ Outcome = Literal["good", "bad", "wait"]
 _SIGNIFICANCE = 0.01
 # Requests in a row that the engine may fail on a version; one less is bad luck.
 MOST_FAILURES = 3
+# Candidates accepted without a report between them: the learner cannot read one of the two.
+_MOST_IDLE = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Paired:
         return self.correct - self.previous_correct + self.lost
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """One version's probation.
 
@@ -69,6 +71,10 @@ class Trial:
         through_seq: Up to here samples have been compared, by whatever learner.
         found: What the learner that runs now has reported.
         earlier: What learners before it had.
+        condemned: Why it is bad, from when that is known until something else serves.
+        again_at: When to try next to have something else serve, seconds of the swaps' clock.
+        tries: How often that was tried in vain.
+        idle: Candidates accepted since it was last compared.
     """
 
     entry: VersionEntry
@@ -76,6 +82,10 @@ class Trial:
     through_seq: int = 0
     found: Paired = field(default_factory=Paired)
     earlier: Paired = field(default_factory=Paired)
+    condemned: str | None = None
+    again_at: float = 0.0
+    tries: int = 0
+    idle: int = 0
 
     @property
     def version(self) -> int:
@@ -89,12 +99,18 @@ class Trial:
 
     def report(self, found: Paired, through_seq: int) -> None:
         """Take the running learner's newest report."""
-        self.found = found
+        self.found, self.idle = found, 0
         self.through_seq = max(self.through_seq, through_seq)
 
     def learner_ended(self) -> None:
         """The next one counts from nothing."""
         self.earlier, self.found = self.total, Paired()
+
+    def goes_on(self) -> bool:
+        """Whether it is worth going on with when another candidate serves: it is compared."""
+        self.idle += 1
+        compared = self.against is not None and self.idle <= _MOST_IDLE
+        return compared and self.condemned is None
 
     def outcome(self, settings: GateSettings) -> Outcome:
         """What the comparison says so far."""

@@ -1,9 +1,15 @@
-"""From candidate to serving: verify, open, judge, record, swap. Runs off the request path."""
+"""From candidate to serving: verify, open, judge, record, swap. Runs off the request path.
+
+Only the last step holds the lock that all changes of what serves are made under, so that a rollback
+waits neither for an engine to be built nor for the disk that the ledger is on.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as LateError
 from concurrent.futures import wait
 from typing import Any
 
@@ -30,7 +36,7 @@ log = logging.getLogger(__name__)
 
 LEDGER = "decision"
 NO_EFFORT = Effort()
-# How long a refusal waits to be on record; a store that fails meanwhile keeps it for later.
+# How long a verdict waits to be on record; then it is a refusal, which is kept for later.
 _LEDGER_SECONDS = 5.0
 
 
@@ -66,27 +72,46 @@ class Promotion:
         self._telemetry = telemetry
 
     def consider(
-        self, version: int, sha256: str, scores: Scores, effort: Effort = NO_EFFORT
+        self,
+        version: int,
+        sha256: str,
+        scores: Scores,
+        effort: Effort = NO_EFFORT,
+        tell: Callable[[bool], object] = lambda accepted: None,
     ) -> Decision:
         """Judge a candidate whose file is in place, and let it serve if it passes.
 
         The manifest is durable before the swap: after a crash the daemon starts with the version
         whose answers clients may have seen, or with one that was about to answer.
 
+        Args:
+            version: Its number.
+            sha256: Its weights' digest.
+            scores: What the learner found.
+            effort: What it has cost.
+            tell: Told the verdict, before anything that serves can change again.
+
         Returns:
             The decision, which is also in the ledger.
         """
-        with self._swaps.still():
-            decision = self._consider(version, sha256, scores, effort)
+        decision = self._consider(version, sha256, scores, effort, tell)
         self._count(decision)
         return decision
 
-    def _consider(self, version: int, sha256: str, scores: Scores, effort: Effort) -> Decision:
+    def _consider(
+        self,
+        version: int,
+        sha256: str,
+        scores: Scores,
+        effort: Effort,
+        tell: Callable[[bool], object],
+    ) -> Decision:
         incumbent = self._slot.current.weights.version
 
         def refused(reason: str) -> Decision:
             margin = self._settings.margin
-            return self._refuse(Decision(version, incumbent, False, reason, scores, margin, effort))
+            decision = Decision(version, incumbent, False, reason, scores, margin, effort)
+            return self._refuse(decision, tell)
 
         try:
             weights = self._versions.verify(version, sha256)
@@ -99,46 +124,60 @@ class Promotion:
         except (WeightsError, OSError, EngineUnavailableError, EngineFailedError) as error:
             log.error("candidate does not open", extra={"version": version, "why": str(error)})
             return refused(refusal(error))
-        return self._decide(weights, incumbent, engine, scores, effort)
-
-    def _overtaken(self, weights: Weights, incumbent: int) -> bool:
-        """It was compared with a version that serves no more, or has learned from what is bad."""
-        return self._swaps.manifest.retreat > 0 or weights.parent not in (None, incumbent)
-
-    def _decide(
-        self,
-        weights: Weights,
-        incumbent: int,
-        engine: PredictEngine,
-        scores: Scores,
-        effort: Effort,
-    ) -> Decision:
         decision = judge(weights, incumbent, engine, scores, self._settings)
         decision = dataclasses.replace(decision, effort=effort)
         if decision.accepted:
-            # First the ledger, then manifest and swap: what serves is always on record.
-            try:
-                self._store.record(LEDGER, decision.version, _record(decision)).result()
-                self._swaps.accept(weights, engine, best=becomes_best(scores))
-            except (RequestError, OSError) as error:
-                log.error("candidate cannot be recorded", extra={"why": str(error)})
-                decision = dataclasses.replace(decision, accepted=False, reason="storage")
+            reason = self._swap_in(decision, weights, engine, tell)
+            decision = dataclasses.replace(decision, accepted=reason is None, reason=reason)
         if not decision.accepted:
             engine.close()
-            return self._refuse(decision)
+            return self._refuse(decision, tell)
         log.info("gate decision", extra=_record(decision))
         return decision
 
-    def _refuse(self, decision: Decision) -> Decision:
+    def _overtaken(self, weights: Weights, incumbent: int) -> bool:
+        """It was compared with a version that serves no more, or has learned from what is bad."""
+        now = self._swaps.manifest
+        made_for = incumbent if weights.parent is None else weights.parent
+        return now.retreat > 0 or not made_for == incumbent == now.active
+
+    def _swap_in(
+        self,
+        decision: Decision,
+        weights: Weights,
+        engine: PredictEngine,
+        tell: Callable[[bool], object],
+    ) -> str | None:
+        """Have it serve; or why not.
+
+        First the ledger, then manifest and swap: what serves is always on record. A refusal after
+        that is written over it.
+        """
+        try:
+            kept = self._store.record(LEDGER, decision.version, _record(decision))
+            kept.result(_LEDGER_SECONDS)
+            with self._swaps.still():
+                if self._overtaken(weights, decision.incumbent):
+                    return "overtaken"
+                self._swaps.accept(weights, engine, best=becomes_best(decision.scores))
+                tell(True)
+        except (RequestError, OSError, LateError) as error:
+            log.error("candidate cannot be recorded", extra={"why": str(error)})
+            return "storage"
+        return None
+
+    def _refuse(self, decision: Decision, tell: Callable[[bool], object]) -> Decision:
         """On record as soon as the store takes it; a disk that is full does not stop judging."""
         record = _record(decision)
         kept = self._store.record_when_possible(LEDGER, decision.version, record)
         wait([kept], 0 if self._store.unavailable else _LEDGER_SECONDS)
         log.info("gate decision", extra=record)
-        try:
-            self._versions.refuse(decision.version)
-        except OSError as error:
-            log.error("manifest cannot be written", extra={"why": str(error)})
+        with self._swaps.still():
+            try:
+                self._versions.refuse(decision.version)
+            except OSError as error:
+                log.error("manifest cannot be written", extra={"why": str(error)})
+            tell(False)
         return decision
 
     def _count(self, decision: Decision) -> None:

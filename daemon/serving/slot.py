@@ -64,7 +64,9 @@ class ServingSlot:
     def __init__(self, first: Served) -> None:
         self._served = first
         self.failures = 0  # requests in a row that the engine has failed on it
-        self.on_failures: Callable[[], object] = lambda: None  # called after each of them
+        self.has_answered = False
+        # Called after each failure, and after the first answer.
+        self.on_news: Callable[[], object] = lambda: None
 
     @property
     def current(self) -> Served:
@@ -74,15 +76,18 @@ class ServingSlot:
     def swap(self, served: Served) -> None:
         """Let another version answer from here on."""
         self._served = served
-        self.failures = 0
+        self.failures, self.has_answered = 0, False
 
     def answered(self, served: Served) -> None:
         """A request that took this version has its answer."""
         if served is self._served:
             self.failures = 0
+            if not self.has_answered:
+                self.has_answered = True
+                self.on_news()
 
     def failed(self, served: Served) -> None:
         """The engine has failed a request that took this version."""
         if served is self._served:
             self.failures += 1
-            self.on_failures()
+            self.on_news()

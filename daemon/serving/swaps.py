@@ -1,9 +1,10 @@
 """The one place where another version begins to serve: accepted, rolled back to, or activated.
 
 All changes go through one lock, and each is whole before the next begins: manifest, then swap, then
-word to the learner. So whoever asks meets a daemon at rest. A candidate that was made for another
-version than the one that serves by then is refused (`overtaken`), and so is an operator's change
-that waited while another came first.
+word to the learner. So whoever asks meets a daemon at rest. What takes long is done before, out
+of the lock: to read, check and open a version, so that no rollback waits for that. A candidate that
+was made for another version than the one that serves by then is refused (`overtaken`), and so is an
+operator's change where another came first.
 
 While a version is on probation a thread looks after it: it rolls back when the engine fails, and
 calls good what has served for long enough with nothing against it.
@@ -15,44 +16,36 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
 
-from daemon.clock import stamp
 from daemon.config import GateSettings
 from daemon.errors import (
-    NoPreviousError,
     RequestError,
     StorageError,
-    UnknownVersionError,
     VersionChangedError,
 )
-from daemon.serving.change import Change, Follower
+from daemon.serving.change import Change, ChangeLedger, Follower
 from daemon.serving.manifest import Manifest, VersionEntry
+from daemon.serving.opening import open_version
 from daemon.serving.probation import MOST_FAILURES, Paired, Trial
 from daemon.serving.slot import Served, ServingSlot
+from daemon.serving.targets import kept_version, rollback_target
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from daemon.telemetry import Telemetry
 from engines import (
-    EngineFailedError,
-    EngineUnavailableError,
     Opened,
     PredictEngine,
     Weights,
-    WeightsError,
-    canary_agrees,
 )
 
 log = logging.getLogger(__name__)
 
-CHANGES = "change"  # rollbacks and activations, in the store
-_LEDGER_SECONDS = 1.0
 _TICK_SECONDS = 1.0
-# Having served for so long, a version is not what makes the daemon crash at its start.
-_SETTLED_SECONDS = 60.0
+# Having lived for so long, or given an answer, a version is not what makes every start crash.
+_SETTLED_SECONDS = 10.0
+_LONGEST_WAIT_SECONDS = 60.0  # between tries to have something else serve
 
 
 class Swaps:
@@ -80,24 +73,22 @@ class Swaps:
     ) -> None:
         self._versions = versions
         self._slot = slot
-        self._store = store
         self._engine = engine
         self._settings = settings
         self._telemetry = telemetry
         self._clock = clock
         self._lock = threading.RLock()
         self._follower: Follower | None = None
-        self._recorded: Future[None] | None = None  # the newest change's
+        self._ledger = ChangeLedger(store)
         self._trials: list[Trial] = []
         self._began = clock()
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._look, name="probation")
-        slot.on_failures = self._wake.set
+        slot.on_news = self._wake.set
         telemetry.model_version.set(slot.current.weights.version)
         if versions.crashed is not None:
-            to = self.manifest.active
-            self._log_change("rolled_back", versions.crashed, to, "start", "every start crashed")
+            self._record("rolled_back", versions.crashed, "start", "every start crashed")
         self._try(self.manifest.active)
 
     @property
@@ -141,14 +132,20 @@ class Swaps:
         """
         # One that was replaced before it had passed goes on with its probation: otherwise none
         # would ever pass while candidates come faster than samples to prove them.
-        going_on = self._trials[:1]
+        going_on = [trial for trial in self._trials if trial.goes_on()][:1]
+        stay = {trial.version for trial in going_on}
+        stay |= {trial.against.version for trial in going_on if trial.against is not None}
+        condemned = [t.version for t in self._trials if t.condemned is not None]
         try:
-            self._versions.accept(weights, best=best, trials=[t.version for t in going_on])
+            self._versions.accept(weights, best=best, trials=stay)
         except OSError:
             self._telemetry.swaps.labels("failed").inc()
             raise
         self._swap(Served(weights, engine), "swapped")
         self._trials = going_on
+        for version in condemned:
+            if self.manifest.find(version) is not None:
+                self._versions.change_at_once(self.manifest.failed(version))
         self._try(weights.version)
 
     def rollback(self, to: int | None, reason: str) -> Change:
@@ -164,22 +161,9 @@ class Swaps:
             VersionChangedError: Another version began to serve meanwhile.
             StorageError: Its file is damaged, or the engine does not open it.
         """
-        with self._asked():
-            active = self.manifest.active
-            if to is None:
-                if (to := self.manifest.previous) is None:
-                    raise NoPreviousError(
-                        "no earlier version that was found good is kept: GET /models lists what "
-                        "is, and POST /models/{model}/activate serves any of it"
-                    )
-            elif self._kept(to).state == "bad" or to == active:
-                raise NoPreviousError(
-                    "this version serves already"
-                    if to == active
-                    else "this version was found bad, and a rollback goes to one that was not: "
-                    "POST /models/{model}/activate serves it all the same"
-                )
-            served = self._opened(self._kept(to))
+        active = self.manifest.active
+        served = self._open(rollback_target(self.manifest, to))
+        with self._asked(active, served):
             return self._roll_back(served, reason, "operator")
 
     def activate(self, version: int, reason: str) -> Change:
@@ -194,19 +178,19 @@ class Swaps:
             VersionChangedError: Another version began to serve meanwhile.
             StorageError: Its file is damaged, the engine does not open it, or the disk is full.
         """
-        with self._asked():
-            before = self.manifest.active
-            entry = self._kept(version)
-            if version == before:
-                return Change(before, self.manifest.previous, 0.0)
-            served = self._opened(entry)
+        before = self.manifest.active
+        entry = kept_version(self.manifest, version)
+        if version == before:
+            return Change(before, self.manifest.previous, 0.0)
+        served = self._open(entry)
+        with self._asked(before, served):
             try:
                 self._versions.change(self.manifest.activated(version))
             except OSError as error:
-                raise self._failed("the manifest cannot be written") from error
+                raise self._failed(error) from error
             seconds = self._swap(served, "activated")
             self._trials = []
-            self._log_change("activated", before, version, "operator", reason)
+            self._record("activated", before, "operator", reason)
             self._say_serves(retreat=False)
             self._try(version)
             return Change(version, self.manifest.previous, seconds)
@@ -218,11 +202,11 @@ class Swaps:
             if trial is None:
                 return
             trial.report(found, through_seq)
-            outcome = trial.outcome(self._settings)
+            outcome = "bad" if trial.condemned else trial.outcome(self._settings)
             if outcome == "good":
                 self._passed(trial)
-            elif outcome == "bad":
-                self._bad(trial, "accuracy")
+        if outcome == "bad":
+            self._condemn(trial, "accuracy")
 
     def retreated(self, change: int) -> None:
         """The learner has gone back behind what was rolled back, and that is on its disk.
@@ -235,45 +219,36 @@ class Swaps:
                 self._versions.change_at_once(self.manifest.retreated())
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
-        """A request acts on what served when it was made, or not at all."""
-        active = self.manifest.active
-        with self._lock:
-            if self.manifest.active != active:
-                raise VersionChangedError(
-                    "another version began to serve while this request waited: GET /models says "
-                    "which; ask again if it is still wanted"
-                )
-            yield
-            recorded = self._recorded
-        if recorded is not None:  # who asks next finds it in the ledger
-            wait([recorded], 0 if self._store.unavailable else _LEDGER_SECONDS)
-
-    def _kept(self, version: int) -> VersionEntry:
-        if (entry := self.manifest.find(version)) is None:
-            raise UnknownVersionError("no such version is kept; GET /models lists them")
-        return entry
-
-    def _opened(self, entry: VersionEntry) -> Served:
-        """A version ready to answer as it did for the learner."""
-        engine = None
+    def _asked(self, active: int, served: Served) -> Iterator[None]:
+        """A request acts on what served when it was made, and what was kept, or not at all."""
         try:
-            weights = self._versions.load(entry)
-            engine = self._engine.open(weights)
-            if weights.spec != self._slot.current.weights.spec:
-                raise WeightsError("it is of another network")
-            if not canary_agrees(weights, engine):
-                raise WeightsError("the engine answers otherwise than the learner did")
-        except (WeightsError, OSError, EngineUnavailableError, EngineFailedError) as error:
-            if engine is not None:
-                engine.close()
-            log.error("version cannot serve", extra={"version": entry.version, "why": str(error)})
-            raise self._failed("the version's file is damaged, or no engine serves it") from error
-        return Served(weights, engine)
+            with self._lock:
+                kept = self.manifest.find(served.weights.version)
+                if self.manifest.active != active or kept is None:
+                    raise VersionChangedError(
+                        "another version began to serve while this request waited: GET /models "
+                        "says which; ask again if it is still wanted"
+                    )
+                yield
+        except RequestError:
+            served.engine.close()
+            raise
+        self._ledger.settle()
 
-    def _failed(self, why: str) -> StorageError:
+    def _open(self, entry: VersionEntry) -> Served:
+        spec = self._slot.current.weights.spec
+        try:
+            return open_version(self._versions, entry, self._engine, spec)
+        except StorageError:
+            self._telemetry.swaps.labels("failed").inc()
+            raise
+
+    def _failed(self, error: OSError) -> StorageError:
         self._telemetry.swaps.labels("failed").inc()
-        return StorageError(f"{why}: the version that served goes on; the log says more")
+        log.error("manifest cannot be written", extra={"why": str(error)})
+        return StorageError(
+            "the manifest cannot be written: the version that served goes on; the log says more"
+        )
 
     def _roll_back(
         self, served: Served, reason: str, by: str, found: Paired | None = None
@@ -283,7 +258,7 @@ class Swaps:
         self._versions.change_at_once(self.manifest.rolled_back(to))
         seconds = self._swap(served, "rolled_back")
         self._trials = []
-        self._log_change("rolled_back", before, to, by, reason, found)
+        self._record("rolled_back", before, by, reason, found)
         self._say_serves(retreat=True)
         self._try(to)
         return Change(to, self.manifest.previous, seconds)
@@ -303,8 +278,7 @@ class Swaps:
         """Begin a version's probation, if it is to prove itself."""
         manifest = self.manifest
         if (entry := manifest.entry(version)).state == "pending":
-            previous = manifest.previous
-            against = None if previous is None else manifest.entry(previous)
+            against = next(iter(manifest.fallbacks()), None)
             self._trials.append(Trial(entry, against))
         self._say_watch()
 
@@ -316,24 +290,48 @@ class Swaps:
             self._follower.passed(trial.version)
         self._say_watch()
 
-    def _bad(self, trial: Trial, reason: str) -> None:
-        """Roll back, if it still serves; a version that does not serve is not served again."""
-        if trial.version != self.manifest.active:
-            self._versions.change_at_once(self.manifest.failed(trial.version))
-            self._trials.remove(trial)
-            log.info("version is bad", extra={"version": trial.version, **asdict(trial.total)})
-            self._say_watch()
-            return
-        for entry in self.manifest.fallbacks():
+    def _condemn(self, trial: Trial, reason: str) -> None:
+        """Have another version serve; the caller holds no lock, for that one is opened first.
+
+        Where none opens, it is tried again: what cannot be read or has no room now may later.
+        """
+        with self._lock:
+            trial.condemned = trial.condemned or reason
+            if not self._serves_on(trial) or self._clock() < trial.again_at:
+                return
+            trial.tries += 1
+            wait_seconds = min(2.0 ** (trial.tries - 1), _LONGEST_WAIT_SECONDS)
+            trial.again_at = self._clock() + wait_seconds
+            fallbacks = self.manifest.fallbacks()
+        for entry in fallbacks:
             try:
-                served = self._opened(entry)
+                served = self._open(entry)
             except StorageError:
                 continue
-            self._roll_back(served, reason, "probation", trial.total)
+            with self._lock:
+                kept = self.manifest.find(entry.version)
+                if self._serves_on(trial) and kept is not None and kept.state == "good":
+                    self._roll_back(served, trial.condemned, "probation", trial.total)
+                    return
+            served.engine.close()
             return
-        log.error("no good version opens", extra={"version": trial.version})
+        extra = {"version": trial.version, "again_in_seconds": wait_seconds}
+        log.error("no good version opens", extra=extra)
+
+    def _serves_on(self, trial: Trial) -> bool:
+        """Whether a condemned version still serves; one that does not is bad, and that is all."""
+        if trial not in self._trials:
+            return False
+        if trial.version == self.manifest.active:
+            return True
+        best = self.manifest.best
+        self._versions.change_at_once(self.manifest.failed(trial.version))
         self._trials.remove(trial)
+        log.info("version is bad", extra={"version": trial.version, **asdict(trial.total)})
+        if self.manifest.best != best:
+            self._say_serves(retreat=False)
         self._say_watch()
+        return False
 
     def _settle(self) -> None:
         """The present start has not crashed."""
@@ -345,21 +343,26 @@ class Swaps:
         while not self._stopping:
             self._wake.wait(_TICK_SECONDS)
             self._wake.clear()
-            with self._lock:
+            try:
                 self._tend()
+            except Exception:  # nobody else looks after what is on probation
+                log.exception("looking after what is on probation failed; it is tried again")
 
     def _tend(self) -> None:
-        self._versions.write_again()
-        served = self._clock() - self._began
-        if served >= _SETTLED_SECONDS:
-            self._settle()
-        trial = next((t for t in self._trials if t.version == self.manifest.active), None)
-        if trial is None:
-            return
-        if self._slot.failures >= MOST_FAILURES:
-            self._bad(trial, "engine")
-        elif served >= self._settings.probation_seconds:
-            self._passed(trial)
+        with self._lock:
+            self._versions.write_again()
+            served = self._clock() - self._began
+            if served >= _SETTLED_SECONDS or self._slot.has_answered:
+                self._settle()
+            trial = next((t for t in self._trials if t.version == self.manifest.active), None)
+            if trial is None:
+                return
+            failed = self._slot.failures >= MOST_FAILURES
+            if not trial.condemned and not failed:
+                if served >= self._settings.probation_seconds:
+                    self._passed(trial)
+                return
+        self._condemn(trial, "engine")
 
     def _say_serves(self, *, retreat: bool) -> None:
         if self._follower is not None:
@@ -369,22 +372,8 @@ class Swaps:
         if self._follower is not None:
             self._follower.watch(self._trials)
 
-    def _log_change(
-        self, result: str, before: int, to: int, by: str, reason: str, found: Paired | None = None
+    def _record(
+        self, result: str, before: int, by: str, reason: str, found: Paired | None = None
     ) -> None:
-        number = self.manifest.changes
-        record: dict[str, Any] = {
-            "change": number,
-            "result": result,
-            "from": str(before),
-            "to": str(to),
-            "by": by,
-            "reason": reason,
-            "probation": None if found is None else asdict(found),
-            "decided": stamp(),
-        }
-        log.warning("version changed", extra=record)
-        try:
-            self._recorded = self._store.record_when_possible(CHANGES, number, record)
-        except RequestError as error:  # the change is made, and in the log and the manifest
-            log.error("change cannot be recorded", extra={"why": str(error)})
+        now = self.manifest
+        self._ledger.add(now.changes, result, (before, now.active), by, reason, found)

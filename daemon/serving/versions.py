@@ -77,13 +77,15 @@ class VersionStore:
                 continue
             if entry.version != self.manifest.active:
                 self._fall_back(entry.version, damaged)
+            elif self.manifest != (tended := self.manifest.looked_after()):
+                self._write_or_keep(tended)  # other trials have ended with the last start
             return weights
         return self._start_untrained(first, self.manifest.last + 1)
 
     def _in_order(self) -> list[VersionEntry]:
         """What may serve, in the order to try: the active, the good, what never passed."""
         manifest = self.manifest
-        untried = [e for e in manifest.versions if e.state == "pending"]
+        untried = [e for e in manifest.versions if e.state in ("pending", "replaced")]
         untried = [e for e in untried if e.version != manifest.active]
         active = manifest.entry(manifest.active)
         rest = sorted(untried, key=lambda e: -e.version)
@@ -92,7 +94,7 @@ class VersionStore:
     def _attempt(self, entry: VersionEntry, damaged: list[VersionEntry]) -> Weights | None:
         """A version's weights, if it may serve; a pending one is counted before it is loaded."""
         version = entry.version
-        if entry.state == "pending":
+        if entry.state != "good":
             if entry.attempts >= MOST_ATTEMPTS:
                 log.error("every start with a version has crashed", extra={"version": version})
                 self.crashed = version
@@ -151,7 +153,7 @@ class VersionStore:
         Args:
             weights: What the file holds.
             best: It is also the best one from here on.
-            trials: Versions whose probation goes on.
+            trials: Versions whose probation goes on, and what they are compared with.
 
         Raises:
             OSError: The manifest cannot be written; nothing has changed.

@@ -83,7 +83,6 @@ class Supervisor:
         self._first_samples = first_samples
         self._command = list(command)
         self._promotion = promotion
-        self._swaps = swaps
         self._following = Following(swaps, self._send)
         self._jobs = jobs
         self._store = store
@@ -315,11 +314,13 @@ class Supervisor:
     def _judge(self, message: Proposed) -> None:
         self._judging, self._place = time.monotonic(), None
         try:
-            with self._swaps.still():  # verdicts and changes are heard in their order
-                decision = self._promotion.consider(
-                    message.version, message.sha256, message.scores, self._jobs.effort()
-                )
-                self._send(Judged(decision.version, decision.accepted))
+            decision = self._promotion.consider(
+                message.version,
+                message.sha256,
+                message.scores,
+                self._jobs.effort(),
+                lambda accepted: self._send(Judged(message.version, accepted)),
+            )
             self._jobs.complete(decision)
         finally:
             self._heartbeat.heard()  # it waited for us
