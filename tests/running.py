@@ -116,7 +116,7 @@ class RunningDaemon:
         return float(values[0]) if values else None
 
     def learner_up(self) -> bool:
-        return bool(self.client.get("/health/ready").json()["learner"])
+        return bool(self.client.get("/health/ready").json().get("learner"))
 
     def settled(self) -> bool:
         """Nothing is left to learn, and no job runs or waits."""

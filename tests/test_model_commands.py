@@ -42,7 +42,7 @@ def test_the_commands_see_and_change_what_serves(daemon):
     url = str(daemon.client.base_url)
     none = ffedge("rollback", "--url", url)
     assert (none.returncode, none.stdout) == (2, "")
-    assert none.stderr.startswith("ffedge: no earlier version that was found good is kept")
+    assert none.stderr.startswith("ffedge: no earlier version is kept that was not found bad")
     wait_for(daemon.learner_up, "the learner")
     early = ffedge("train", "--url", url)
     assert early.returncode == 2
@@ -64,8 +64,10 @@ def test_the_commands_see_and_change_what_serves(daemon):
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert (answer["active"], answer["reason"]) == (models["previous"], "to see")
-    told = "back at the last good version"
-    wait_for(lambda: told in daemon.log.read_text(), "the learner to go back")
+    kinds = [
+        f'ffedge_learner_events_total{{kind="{kind}"}}' for kind in ("retreated", "began_anew")
+    ]
+    wait_for(lambda: any(daemon.metric(kind) for kind in kinds), "the learner to go back")
     shown = ffedge("models", "--url", url).stdout
     assert "bad" in shown
     assert "by operator: to see" in shown

@@ -25,6 +25,7 @@ from tests.daemon_fixtures import SPEC, Parts, daemon_parts, put
 
 GOOD = Scores(n=100, incumbent_correct=80, best_correct=80, candidate_correct=90)
 BETTER = Paired(n=200, correct=190, previous_correct=180, lost=2)
+UNDECIDED = Paired(n=10, correct=9, previous_correct=9, lost=0)
 SETTINGS = LearnerSettings(block_samples=16, steps_per_block=4, batch_samples=16)
 CODES = "units.0.weight.codes"
 
@@ -148,6 +149,7 @@ def test_a_version_that_passes_late_is_one_to_go_back_to(joined: Joined) -> None
     joined.following.begin(None)
     for version in range(2, 12):
         assert joined.propose(version)
+        joined.parts.swaps.probed(2, UNDECIDED, 10 * version)
     joined.passes(2)
     assert joined.learner.checkpoints.good() == [2]
     joined.parts.swaps.rollback(None, "the newest is worse")
