@@ -141,12 +141,7 @@ class LearnerState:
 
     def judged(self, scores: Scores, *, accepted: bool) -> None:
         """Take a decision into the scores."""
-        places = {label: place for place, label in enumerate(self._reader.labels())}
-        found = scores.classes
-        versions = (found.candidate_correct, found.incumbent_correct, found.best_correct)
-        accuracies = [np.divide(correct, found.n).tolist() for correct in versions]
-        held = [places[label] for label in found.labels]
-        self.score.judged(held, *(accuracies if accepted else accuracies[1:]))
+        self.score.measured(scores, self._reader.labels(), accepted=accepted)
 
     def checkpoint(self, more: dict[str, Any]) -> bytes:
         """The content of a checkpoint.
