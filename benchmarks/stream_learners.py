@@ -80,11 +80,12 @@ class Ours(StreamLearner):
     def __init__(
         self, spec: ModelSpec, settings: LearnerSettings, folder: Path, holdout_samples: int
     ) -> None:
+        self.reader = SampleReader(folder, spec)
         self.learner = Learner(
             spec,
             lambda: open_train_engine(spec, seed=settings.seed, recipe=settings.recipe()),
             open_predict_engine("torch").open,
-            SampleReader(folder, spec),
+            self.reader,
             settings,
             holdout_samples=holdout_samples,
             checkpoint=folder / "checkpoint.safetensors",

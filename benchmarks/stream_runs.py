@@ -142,7 +142,11 @@ def run_stream(
     met = stream.after_change() if fresh else stream
     run = _Run(met)
     with _opened(NEWEST if fresh else name, met, spec, settings) as (feed, learner):
-        served = ServedArms(learner.learner) if serve and isinstance(learner, Ours) else None
+        served = (
+            ServedArms(learner.learner, learner.reader)
+            if serve and isinstance(learner, Ours)
+            else None
+        )
         run.follow(feed, learner, served)
     right = np.concatenate(run.right)
     record = {

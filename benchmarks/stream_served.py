@@ -15,9 +15,21 @@ from numpy.typing import NDArray
 from benchmarks.stream_learners import answers_of
 from benchmarks.stream_scores import recovered
 from daemon.config import GateSettings
+from daemon.learning.holdout import Holdout
 from daemon.learning.learner import Learner
 from daemon.serving.gate import becomes_best, judge
+from daemon.store import SampleReader
 from engines import Weights, open_predict_engine
+
+_GATES = {
+    "gate": GateSettings(),
+    "gate that follows drift": GateSettings(follow_drift=True),
+    "no gate": None,
+}
+
+
+def _nobody() -> None:
+    """Nobody waits for a sign of life."""
 
 
 class Arm:
@@ -38,13 +50,17 @@ class Arm:
         """Answer samples that nobody has learned from yet."""
         self.right.append(answers_of(self._incumbent, x) == labels)
 
-    def consider(self, candidate: Weights, learner: Learner) -> None:
-        """Let a candidate serve, or not."""
+    def consider(self, candidate: Weights, holdout: Holdout, change_seq: int | None) -> None:
+        """Let a candidate serve, or not; as `Learner.compare` and `Promotion` do between them."""
         if self._settings is None:
             self._incumbent = candidate
             return
-        scores = learner.compare(candidate, self._incumbent, self._best)
-        with open_predict_engine("torch").open(candidate) as engine:
+        open_predict = open_predict_engine("torch").open
+        after_seq = (change_seq or 0) if self._settings.follow_drift else 0
+        scores = holdout.compare(
+            candidate, self._incumbent, self._best, open_predict, _nobody, after_seq=after_seq
+        )
+        with open_predict(candidate) as engine:
             decision = judge(candidate, self._incumbent.version, engine, scores, self._settings)
         self.decisions.append(decision.reason or "accepted")
         if decision.accepted:
@@ -58,13 +74,15 @@ class ServedArms:
 
     Args:
         learner: Has learned nothing yet.
+        reader: Its samples.
     """
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: Learner, reader: SampleReader) -> None:
         self._learner = learner
+        self._holdout = Holdout(reader, GateSettings().max_samples)
         self._version = 1
         first = learner.export(version=1, parent=None)
-        self._arms = {"gate": Arm(GateSettings(), first), "no gate": Arm(None, first)}
+        self._arms = {name: Arm(settings, first) for name, settings in _GATES.items()}
 
     def ask(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
         """Let what serves answer a block before it is learned."""
@@ -76,7 +94,7 @@ class ServedArms:
         self._version += 1
         candidate = self._learner.export(version=self._version, parent=self._version - 1)
         for arm in self._arms.values():
-            arm.consider(candidate, self._learner)
+            arm.consider(candidate, self._holdout, self._learner.change_seq)
 
     def to_json(self, change: int | None, fresh_level: float | None) -> dict[str, Any]:
         """For the record: per gate its decisions, and how right its answers were.
