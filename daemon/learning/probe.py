@@ -64,13 +64,16 @@ class Probe:
         self._watching: dict[int, _Watching] = {}
 
     def watch(self, trials: list[Watched]) -> None:
-        """Watch these from now on, and nothing else; counts of those watched already go on."""
+        """Watch these from now on, and nothing else.
+
+        Counts go on of those watched already, if they are still compared with the same version.
+        """
         watching = {}
         for trial in trials:
             number = trial.version[0]
             found = self._watching.get(number)
             try:
-                if found is None:
+                if found is None or found.previous.version != trial.previous[0]:
                     found = self._begun(trial)
             except (WeightsError, OSError) as error:
                 log.error("version is not watched", extra={"version": number, "why": str(error)})
