@@ -1,7 +1,9 @@
 """Versions on probation, predicted on each new block before it is learned.
 
 Each is compared with the version it would fall back on, on samples that neither has learned from.
-Nothing is read or computed while nothing is on probation, and one engine is open at a time.
+Nothing is read or computed while nothing is on probation, and one engine is open at a time. To
+keep those of two versions on probation open would save 0.3 % of what a block costs to learn (mlp
+784-500-500-500, 128 samples, a CPU; resnet8: 0.1 %), and hold the memory of each.
 """
 
 from __future__ import annotations
