@@ -128,6 +128,11 @@ class Telemetry:
         self.learn_seconds = Counter(
             "ffedge_learn_seconds", "Time spent in training since start.", registry=registry
         )
+        self.learner_written_bytes = Counter(
+            "ffedge_learner_written_bytes",
+            "Candidates and checkpoints that were written since start.",
+            registry=registry,
+        )
         self.unit_loss = Gauge(
             "ffedge_unit_loss", "Own loss of each unit, last step.", ["unit"], registry=registry
         )

@@ -337,6 +337,7 @@ class Supervisor:
         telemetry = self._telemetry
         telemetry.learner_backlog.set(message.backlog)
         telemetry.learner_paused.set(message.paused is not None)
+        telemetry.learner_written_bytes.inc(message.written_bytes)
         self._paused = message.paused
         self._store.learned(message.last_seq)
         telemetry.progressive(
