@@ -36,10 +36,13 @@ class WriteAllowance:
         self.written_bytes += size
         self._owed_bytes = self._owed() + size
 
-    @property
-    def is_left(self) -> bool:
-        """Whether something may be written that can wait."""
-        return self._owed() <= BURST_BYTES or self._bytes_per_second == 0
+    def allows(self, size: int = 0) -> bool:
+        """Whether something may be written that can wait.
+
+        Args:
+            size: Bytes for which there must be room in the burst; 0: for nothing but a beginning.
+        """
+        return self._owed() + size <= BURST_BYTES or self._bytes_per_second == 0
 
     def _owed(self) -> float:
         now = self._clock()

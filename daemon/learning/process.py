@@ -101,9 +101,11 @@ class LearnerProcess:
         learner.checkpoints.before = self._reports.storing
         self._pacer = Pacer(self._reports.alive)
         self._asked: Train | None = None  # and not begun
+        self._wanted = threading.Event()  # a job was asked for, and waits for the one that runs
         self._allowance = WriteAllowance(settings.write_bytes_per_second)
         learner.checkpoints.wrote = self._allowance.wrote
         self._triggers = Triggers(settings, self._allowance)
+        self._proposal_bytes = 0  # that the last one wrote
         reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
         reader.start()
 
@@ -115,6 +117,8 @@ class LearnerProcess:
                     self._pacer.follow(message)
                 else:
                     self._inbox.put(message)
+                    if isinstance(message, Train):
+                        self._wanted.set()
         finally:
             self._closed.set()
             self._pacer.release()
@@ -234,6 +238,7 @@ class LearnerProcess:
             log.error("checkpoints cannot be sorted out", extra={"why": str(error)})
 
     def _train(self, asked: Train) -> None:
+        self._wanted.clear()
         if self._paused is None:
             steps = asked.max_steps or self._settings.train_steps
             self._job("manual", steps, asked.max_seconds)
@@ -276,6 +281,7 @@ class LearnerProcess:
         self._await_verdict(candidate, scores)
 
     def _write(self, candidate: Weights, scores: Scores) -> None:
+        before = self._allowance.written_bytes
         try:
             content = weights_to_bytes(candidate)
             self._reports.storing("the candidate is written", len(content))
@@ -286,6 +292,7 @@ class LearnerProcess:
         # Saved before the verdict: the weights learned are the same whatever it is.
         self._learner.checkpoints.on_trial.add(self._incumbent.version)
         self._save(candidate.version, scores)
+        self._proposal_bytes = self._allowance.written_bytes - before
 
     def _save(self, proposed: int | None = None, scores: Scores | None = None) -> None:
         try:
@@ -326,12 +333,13 @@ class LearnerProcess:
             log.debug("learned a block", extra={"backlog": backlog})
             drifted = any(note.kind == "drift" for note in self._learner.notes)
             self._triggers.drifted = drifted
-            now, may_write = time.monotonic(), self._allowance.is_left
+            now, may_write = time.monotonic(), self._allowance.allows(self._proposal_bytes)
+            waited_for = drifted or self._wanted.is_set()
             if drifted or (may_write and now - saved >= self._settings.checkpoint_seconds):
                 self._save()
                 saved = now
             self._reports.notes()
-            if drifted or now >= end or (may_write and now - started >= _PROPOSE_SECONDS):
+            if waited_for or now >= end or (may_write and now - started >= _PROPOSE_SECONDS):
                 break
         taken, fitting = 0, self._settings.steps_per_block if max_seconds is None else 1
         while taken < rehearsal_steps and (began := time.monotonic()) < end:

@@ -56,7 +56,7 @@ class Triggers:
             return "resumed"
         if backlog and self.drifted:
             return "drift"
-        if not self._allowance.is_left:
+        if not self._allowance.allows():
             return None
         if backlog >= self._settings.block_samples:
             return "samples"
