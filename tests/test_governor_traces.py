@@ -16,7 +16,7 @@ from tests.governor_fixtures import Plant, after, controller, reversals, state, 
 
 HOUR = 3600
 # Ten cuts at most find the bearable duty, six more an hour try to pass it: see `duty.py`. Of 1,000
-# machines one needs eight: its noise is a third of the band, a tenth of the duty 1.7 times the band.
+# machines one needs eight: its noise is a third of the band, a tenth of the duty 1.7 bands.
 MOST_REVERSALS = 12
 MOST_REVERSALS_LATER = 4  # in the second half of the hour
 CELSIUS = 85.0
