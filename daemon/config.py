@@ -231,16 +231,6 @@ class Settings(BaseSettings):
     governor: GovernorSettings = GovernorSettings()
     log: LogSettings = LogSettings()
 
-    def warnings(self) -> list[str]:
-        """What can be had, and is hardly meant."""
-        replayed, kept = self.learner.replay_samples, self.store.max_samples
-        if 0 < kept < replayed:
-            return [
-                f"store.max_samples = {kept} keeps less than the {replayed} that "
-                "learner.replay_samples draws from"
-            ]
-        return []
-
 
 def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
     """Settings from a TOML file and the environment, the environment first.

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from daemon.governor.controller import Controller, State
+from daemon.governor.failed_readings import FailedReadings
 from daemon.governor.latency import RecentLatencies
 from daemon.governor.operator_pause import OperatorPause
 from daemon.governor.readings import Machine, Readings
@@ -59,6 +60,7 @@ class Governor:
         self._on_hold = on_hold
         self._why_down = why_down
         self._local_time = local_time
+        self._failed_readings = FailedReadings()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="governor")
@@ -115,14 +117,15 @@ class Governor:
             self._period()
 
     def _period(self) -> None:
+        now = time.monotonic()
         try:
             readings = self._machine.read()
-        except Exception:
-            # Whatever breaks in reading a machine, somebody has to go on watching it.
-            log.exception("the governor cannot read this machine")
+            self._failed_readings.read(now)
+        except Exception as error:  # noqa: BLE001 - whatever breaks, somebody has to go on watching
+            self._failed_readings.failed(error, now)
             readings = Readings(watts_known=True, celsius_known=True)
         with self._lock:
-            self._controller.period(readings, time.monotonic())
+            self._controller.period(readings, now)
             self._publish()
 
     def _operator(self) -> Reason | None:
