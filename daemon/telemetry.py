@@ -116,7 +116,7 @@ class Telemetry:
             ["kind"],
             registry=registry,
         )
-        for kind in ("drift", "diverged", "began_anew", "retreated", "no_checkpoint"):
+        for kind in ("drift", "inputs", "diverged", "began_anew", "retreated", "no_checkpoint"):
             self.learner_events.labels(kind)
         self.learner_backlog = Reading("ffedge_learner_backlog_samples", "Samples not yet learned.")
         self.learned_samples = Counter(
