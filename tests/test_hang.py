@@ -88,6 +88,14 @@ def test_a_start_has_its_own_time_and_no_more(parts, monkeypatch):
         wait_for(lambda: restarts(parts, "hang") == 1, "its end")
 
 
+def test_a_start_that_is_slower_than_that_gets_through_at_last(parts, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_START_SECONDS", HANG_SECONDS)
+    script = f"time.sleep({1.5 * HANG_SECONDS}); ready(); until_closed()"
+    with running(parts, script, hang_seconds=HANG_SECONDS) as supervisor:
+        wait_for(lambda: supervisor.up, "a learner that is given longer")
+    assert restarts(parts) == restarts(parts, "hang") >= 1
+
+
 def test_a_learner_that_waits_for_its_verdict_may_be_silent_until_it_has_it(parts, monkeypatch):
     asked, judged = threading.Event(), threading.Event()
 

@@ -48,8 +48,12 @@ log = logging.getLogger(__name__)
 
 NOTED = "learner"  # records of what a learner has told, with its kind
 _STORE_POLL_SECONDS = 0.5
-# From a learner's start to its first word: Python and torch are read from a slow disk.
+# From a learner's start to its being ready, while it says nothing: Python and torch are read from
+# a slow disk. A start that was killed for it doubles that for those to come: how long a slow card
+# takes nobody knows, and so every start that ends gets through at last, while one that really
+# hangs, as happens now and then, is found within a minute and not within the slowest card's time.
 _START_SECONDS = 60.0
+_LONGEST_START_SECONDS = 960.0
 # How long judging a candidate may take, in which an engine may be built.
 _VERDICT_SECONDS = 1800.0
 
@@ -99,6 +103,7 @@ class Supervisor:
         self._learned = False  # whether this learner has
         self._place: int | None = None  # the last it had learned, while it is at a job
         self._judging: float | None = None  # since when
+        self._start_seconds = _START_SECONDS
         self._heartbeat = Heartbeat()
         self._watch = HangWatch(self._heartbeat, hang_seconds, lambda: self._judging is not None)
         self._memory_kills = OutOfMemoryKills()
@@ -208,6 +213,7 @@ class Supervisor:
             code, reason = self._run_once()
             self._up, self._paused = False, None
             self._telemetry.learner_up.set(0)
+            self._telemetry.learner_backlog.set(None)
             self._telemetry.learner_paused.set(0)
             self._jobs.fail("the learner process ended")
             if self._stopping.is_set():
@@ -253,7 +259,7 @@ class Supervisor:
             return None, "crash"
         ours: Reason | None = None
         self._process, self._asked = process, None
-        self._heartbeat.heard(_START_SECONDS)
+        self._heartbeat.heard(self._start_seconds)
         self._watch.watch(process)
         try:
             if not self._stopping.is_set():
@@ -268,6 +274,8 @@ class Supervisor:
             self._following.end()
         if self._watch.release():
             ours = "hang"
+            if not self._up:
+                self._start_seconds = min(2 * self._start_seconds, _LONGEST_START_SECONDS)
         code, deaf = end_child(process)
         memory_ran_out = self._memory_kills.count() != killed
         ours = ours or ("hang" if deaf else None)
