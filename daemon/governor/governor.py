@@ -34,6 +34,7 @@ class Governor:
         telemetry: Shows the state.
         on_hold: Called when learning is paused, and when it goes on.
         why_down: Why no learner is up; None: one is.
+        on_memory: Called after each period's `tell`: whether less memory is free than must be.
         local_time: The time of day here.
     """
 
@@ -48,6 +49,7 @@ class Governor:
         on_hold: Callable[[bool], object] = lambda held: None,
         *,
         why_down: Callable[[], str | None] = lambda: None,
+        on_memory: Callable[[bool], object] = lambda short: None,
         local_time: Callable[[], datetime.datetime] = datetime.datetime.now,
     ) -> None:
         self.latencies = latencies
@@ -58,6 +60,7 @@ class Governor:
         self._telemetry = telemetry
         self._on_hold = on_hold
         self._why_down = why_down
+        self._on_memory = on_memory
         self._local_time = local_time
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -124,6 +127,7 @@ class Governor:
         with self._lock:
             self._controller.period(readings, time.monotonic())
             self._publish()
+            self._on_memory(self._controller.short_of_memory)
 
     def _operator(self) -> Reason | None:
         pause = self._operator_pause.current()
