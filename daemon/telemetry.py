@@ -254,7 +254,7 @@ class Telemetry:
 
 
 class Reading(Collector):
-    """A gauge that is absent until it has been read for the first time, or while nothing reads it.
+    """A gauge that is absent until it has been read for the first time, or while it is not known.
 
     Args:
         name: Its name.
@@ -265,8 +265,8 @@ class Reading(Collector):
         self._name, self._text = name, text
         self._read: Callable[[], float | None] = lambda: None
 
-    def set(self, value: float) -> None:
-        """Take a reading."""
+    def set(self, value: float | None) -> None:
+        """Take a reading; None: it is not known any more."""
         self._read = lambda: value
 
     def set_function(self, read: Callable[[], float | None]) -> None:
