@@ -203,6 +203,8 @@ def test_train_says_when_it_cannot(client: TestClient) -> None:
     missing = client.get("/train/t-99")
     assert (missing.status_code, missing.json()["code"]) == (404, "unknown_id")
     assert client.post("/train", json={"max_steps": 0}).status_code == 422
+    assert client.post("/train/resume", json={"seconds": 5}).status_code == 422
+    assert client.post("/train/resume").json()["durable"]
 
 
 def test_health(client: TestClient) -> None:
