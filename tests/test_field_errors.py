@@ -32,7 +32,7 @@ KNOWN = "those known are max_steps, max_seconds, reason"
         (TrainBody, b'{"reason": "secret\\n"}', "reason", "does not print was found: send"),
         (TrainBody, b'{"reason": "\\u001b[2Jsecret"}', "reason", "does not print was found"),
         (TrainBody, b'{"reason": "\\u202esecret"}', "reason", "does not print was found"),
-        (TrainBody, b'{"reason": "%s"}' % (b"x" * 201), "reason", "text with a length <= 200 is"),
+        (TrainBody, b'{"reason": "%s"}' % (b"x" * 201), "reason", "text of length <= 200 is"),
         (
             _SampleHeader,
             b'{"inputs": [{%s, "parameters": {"secret": 8}}]}' % TENSOR,

@@ -159,6 +159,8 @@ def _describe_models(service: Service, decisions: list[dict[str, Any]]) -> dict[
         "max_classes": service.spec.max_classes,
         "active": str(manifest.active),
         "previous": _name(manifest.previous),
+        "best": str(manifest.best),
+        "probation": service.swaps.probation,
         "classes": list(service.slot.current.weights.classes),
         "versions": [_describe(service, entry, gates) for entry in newest_first],
         "refused": [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
@@ -12,6 +12,8 @@ from daemon.errors import UnknownIdError
 from daemon.http.answers import json_answer
 from daemon.http.bodies import Reason, body_schema, read_object
 from daemon.http.service import Service
+from daemon.supervision.supervisor import NOTED
+from daemon.telemetry import LEARNER_EVENTS
 
 
 class PauseBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -35,6 +37,11 @@ class TrainBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 def add_train_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of `/train`."""
+
+    def events(limit: int) -> list[dict[str, Any]]:
+        kinds = [service.store.records(f"{NOTED}_{kind}", limit) for kind in LEARNER_EVENTS]
+        found = [event for records in kinds for event in records]
+        return sorted(found, key=lambda event: -event["seq"])[:limit]
 
     @app.post(
         "/train", status_code=202, openapi_extra=body_schema("{max_steps?, max_seconds?, reason?}")
@@ -70,10 +77,15 @@ def add_train_routes(app: FastAPI, service: Service) -> None:
         learning = service.governor.state.to_json()
         return json_answer({"learning": learning, "jobs": service.jobs.list()[:limit]})
 
+    @app.get("/train/events")
+    async def get_events(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Response:
+        """What has happened to the network that learns, newest samples first."""
+        return json_answer({"events": await asyncio.to_thread(events, limit)})
+
     @app.get("/train/{job}")
     async def get_job(job: str) -> Response:
         """One training job."""
         found = service.jobs.find(job)
         if found is None:
             raise UnknownIdError("no such job; GET /train lists them")
-        return json_answer(found)
+        return json_answer(found | {"learning": service.governor.state.to_json()})

@@ -58,7 +58,7 @@ def _in_our_words(text: str) -> str:
         return "a character that does not print was found: send one line of plain text"
     if found is not None:
         return f"{_named(wanted)} is wanted, {_named(found)} was found"
-    return f"{_named(wanted)}{bound.replace('of length', 'with a length')} is wanted"
+    return f"{_named(wanted)}{bound} is wanted"
 
 
 def _named(types: str) -> str:
