@@ -21,8 +21,8 @@ class Holdout(NamedTuple):
 
 
 def minute(moment: str) -> str:
-    """A moment, short enough for a table."""
-    return moment[:16].replace("T", " ")
+    """A moment, short enough for a table; UTC as it was."""
+    return moment[:16].replace("T", " ") + "Z"
 
 
 def one_line(text: str) -> str:

@@ -84,6 +84,7 @@ def read_status(address: str) -> dict[str, Any]:
             "removed": ready["removed"],
             "learner": ready["learner"],
             "learning": ready["learning"],
+            "learning_paused": ready["learning_paused"],
             "learned_samples": value("ffedge_learn_samples_total"),
             "learner_backlog_samples": value("ffedge_learner_backlog_samples"),
             "progressive_accuracy": value("ffedge_progressive_accuracy_ratio", "all"),
@@ -207,7 +208,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         values = status[key].items()
         return ", ".join(f"{name} {value / scale:{form}}{unit}" for name, value in values)
 
-    ended = status["power_reader"]
+    ended, up = status["power_reader"], status["learner"]
     provider = status["power_provider"]
     removed = _removed(status["removed"])
     source = f" from {provider}" if provider else ", no reader" if ended else ", starting"
@@ -217,7 +218,10 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("engine", status["engine"]),
         (
             "serves",
-            f"{status['model']} version {status['model_version']}, {status['classes']} classes, "
+            f"{status['model']} version {status['model_version']}, {status['classes']} classes",
+        ),
+        (
+            "",
             f"hold-out accuracy {number('holdout_accuracy', form='.1%')}"
             + (f" as of {minute(decided)}" if (decided := status["holdout_decided"]) else ""),
         ),
@@ -233,13 +237,15 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         *([("", removed)] if removed else []),
         (
             "learner",
-            f"{'up' if status['learner'] else 'down'}, {number('learned_samples')} learned since "
+            f"{'up' if up else 'down'}, {number('learned_samples')} learned since "
             f"the start, {number('learner_backlog_samples')} to learn",
         ),
         ("", _lately(status, number)),
         *([("classes", classes)] if (classes := _classes(status)) else []),
         *_events(status),
         ("learning", one_line(status["learning"]["text"])),
+        # What is down says why itself.
+        *([("", held)] if (held := status["learning_paused"]) and up else []),
         (
             "power",
             f"{number('board_watts', ' W', '.2f')}{source}"

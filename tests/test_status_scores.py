@@ -21,6 +21,7 @@ READY = {
     "ingest": {"cause": None},
     "removed": None,
     "learner": True,
+    "learning_paused": "learning pauses: the disk does not take it",
     "learning": {
         "state": "running",
         "text": "running",
@@ -117,6 +118,7 @@ def test_before_there_are_scores_it_says_so(daemon, capsys) -> None:
     text = shown(daemon, capsys)
     assert "accuracy unknown over all, unknown over the newest 500, unknown faded" in text
     assert "hold-out accuracy unknown samples" in text
+    assert "learning running learning pauses: the disk does not take it power" in text
     for nothing in (
         *("as of", "probation", "refused", "events"),
         "labelled later",
@@ -167,9 +169,9 @@ def test_refusals_probation_and_events_are_told(daemon, capsys) -> None:
     assert (status["refused"]["in_a_row"], status["refused"]["last"]) == (2, "[/x]")
     assert (status["events"], status["holdout_accuracy"]) == (daemon.events, 0.88)
     text = shown(daemon, capsys)
-    assert "accuracy 88.0% as of 2026-11-28 22:40 version 3 on probation: 34 of 120 sam" in text
+    assert "accuracy 88.0% as of 2026-11-28 22:40Z version 3 on probation: 34 of 120 sam" in text
     assert "30 right, 31 by version 2 2 candidates in a row refused, last: [/x] samples" in text
-    assert "events drift at sample 1,970 on 2026-11-28 22:59: errors learning" in text
+    assert "events drift at sample 1,970 on 2026-11-28 22:59Z: errors learning" in text
     daemon.models["refused"], daemon.events = [judged(8, 30)], None
     text = shown(daemon, capsys)
     assert "1 candidate refused, last: accuracy, 50.0% where 92.0% is wanted" in text
@@ -196,12 +198,12 @@ def test_models_say_what_each_version_is_kept_for(daemon, monkeypatch) -> None:
     done = CliRunner().invoke(app, ["models", "--url", daemon.address])
     assert done.exit_code == 0, done.output
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
-    assert [line for line in lines if line.endswith("7 - 2026-11-28 22:59")] == [
-        "3 serves, best good - 7 - 2026-11-28 22:59",
-        "2 previous good - 7 - 2026-11-28 22:59",
-        "1 compared with good - 7 - 2026-11-28 22:59",
+    assert [line for line in lines if line.endswith("7 - 2026-11-28 22:59Z")] == [
+        "3 serves, best good - 7 - 2026-11-28 22:59Z",
+        "2 previous good - 7 - 2026-11-28 22:59Z",
+        "1 compared with good - 7 - 2026-11-28 22:59Z",
     ]
     assert lines[-2:] == [
-        "2026-11-28 22:59 rolled back from 4 to 3 by operator",
-        "2026-11-28 22:59 rolled back from 4 to 3 by operator: a [2Jb",
+        "2026-11-28 22:59Z rolled back from 4 to 3 by operator",
+        "2026-11-28 22:59Z rolled back from 4 to 3 by operator: a [2Jb",
     ]

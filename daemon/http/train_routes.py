@@ -41,7 +41,7 @@ def add_train_routes(app: FastAPI, service: Service) -> None:
     def events(limit: int) -> list[dict[str, Any]]:
         kinds = [service.store.records(f"{NOTED}_{kind}", limit) for kind in LEARNER_EVENTS]
         found = [event for records in kinds for event in records]
-        return sorted(found, key=lambda event: -event["seq"])[:limit]
+        return sorted(found, key=lambda event: str(event["at"]), reverse=True)[:limit]
 
     @app.post(
         "/train", status_code=202, openapi_extra=body_schema("{max_steps?, max_seconds?, reason?}")
@@ -79,7 +79,7 @@ def add_train_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/train/events")
     async def get_events(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Response:
-        """What has happened to the network that learns, newest samples first."""
+        """What has happened to the network that learns, newest first."""
         return json_answer({"events": await asyncio.to_thread(events, limit)})
 
     @app.get("/train/{job}")
