@@ -23,6 +23,8 @@ THROTTLES = (
     *("power", "temperature", "memory", "processor", "latency", "telemetry"),
     *("budget_seconds", "budget_steps", "budget_joules", "hours", "operator"),
 )
+# What may happen to the network that learns.
+LEARNER_EVENTS = ("drift", "diverged", "began_anew", "retreated", "no_checkpoint")
 _SWAP = (1e-6, 1e-5, 1e-4, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
@@ -116,7 +118,7 @@ class Telemetry:
             ["kind"],
             registry=registry,
         )
-        for kind in ("drift", "diverged", "began_anew", "retreated", "no_checkpoint"):
+        for kind in LEARNER_EVENTS:
             self.learner_events.labels(kind)
         self.learner_backlog = Reading("ffedge_learner_backlog_samples", "Samples not yet learned.")
         self.learned_samples = Counter(
