@@ -17,6 +17,7 @@ from daemon.config_warnings import config_warnings
 from daemon.errors import ConfigError, FfedgeError
 from daemon.logs import configure_logs
 from daemon.model_commands import add_model_commands
+from daemon.train_commands import add_train_commands
 from daemon.transfer.command_line import add_transfer_commands
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 add_transfer_commands(app)
 add_model_commands(app)
+add_train_commands(app)
 ConfigOption = Annotated[Path, typer.Option(help="Configuration file (TOML).")]
 
 

@@ -122,6 +122,11 @@ class Controller:
         self._last: Reason | None = None  # what the duty was lowered for
         self._readings = Readings()
 
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether less memory is free than must be."""
+        return any(f.level is Level.OVER and f.reason.reason == "memory" for f in self._found)
+
     def period(self, readings: Readings, now: float) -> None:
         """Judge one period.
 

@@ -35,6 +35,7 @@ class Governor:
         telemetry: Shows the state.
         on_hold: Called when learning is paused, and when it goes on.
         why_down: Why no learner is up; None: one is.
+        on_memory: Called after each period's `tell`: whether less memory is free than must be.
         local_time: The time of day here.
     """
 
@@ -49,6 +50,7 @@ class Governor:
         on_hold: Callable[[bool], object] = lambda held: None,
         *,
         why_down: Callable[[], str | None] = lambda: None,
+        on_memory: Callable[[bool], object] = lambda short: None,
         local_time: Callable[[], datetime.datetime] = datetime.datetime.now,
     ) -> None:
         self.latencies = latencies
@@ -59,6 +61,7 @@ class Governor:
         self._telemetry = telemetry
         self._on_hold = on_hold
         self._why_down = why_down
+        self._on_memory = on_memory
         self._local_time = local_time
         self._failed_readings = FailedReadings()
         self._lock = threading.Lock()
@@ -127,6 +130,7 @@ class Governor:
         with self._lock:
             self._controller.period(readings, now)
             self._publish()
+            self._on_memory(self._controller.short_of_memory)
 
     def _operator(self) -> Reason | None:
         pause = self._operator_pause.current()

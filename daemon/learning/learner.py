@@ -154,8 +154,7 @@ class Learner:
         return self._converging(lambda: self._learn_block(on_step), on_step)
 
     def _learn_block(self, on_step: OnStep) -> BlockReport:
-        started = time.monotonic()
-        state = self._state
+        started, state = time.monotonic(), self._state
         state.memory.settle()
         after = self.course.skip(state.last_seq)
         new, through = self._reader.training(after, self._settings.block_samples)

@@ -1,8 +1,8 @@
 """The learner as a process of its own: commands on standard input, reports on standard output.
 
-It is niced and first in line when memory runs out, and it ends when its input closes, so it never
-outlives the server, however that ended. Its crash costs no request: the server starts it again and
-it resumes from its checkpoint.
+It is niced and first in line when memory runs out, and it ends when its input closes; where the
+server ends without a word, the kernel kills it (`daemon/supervision/child.py`). Its crash costs no
+request: the server starts it again and it resumes from its checkpoint.
 """
 
 from __future__ import annotations

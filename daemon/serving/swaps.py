@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 from daemon.config import GateSettings
 from daemon.errors import (
@@ -95,6 +96,12 @@ class Swaps:
     def manifest(self) -> Manifest:
         """As it is now."""
         return self._versions.manifest
+
+    @property
+    def probation(self) -> list[dict[str, Any]]:
+        """What is on probation, and how far it is, as clients see it."""
+        wanted = {"samples": self._settings.probation_samples}
+        return [trial.to_json() | wanted for trial in [*self._trials]]
 
     def start(self) -> None:
         """Begin to look after what is on probation."""
