@@ -95,6 +95,8 @@ def test_what_does_not_vary_or_has_nothing_before_it_is_fitted_as_it_is() -> Non
     one = np.ones((8, 16), np.float32)
     assert tell_apart(one[:0], one)
     assert tell_apart(one * 5, one)
+    half = np.concatenate([one[:, :8], np.random.default_rng(0).normal(size=(8, 8))], axis=1)
+    assert tell_apart(half, half)
 
 
 @pytest.fixture
