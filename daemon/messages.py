@@ -189,9 +189,10 @@ class Retreated(msgspec.Struct, frozen=True, tag="retreated"):
 class Noted(msgspec.Struct, frozen=True, tag="noted"):
     """Learner: something that an operator should know of, at a place in the order of arrival.
 
-    `kind`: `drift` (errors became more frequent), `diverged` (back at the checkpoint), `began_anew`
-    (for the second time from there, or there was none), `retreated` (back at a good version), or
-    `no_checkpoint` (of a version that is good now: a rollback to it goes further back).
+    `kind`: `drift` (errors became more frequent), `inputs` (they have moved, and are standardised
+    anew), `diverged` (back at the checkpoint), `began_anew` (for the second time from there, or
+    there was none), `retreated` (back at a good version), or `no_checkpoint` (of a version that is
+    good now: a rollback to it goes further back).
     """
 
     kind: str
