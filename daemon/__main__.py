@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import typer
 
 from daemon import __version__
 from daemon.address import UrlOption, daemon_url
 from daemon.config import load_settings
+from daemon.config_warnings import config_warnings
 from daemon.errors import ConfigError, FfedgeError
 from daemon.logs import configure_logs
 from daemon.model_commands import add_model_commands
+from daemon.train_commands import add_train_commands
 from daemon.transfer.command_line import add_transfer_commands
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ app = typer.Typer(
 )
 add_transfer_commands(app)
 add_model_commands(app)
+add_train_commands(app)
 ConfigOption = Annotated[Path, typer.Option(help="Configuration file (TOML).")]
 
 
@@ -47,7 +51,7 @@ def serve(config: ConfigOption = Path("ffedge.toml")) -> None:
         "ffedge starts",
         extra={"version": __version__, "settings": settings.model_dump(mode="json")},
     )
-    for warning in settings.warnings():
+    for warning in config_warnings(settings, psutil.virtual_memory().total):
         log.warning(warning)
     from daemon.wiring.server import listen, run_server
 

@@ -140,6 +140,7 @@ class LearnerSettings(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpu_memory_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
+    write_bytes_per_second: NotNegative = 250_000
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     niceness: Annotated[int, Field(ge=0, le=19)] = 10
     hang_seconds: Annotated[float, Field(ge=2)] = 30.0
@@ -229,16 +230,6 @@ class Settings(BaseSettings):
     power: PowerSettings = PowerSettings()
     governor: GovernorSettings = GovernorSettings()
     log: LogSettings = LogSettings()
-
-    def warnings(self) -> list[str]:
-        """What can be had, and is hardly meant."""
-        replayed, kept = self.learner.replay_samples, self.store.max_samples
-        if 0 < kept < replayed:
-            return [
-                f"store.max_samples = {kept} keeps less than the {replayed} that "
-                "learner.replay_samples draws from"
-            ]
-        return []
 
 
 def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:

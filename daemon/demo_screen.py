@@ -72,9 +72,10 @@ class Screen:
 def _table(state: DemoState, seconds: float) -> Table:
     table = Table("", "", show_header=False, title=f"ffedge learns digits, {seconds:.0f} s")
     recent = state.metric('ffedge_progressive_accuracy_ratio{window="recent"}')
+    backlog = state.metric("ffedge_learner_backlog_samples")
     failed = state.predictions_failed
     table.add_row("samples acknowledged", f"{state.acknowledged} of {state.total}")
-    table.add_row("samples to be learned", str(state.count("ffedge_learner_backlog_samples")))
+    table.add_row("samples to be learned", "unknown" if backlog is None else f"{backlog:.0f}")
     table.add_row("progressive accuracy, all", _percent(state.progressive_accuracy))
     table.add_row("progressive accuracy, newest 500", f"{_percent(recent)}  {_bars(state.history)}")
     table.add_row("hold-out accuracy, serving", _percent(state.holdout_accuracy))

@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from daemon import __version__
 from daemon.config import Settings
+from daemon.config_warnings import config_warnings
 from daemon.doctor_board import Board, check_board
 from daemon.doctor_host import check_host
 from daemon.doctor_service import check_service, read_settings
@@ -49,6 +52,9 @@ def examine(config: Path, board: Board) -> Iterator[Finding]:
         ("service", lambda: check_service(settings, os.environ, board)),
     ]
     yield finding
+    if settings:
+        for text in config_warnings(settings, psutil.virtual_memory().total):
+            yield Finding("settings", "WARN", text)
     for name, check in groups:
         try:
             yield from check()

@@ -121,7 +121,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
     `samples`, `steps` and `seconds` are those of the block; 0 while idle. `paused` is why
     nothing is learned, such as a disk that does not take the checkpoint. `class_accuracies` are
-    progressive, by label.
+    progressive, by label. `written_bytes` are candidates and checkpoints since the last report.
     """
 
     samples: int
@@ -136,6 +136,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     faded_accuracy: float | None = None
     forgetting: float | None = None
     class_accuracies: dict[str, float] = {}
+    written_bytes: int = 0
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
@@ -188,9 +189,10 @@ class Retreated(msgspec.Struct, frozen=True, tag="retreated"):
 class Noted(msgspec.Struct, frozen=True, tag="noted"):
     """Learner: something that an operator should know of, at a place in the order of arrival.
 
-    `kind`: `drift` (errors became more frequent), `diverged` (back at the checkpoint), `began_anew`
-    (for the second time from there, or there was none), `retreated` (back at a good version), or
-    `no_checkpoint` (of a version that is good now: a rollback to it goes further back).
+    `kind`: `drift` (errors became more frequent), `inputs` (they have moved, and are standardised
+    anew), `diverged` (back at the checkpoint), `began_anew` (for the second time from there, or
+    there was none), `retreated` (back at a good version), or `no_checkpoint` (of a version that is
+    good now: a rollback to it goes further back).
     """
 
     kind: str

@@ -1,21 +1,28 @@
-"""`ffedge models`, `ffedge rollback` and `ffedge train`, over HTTP like any client."""
+"""`ffedge models`, `ffedge rollback` and `ffedge activate`, over HTTP like any client."""
 
 from __future__ import annotations
 
-import json as json_format
-import sys
-import time
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from daemon.address import UrlOption, daemon_url
 from daemon.asking import ask_object, not_ours
+from daemon.model_words import (
+    holdout_of_active,
+    marks,
+    minute,
+    one_line,
+    probation,
+    refusals,
+    why_refused,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_POLL_SECONDS = 0.2
+_SHOWN = 5  # newest of what there may be many of
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
@@ -23,26 +30,28 @@ def add_model_commands(app: typer.Typer) -> None:
     """Add the three."""
     app.command("models")(_models)
     app.command("rollback")(_rollback)
-    app.command("train")(_train)
+    app.command("activate")(_activate)
 
 
 def _models(url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Show which versions a running daemon keeps, and how each was judged."""
+    """Show which versions a running daemon keeps, and how each was judged.
+
+    Kept are gate.keep_versions of them, and beyond these what serves, the previous one (which a
+    rollback goes to), the best on the hold-out, the newest good one, what is on probation, and what
+    that is compared with.
+    """
     address = daemon_url(url)
     models = ask_object(address, "/models")
     if as_json:
-        _print_json(models)
+        typer.echo(json.dumps(models))
         return
     from rich.console import Console
 
     try:
-        Console().print(_table(models))
-        for change in models["changes"][:5]:
-            typer.echo(
-                f"{change['decided']}  {change['result']} from {change['from']} to {change['to']} "
-                f"by {change['by']}: {change['reason']}"
-            )
-    except (KeyError, TypeError) as error:
+        Console(markup=False, emoji=False).print(_table(models))
+        for line in _lines(models):
+            typer.echo(line)
+    except (KeyError, TypeError, ValueError) as error:
         raise not_ours(address) from error
 
 
@@ -55,76 +64,79 @@ def _rollback(
     """Find the version that serves bad, and have an earlier one serve at once."""
     address = daemon_url(url)
     body = {"reason": reason} if to is None else {"to": to, "reason": reason}
-    model = ask_object(address, "/models").get("model")
-    if model is None:
-        raise not_ours(address)
-    answer = ask_object(address, f"/models/{model}/rollback", body)
-    if as_json:
-        _print_json(answer)
-        return
-    further = answer.get("previous")
-    typer.echo(
-        f"version {answer.get('active')} serves; "
-        + ("there is no earlier one" if further is None else f"a further rollback: {further}")
-    )
+    answer = ask_object(address, f"/models/{_active(address)[0]}/rollback", body)
+    _say_serves(answer, "serves", as_json=as_json)
 
 
-def _train(
-    max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps. Default: learner.train_steps.")
-    ] = None,
-    reason: Annotated[str, typer.Option(help="Kept with the job.")] = "operator",
+def _activate(
+    version: Annotated[str, typer.Argument(help="One that `ffedge models` shows.")],
+    reason: Annotated[str, typer.Option(help="For the ledger.")] = "operator",
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Have a running daemon train now, and wait for what comes of it; exit code 1 if it failed."""
+    """Have any version that is kept serve at once; none is found bad, nothing learned is undone."""
     address = daemon_url(url)
-    body: dict[str, Any] = {"reason": reason}
-    if max_steps is not None:
-        body["max_steps"] = max_steps
-    job = ask_object(address, "/train", body)
-    while job.get("state") in ("waiting", "running"):
-        time.sleep(_POLL_SECONDS)
-        job = ask_object(address, f"/train/{job['job']}")
+    model, active = _active(address)
+    body = {"version": version, "reason": reason}
+    answer = ask_object(address, f"/models/{model}/activate", body)
+    serves = "serves already: nothing was changed" if answer.get("active") == active else "serves"
+    _say_serves(answer, serves, as_json=as_json)
+
+
+def _active(address: str) -> tuple[str, str]:
+    """The model, and the version that serves."""
+    models = ask_object(address, "/models")
+    try:
+        return models["model"], models["active"]
+    except KeyError as error:
+        raise not_ours(address) from error
+
+
+def _say_serves(answer: dict[str, Any], serves: str, *, as_json: bool) -> None:
     if as_json:
-        _print_json(job)
-    else:
-        typer.echo(_outcome(job))
-    sys.exit(0 if job.get("state") == "completed" else 1)
+        typer.echo(json.dumps(answer))
+        return
+    previous = answer.get("previous")
+    back = "there is none to roll back to" if previous is None else f"a rollback goes to {previous}"
+    typer.echo(f"version {answer.get('active')} {serves}; {back}")
 
 
-def _outcome(job: dict[str, Any]) -> str:
-    gate = job.get("gate")
-    if gate is None:
-        return f"{job.get('job')} {job.get('state')}: {job.get('error')}"
-    verdict = (
-        gate["decision"] if gate["reason"] is None else f"{gate['decision']}, {gate['reason']}"
-    )
-    return (
-        f"{job['job']}: {job['samples']:,} new samples, {job['steps']:,} steps in "
-        f"{job['seconds']:.1f} s; version {job['candidate']} {verdict}"
-    )
+def _lines(models: dict[str, Any]) -> list[str]:
+    lines = ["hold-out: of each when it was judged, on the samples of that moment"]
+    if (now := holdout_of_active(models)) is not None:
+        lines[0] += f"; {models['active']} as of {minute(now.decided)}: {now.accuracy:.1%}"
+    lines += [probation(trial) for trial in models["probation"]]
+    lines += [row] if (row := refusals(models)) else []
+    for refused in models["refused"][:_SHOWN]:
+        gate = refused["gate"]
+        why = why_refused(gate)
+        lines.append(f"{minute(gate['decided'])}  {refused['version']} refused: {why}")
+    for change in models["changes"][:_SHOWN]:
+        who, why = change["by"], one_line(change["reason"])
+        result = change["result"].replace("_", " ")
+        lines.append(
+            f"{minute(change['decided'])}  {result} from {change['from']} to {change['to']} by "
+            + (who if why == who else f"{who}: {why}")
+        )
+    return lines
 
 
 def _table(models: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"{models['model']}, {len(models['classes'])} classes", box=None)
+    title = f"{models['model']}, {len(models['classes'])} classes"
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1))
     for name in ("version", "", "state", "parent", "last sample", "hold-out", "created"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for version in models["versions"]:
         gate = version["gate"]
         table.add_row(
             version["version"],
-            version["role"] or "",
+            marks(models, version["version"]),
             version["state"],
             version["parent"] or "-",
             f"{version['last_seq']:,}",
             "-" if gate is None else f"{gate['candidate_accuracy']:.1%}",
-            version["created"],
+            minute(version["created"]),
         )
     return table
-
-
-def _print_json(found: dict[str, Any]) -> None:
-    typer.echo(json_format.dumps(found))

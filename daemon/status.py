@@ -10,10 +10,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from daemon.asking import ask, not_ours
+from daemon.asking import ask, ask_object, not_ours
+from daemon.model_words import (
+    holdout_of_active,
+    minute,
+    one_line,
+    probation,
+    refusals,
+    refused_in_a_row,
+)
 
 _MEBIBYTE = 1 << 20
 _WORST_SHOWN = 3
+_EVENTS_SHOWN = 3
 
 
 def show_status(address: str, *, as_json: bool) -> None:
@@ -33,7 +42,7 @@ def show_status(address: str, *, as_json: bool) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, text in _rows(status):
         table.add_row(key, text)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def read_status(address: str) -> dict[str, Any]:
@@ -48,9 +57,11 @@ def read_status(address: str) -> dict[str, Any]:
     address = address.rstrip("/")
     try:
         ready = json.loads(ask(address, "/health/ready", also=503))
-        models = json.loads(ask(address, "/models"))
+        models = ask_object(address, "/models")
+        events = json.loads(ask(address, f"/train/events?limit={_EVENTS_SHOWN}", also=503))
         metrics = _Metrics(ask(address, "/metrics").decode())
         value, build = metrics.value, metrics.labels("ffedge_build_info")
+        holdout, refused = holdout_of_active(models), refused_in_a_row(models)
         return {
             "address": address,
             "version": build["version"],
@@ -59,6 +70,13 @@ def read_status(address: str) -> dict[str, Any]:
             "model": models["model"],
             "model_version": models["active"],
             "classes": len(models["classes"]),
+            "probation": models["probation"],
+            "refused": {
+                "in_a_row": len(refused),
+                "last": refused[0]["gate"]["reason"] if refused else None,
+                "text": refusals(models),
+            },
+            "events": events.get("events"),
             "samples": value("ffedge_samples_stored"),
             "samples_holdout": value("ffedge_samples_holdout"),
             "store_unavailable": ready["ingest"]["cause"],
@@ -66,6 +84,7 @@ def read_status(address: str) -> dict[str, Any]:
             "removed": ready["removed"],
             "learner": ready["learner"],
             "learning": ready["learning"],
+            "learning_paused": ready["learning_paused"],
             "learned_samples": value("ffedge_learn_samples_total"),
             "learner_backlog_samples": value("ffedge_learner_backlog_samples"),
             "progressive_accuracy": value("ffedge_progressive_accuracy_ratio", "all"),
@@ -73,7 +92,8 @@ def read_status(address: str) -> dict[str, Any]:
             "faded_accuracy": value("ffedge_progressive_accuracy_ratio", "faded"),
             "delayed_accuracy": value("ffedge_delayed_accuracy_ratio"),
             "delayed_labels": metrics.by_label("ffedge_delayed_labels_total"),
-            "holdout_accuracy": value("ffedge_holdout_accuracy_ratio", "active"),
+            "holdout_accuracy": None if holdout is None else holdout.accuracy,
+            "holdout_decided": None if holdout is None else holdout.decided,
             "holdout_samples": value("ffedge_holdout_samples"),
             "holdout_missing_classes": value("ffedge_holdout_missing_classes"),
             "class_accuracy": metrics.by_label("ffedge_class_accuracy_ratio", kind="holdout"),
@@ -136,6 +156,7 @@ def _removed(removed: dict[str, Any] | None) -> str:
 def _lately(status: dict[str, Any], number: Callable[..., str]) -> str:
     """How it goes now: the score over all samples remembers the beginning for ever."""
     text = (
+        f"progressive accuracy {number('progressive_accuracy', form='.1%')} over all, "
         f"{number('recent_accuracy', form='.1%')} over the newest 500, "
         f"{number('faded_accuracy', form='.1%')} faded"
     )
@@ -151,12 +172,25 @@ def _classes(status: dict[str, Any]) -> str:
     parts = []
     if known:
         worst = sorted(known, key=lambda label: known[label])[:_WORST_SHOWN]
-        parts.append("weakest " + ", ".join(f"{label} {known[label]:.0%}" for label in worst))
+        parts.append(
+            "weakest at the last decision "
+            + ", ".join(f"{label} {known[label]:.0%}" for label in worst)
+        )
     if status["forgetting"] is not None:
         parts.append(f"forgotten {status['forgetting']:.1%}")
     if status["holdout_missing_classes"]:
         parts.append(f"{status['holdout_missing_classes']:.0f} WITHOUT A HOLD-OUT SAMPLE")
     return "; ".join(parts)
+
+
+def _events(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """What happened to the network that learns, by date: it may be long ago."""
+    if (events := status["events"]) is None:
+        return [("events", "unknown: what was recorded cannot be read now")]
+    texts = [
+        f"{e['kind']} at sample {e['seq']:,} on {minute(e['at'])}: {e['text']}" for e in events
+    ]
+    return [("" if place else "events", text) for place, text in enumerate(texts)]
 
 
 def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
@@ -174,7 +208,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         values = status[key].items()
         return ", ".join(f"{name} {value / scale:{form}}{unit}" for name, value in values)
 
-    ended = status["power_reader"]
+    ended, up = status["power_reader"], status["learner"]
     provider = status["power_provider"]
     removed = _removed(status["removed"])
     source = f" from {provider}" if provider else ", no reader" if ended else ", starting"
@@ -184,9 +218,15 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("engine", status["engine"]),
         (
             "serves",
-            f"{status['model']} version {status['model_version']}, {status['classes']} classes, "
-            f"hold-out accuracy {number('holdout_accuracy', form='.1%')}",
+            f"{status['model']} version {status['model_version']}, {status['classes']} classes",
         ),
+        (
+            "",
+            f"hold-out accuracy {number('holdout_accuracy', form='.1%')}"
+            + (f" as of {minute(decided)}" if (decided := status["holdout_decided"]) else ""),
+        ),
+        *[("", probation(trial)) for trial in status["probation"]],
+        *([("", row)] if (row := status["refused"]["text"]) else []),
         (
             "samples",
             f"unknown: the store is unavailable ({status['store_unavailable']})"
@@ -197,13 +237,15 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         *([("", removed)] if removed else []),
         (
             "learner",
-            f"{'up' if status['learner'] else 'down'}, {number('learned_samples')} learned, "
-            f"{number('learner_backlog_samples')} to learn, "
-            f"progressive accuracy {number('progressive_accuracy', form='.1%')}",
+            f"{'up' if up else 'down'}, {number('learned_samples')} learned since "
+            f"the start, {number('learner_backlog_samples')} to learn",
         ),
         ("", _lately(status, number)),
         *([("classes", classes)] if (classes := _classes(status)) else []),
-        ("learning", status["learning"]["text"]),
+        *_events(status),
+        ("learning", one_line(status["learning"]["text"])),
+        # What is down says why itself.
+        *([("", held)] if (held := status["learning_paused"]) and up else []),
         (
             "power",
             f"{number('board_watts', ' W', '.2f')}{source}"

@@ -23,6 +23,8 @@ THROTTLES = (
     *("power", "temperature", "memory", "processor", "latency", "telemetry"),
     *("budget_seconds", "budget_steps", "budget_joules", "hours", "operator"),
 )
+# What may happen to the network that learns.
+LEARNER_EVENTS = ("drift", "inputs", "diverged", "began_anew", "retreated", "no_checkpoint")
 _SWAP = (1e-6, 1e-5, 1e-4, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
@@ -116,7 +118,7 @@ class Telemetry:
             ["kind"],
             registry=registry,
         )
-        for kind in ("drift", "diverged", "began_anew", "retreated", "no_checkpoint"):
+        for kind in LEARNER_EVENTS:
             self.learner_events.labels(kind)
         self.learner_backlog = Reading("ffedge_learner_backlog_samples", "Samples not yet learned.")
         self.learned_samples = Counter(
@@ -127,6 +129,11 @@ class Telemetry:
         )
         self.learn_seconds = Counter(
             "ffedge_learn_seconds", "Time spent in training since start.", registry=registry
+        )
+        self.learner_written_bytes = Counter(
+            "ffedge_learner_written_bytes",
+            "Candidates and checkpoints that were written since start.",
+            registry=registry,
         )
         self.unit_loss = Gauge(
             "ffedge_unit_loss", "Own loss of each unit, last step.", ["unit"], registry=registry
@@ -249,7 +256,7 @@ class Telemetry:
 
 
 class Reading(Collector):
-    """A gauge that is absent until it has been read for the first time, or while nothing reads it.
+    """A gauge that is absent until it has been read for the first time, or while it is not known.
 
     Args:
         name: Its name.
@@ -260,8 +267,8 @@ class Reading(Collector):
         self._name, self._text = name, text
         self._read: Callable[[], float | None] = lambda: None
 
-    def set(self, value: float) -> None:
-        """Take a reading."""
+    def set(self, value: float | None) -> None:
+        """Take a reading; None: it is not known any more."""
         self._read = lambda: value
 
     def set_function(self, read: Callable[[], float | None]) -> None:

@@ -15,7 +15,9 @@ from starlette.testclient import TestClient
 from daemon.config import Settings, load_settings
 from daemon.errors import ConfigError
 from daemon.http import Service, create_app
+from daemon.supervision.supervisor import NOTED
 from daemon.wiring.server import build_service
+from tests.daemon_fixtures import WAIT_SECONDS
 
 # A learner that reports nothing and ends with its input: these tests are about the server.
 SILENT = [sys.executable, "-c", "import sys; sys.stdin.read()"]
@@ -203,6 +205,18 @@ def test_train_says_when_it_cannot(client: TestClient) -> None:
     missing = client.get("/train/t-99")
     assert (missing.status_code, missing.json()["code"]) == (404, "unknown_id")
     assert client.post("/train", json={"max_steps": 0}).status_code == 422
+    assert client.post("/train/resume", json={"seconds": 5}).status_code == 422
+    assert client.post("/train/resume").json()["durable"]
+
+
+def test_what_happened_to_the_network_is_listed(client: TestClient, service: Service) -> None:
+    assert client.get("/train/events").json() == {"events": []}
+    happened = [("drift", 40, "10:00"), ("drift", 90, "10:01"), ("retreated", 50, "10:02")]
+    events = [{"kind": k, "text": "", "seq": seq, "at": at} for k, seq, at in happened]
+    for event in events:
+        service.store.record(f"{NOTED}_{event['kind']}", event["seq"], event).result(WAIT_SECONDS)
+    assert client.get("/train/events?limit=2").json() == {"events": [events[2], events[1]]}
+    assert client.get("/train/events?limit=0").status_code == 422
 
 
 def test_health(client: TestClient) -> None:

@@ -223,10 +223,3 @@ def test_settings_are_frozen(load):
         for key in type(values).model_fields:
             with pytest.raises(ValidationError, match="frozen"):
                 setattr(values, key, getattr(values, key))
-
-
-def test_fewer_samples_than_replay_draws_from_are_worth_a_warning(load):
-    assert load(SMALLEST).warnings() == []
-    (warning,) = load(SMALLEST + "[store]\nmax_samples = 5000\n").warnings()
-    assert "5000" in warning
-    assert "10000" in warning

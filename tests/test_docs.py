@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
+from typer.testing import CliRunner
 
+from daemon.__main__ import app
 from daemon.config import Settings, load_settings
 from daemon.errors import RequestError
 from daemon.http import create_app
@@ -168,3 +170,10 @@ def test_every_command_has_help(command: list[str]) -> None:
     assert done.returncode == 0
     assert done.stderr == ""
     assert done.stdout.strip()
+
+
+def test_the_commands_that_change_one_thing_have_help() -> None:
+    for command in ("activate", "pause", "resume"):
+        done = CliRunner().invoke(app, [command, "--help"])
+        assert done.exit_code == 0
+        assert "--url" in done.output

@@ -229,7 +229,11 @@ def test_a_check_that_breaks_is_a_failure_and_the_next_one_runs(
 
     monkeypatch.setattr(doctor, "check_board", broken)
     monkeypatch.setattr(doctor, "probe_machine", broken)
-    findings = list(doctor.examine(configured(tmp_path), Board(tmp_path, "")))
+    config = configured(tmp_path, "[governor]\nmax_celsius = 850.0\n")
+    findings = list(doctor.examine(config, Board(tmp_path, "")))
+    assert named(findings, "configuration").verdict == "PASS"
+    assert named(findings, "settings").verdict == "WARN"
+    assert "850.0 C is above 120" in named(findings, "settings").found
     for name in ("board", "torch"):
         finding = named(findings, name)
         assert (finding.verdict, finding.found) == (

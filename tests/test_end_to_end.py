@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -110,6 +111,29 @@ def test_predictions_go_on_while_the_learner_is_killed(tmp_path: Path) -> None:
         assert answered > 100
         assert daemon.restarts() == 2
         assert accuracy(daemon, seed=9) > 0.9
+        kill_server_alone(daemon)
+
+
+def kill_server_alone(daemon: RunningDaemon) -> None:
+    """Its learner goes, too, wherever it is in its work: this one sees nothing any more."""
+    learner = daemon.learner_pid()
+    assert learner is not None
+    os.kill(learner, signal.SIGSTOP)
+    daemon.process.kill()
+    daemon.process.wait(30)
+    try:
+        wait_for(lambda: ended(learner), "the learner's end", 10)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            daemon.kill_group()
+
+
+def ended(pid: int) -> bool:
+    """Whoever takes in orphans here may not ask for their exit status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def kill_learner_in_training(daemon: RunningDaemon, seed: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 from daemon.config import GovernorSettings
 from daemon.governor import governor as governor_module
 from daemon.governor.controller import Controller
+from daemon.governor.failed_readings import FailedReadings
 from daemon.governor.governor import Governor
 from daemon.governor.latency import RecentLatencies
 from daemon.governor.operator_pause import OperatorPause
@@ -77,7 +78,7 @@ def test_period_after_period_the_learner_is_told(parts, monkeypatch):
         rig.governor.stop()
 
 
-def test_a_machine_that_cannot_be_read_leaves_the_safe_duty(parts, monkeypatch):
+def test_a_machine_that_cannot_be_read_leaves_the_safe_duty(parts, monkeypatch, caplog):
     monkeypatch.setattr(governor_module, "PERIOD_SECONDS", 0.01)
     rig = Rig(parts)
     rig.governor.start()
@@ -85,10 +86,37 @@ def test_a_machine_that_cannot_be_read_leaves_the_safe_duty(parts, monkeypatch):
         rig.machine.readings = None
         wait_for(lambda: rig.told[-1].duty == 0.25, "the safe duty")
         assert "no reading of power and temperature" in rig.governor.state.text
+        heard = len(rig.told)
+        wait_for(lambda: len(rig.told) > heard + 5, "more periods of it")
+        assert [r.levelname for r in caplog.records if r.exc_info] == ["ERROR"]  # one, not each
+        assert "no such machine" in caplog.text
         rig.machine.readings = well()
         wait_for(lambda: rig.told[-1].duty > 0.25, "trust")
     finally:
         rig.governor.stop()
+
+
+def test_readings_that_keep_failing_are_logged_when_it_begins_ends_and_every_ten_minutes(caplog):
+    caplog.set_level("INFO")
+    failed = FailedReadings()
+
+    def told(begin: int, end: int, every: int = 1) -> list[tuple[str, int, bool]]:
+        """What is logged of these seconds; each `every`th fails."""
+        caplog.clear()
+        for second in range(begin, end):
+            if every and second % every == 0:
+                failed.failed(OSError("no such machine"), float(second))
+            else:
+                failed.read(float(second))
+        return [(r.levelname, r.periods, bool(r.exc_info)) for r in caplog.records]
+
+    assert told(0, 5, every=0) == []
+    assert told(5, 1205) == [("ERROR", 1, True), ("ERROR", 601, True)]
+    assert told(1205, 1300, every=0) == [("INFO", 1200, False)]
+    assert told(1300, 1400, every=0) == []
+    flapping = told(1400, 2600, every=2)
+    assert flapping == [("ERROR", 1, True), ("ERROR", 301, True)]
+    assert told(2600, 2700, every=0) == [("INFO", 600, False)]
 
 
 def test_hours_and_an_operator_are_gates_and_the_duty_behind_them_is_kept(parts):

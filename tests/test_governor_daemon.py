@@ -29,7 +29,8 @@ def daemon(tmp_path_factory, tree) -> Iterator[RunningDaemon]:
     more = (
         f'[power]\nprovider = "ina3221"\ninterval_seconds = {INTERVAL_SECONDS}\nsysfs = "{tree}"\n'
         "[governor]\nmax_watts = 12.0\nmax_celsius = 85.0\nmin_free_bytes = 0\n"
-        "max_duty = 0.5\nsafe_duty = 0.4\n"
+        "max_duty = 0.5\nsafe_duty = 0.4\nmax_predict_seconds = 50.0\n"
+        "budget_steps = 100_000\n"
     )
     with RunningDaemon(tmp_path_factory.mktemp("daemon"), FEATURES, more) as daemon:
         wait_for(daemon.learner_up, "the learner", 90)
@@ -39,6 +40,11 @@ def daemon(tmp_path_factory, tree) -> Iterator[RunningDaemon]:
 
 def learning(daemon: RunningDaemon) -> dict[str, Any]:
     return daemon.client.get("/train").json()["learning"]
+
+
+def steps_of_the_hour(daemon: RunningDaemon) -> int:
+    (budget,) = [limit for limit in learning(daemon)["limits"] if limit["name"] == "budget_steps"]
+    return budget["value"]
 
 
 def is_(daemon: RunningDaemon, state: str) -> bool:
@@ -56,6 +62,8 @@ def post(daemon: RunningDaemon, count: int, first: int) -> None:
 def test_a_board_that_heats_up_is_let_cool_and_predictions_go_on(daemon, tree):
     wait_for(lambda: is_(daemon, "running"), "it to be trusted with its whole duty")
     assert learning(daemon)["duty"] == 0.5
+    (told,) = [line for line in daemon.log.read_text().splitlines() if "never slowed" in line]
+    assert "governor.max_predict_seconds = 50.0 s is above 10" in told
     wait_for(lambda: daemon.metric("ffedge_learn_steps_total") > 0, "learning")
     with Clients(str(daemon.client.base_url)) as clients:
         fake_sysfs.set_temperature(tree, 2, 86.5)
@@ -100,7 +108,9 @@ def test_sensors_that_are_gone_leave_the_safe_duty(daemon, tree):
     content = current.read_text()
     current.write_text("")
     wait_for(lambda: ": no reading of power" in learning(daemon)["text"], "doubt")
-    assert learning(daemon)["duty"] <= 0.4
+    found = learning(daemon)
+    assert found["duty"] <= 0.4
+    assert {"name": "max_watts", "limit": 12.0, "value": None} in found["limits"]
     assert daemon.metric('ffedge_throttled{reason="telemetry"}') == 1
     current.write_text(content)
     wait_for(lambda: ": no reading" not in learning(daemon)["text"], "trust")
@@ -133,11 +143,13 @@ def test_a_pause_that_cannot_be_read_is_refused_and_changes_nothing(daemon, body
 
 def test_a_pause_outlives_the_learner_and_the_daemon(daemon):
     """The last to use this daemon."""
+    wait_for(lambda: steps_of_the_hour(daemon) > 0, "steps of its budget")
     daemon.client.post("/train/pause", json={"reason": "maintenance"})
     before = daemon.learner_pid()
     subprocess.run(["kill", "-9", str(before)], check=True)
     wait_for(lambda: daemon.learner_pid() != before and daemon.learner_up(), "the next learner")
     steps = daemon.metric("ffedge_learn_steps_total")
+    assert steps_of_the_hour(daemon) > 0  # the budget is not the learner's
     post(daemon, 200, 10_000)
     daemon.kill_group()
     daemon.client.close()
@@ -147,5 +159,6 @@ def test_a_pause_outlives_the_learner_and_the_daemon(daemon):
         wait_for(daemon.learner_up, "the learner")
         wait_for(lambda: daemon.metric("ffedge_learner_backlog_samples") or None, "its backlog")
         assert daemon.metric("ffedge_learn_steps_total") == 0 <= steps
+        assert steps_of_the_hour(daemon) == 0  # but the daemon's
         daemon.client.post("/train/resume")
         wait_for(lambda: daemon.metric("ffedge_learn_steps_total") > 0, "it to learn")

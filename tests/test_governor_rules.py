@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.governor.budget import HOUR_SECONDS, Budget
+from daemon.governor.controller import State
 from daemon.governor.duty import FINE_PERIODS, LEAST_DUTY, STEP, DutyControl
 from daemon.governor.hours import Hours
 from daemon.governor.latency import RecentLatencies
 from daemon.governor.rules import Level, Rule
+from tests.governor_fixtures import after, controller, state, well
 
 FINE, NEAR, OVER = Level.FINE, Level.NEAR, Level.OVER
 
@@ -227,3 +229,44 @@ def test_the_tail_of_the_newest_predictions():
     assert latencies.p99(10.0) == 0.098
     assert latencies.p99(14.9) == 0.098
     assert latencies.p99(15.1) is None
+
+
+def read(found: State) -> dict[str, float | None]:
+    return {limit["name"]: limit["value"] for limit in found.to_json()["limits"]}
+
+
+def test_each_limit_that_is_set_says_what_is_read_of_it_now():
+    limits = {
+        "max_watts": 9.0,
+        "max_predict_seconds": 0.1,
+        "budget_steps": 50,
+        "budget_joules": 8.0,
+    }
+    judge = controller(**limits)
+    first, blind, again = after(
+        judge,
+        well(steps=7, joules=3.0),
+        well(watts=None, free_bytes=None, predict_seconds=None, steps=9, joules=3.0),
+        well(watts=4.0, celsius=None, steps=9, joules=5.5),
+    )
+    set_now = {"max_celsius": 85.0, "min_free_bytes": 256 << 20, **limits}
+    for found in (first, blind, again):
+        assert {limit["name"]: limit["limit"] for limit in found.to_json()["limits"]} == set_now
+    assert read(first) == {
+        "max_watts": 5.0,
+        "max_celsius": 45.0,
+        "min_free_bytes": 4 << 30,
+        "max_predict_seconds": 0.002,
+        "budget_steps": 0,
+        "budget_joules": 0.0,
+    }
+    assert {name for name, value in read(blind).items() if value is None} == {
+        "max_watts",
+        "min_free_bytes",
+        "max_predict_seconds",
+        "budget_joules",
+    }
+    assert read(blind)["budget_steps"] == 2
+    assert {name for name, value in read(again).items() if value is None} == {"max_celsius"}
+    assert read(again)["budget_joules"] == 2.5
+    assert state(controller(max_celsius=0.0, min_free_bytes=0)).limits == ()

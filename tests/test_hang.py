@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from daemon.supervision import backoff, child
+from daemon.supervision import backoff, child, heartbeat
 from daemon.supervision import supervisor as supervisor_module
 from daemon.supervision.heartbeat import HangWatch, Heartbeat
 from tests.daemon_fixtures import WAIT_SECONDS, alive, daemon_parts, restarts, running, starts
@@ -83,9 +83,17 @@ def test_a_learner_that_has_a_reason_is_left_alone(parts, script):
 
 
 def test_a_start_has_its_own_time_and_no_more(parts, monkeypatch):
-    monkeypatch.setattr(supervisor_module, "_START_SECONDS", HANG_SECONDS)
+    monkeypatch.setattr(heartbeat, "_START_SECONDS", HANG_SECONDS)
     with running(parts, SILENT, hang_seconds=HANG_SECONDS):
         wait_for(lambda: restarts(parts, "hang") == 1, "its end")
+
+
+def test_a_start_that_is_slower_than_that_gets_through_at_last(parts, monkeypatch):
+    monkeypatch.setattr(heartbeat, "_START_SECONDS", HANG_SECONDS)
+    script = f"time.sleep({1.5 * HANG_SECONDS}); ready(); until_closed()"
+    with running(parts, script, hang_seconds=HANG_SECONDS) as supervisor:
+        wait_for(lambda: supervisor.up, "a learner that is given longer")
+    assert restarts(parts) == restarts(parts, "hang") >= 1
 
 
 def test_a_learner_that_waits_for_its_verdict_may_be_silent_until_it_has_it(parts, monkeypatch):

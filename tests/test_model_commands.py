@@ -1,4 +1,4 @@
-"""`ffedge models`, `rollback` and `train` against a daemon whose learner really learns.
+"""The commands that tell a daemon what to do, against one whose learner really learns.
 
 Here, too, a version passes its probation on samples that were not yet learned, and a rollback
 reaches the learner: the whole way, over real pipes.
@@ -12,7 +12,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from typer.testing import CliRunner
 
+from daemon.__main__ import app
+from daemon.status import read_status
 from tests.running import RunningDaemon, wait_for
 from tests.test_end_to_end import FEATURES, accuracy, post_striped
 
@@ -20,6 +23,13 @@ from tests.test_end_to_end import FEATURES, accuracy, post_striped
 def ffedge(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "daemon", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def told(*arguments: str) -> str:
+    """What a command prints that is run in this process, which is faster."""
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +48,26 @@ def learned(daemon: RunningDaemon) -> bool:
     return any(v["state"] == "good" and v["version"] != "1" for v in versions(daemon))
 
 
+def train_while_paused(url: str) -> None:
+    """The job waits, and says why until the pause ends."""
+    paused = told("pause", "--reason", "lens change", "--url", url)
+    assert paused == "learning is paused: by an operator (lens change), until resumed\n"
+    limits = ["--max-steps", "4", "--max-seconds", "60", "--json"]
+    command = [sys.executable, "-m", "daemon", "train", "--url", url, *limits]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as trained:
+        try:
+            assert trained.stderr is not None
+            assert "waits: learning is paused: by an operator" in trained.stderr.readline()
+            assert "learning is running" in told("resume", "--url", url)
+            output, _ = trained.communicate(timeout=100)
+        finally:
+            trained.kill()
+    assert trained.returncode == 0
+    job = json.loads(output.splitlines()[-1])
+    assert (job["state"], job["trigger"], job["max_seconds"]) == ("completed", "manual", 60)
+
+
 def test_the_commands_see_and_change_what_serves(daemon):
     url = str(daemon.client.base_url)
     none = ffedge("rollback", "--url", url)
@@ -53,10 +83,13 @@ def test_the_commands_see_and_change_what_serves(daemon):
     post_striped(daemon, 200, seed=2)
     wait_for(lambda: learned(daemon), "a version to pass its probation", 60)
     wait_for(daemon.settled, "learning", 60)
-    trained = ffedge("train", "--url", url, "--max-steps", "4", "--json")
-    assert trained.returncode == 0
-    job = json.loads(trained.stdout.splitlines()[-1])
-    assert (job["state"], job["trigger"]) == ("completed", "manual")
+    train_while_paused(url)
+
+    # What serves may be any version that is kept; the one before is there again at once.
+    active, *_, other = [v["version"] for v in versions(daemon) if v["role"]]
+    assert f"version {active} serves already: nothing was" in told("activate", active, "--url", url)
+    assert f"version {other} serves; a rollback goes to" in told("activate", other, "--url", url)
+    assert told("activate", active, "--url", url).startswith(f"version {active} serves;")
 
     models = json.loads(ffedge("models", "--url", url, "--json").stdout.splitlines()[-1])
     assert models["active"] == str(int(daemon.metric("ffedge_model_version")))
@@ -68,6 +101,8 @@ def test_the_commands_see_and_change_what_serves(daemon):
         f'ffedge_learner_events_total{{kind="{kind}"}}' for kind in ("retreated", "began_anew")
     ]
     wait_for(lambda: any(daemon.metric(kind) for kind in kinds), "the learner to go back")
+    wait_for(lambda: read_status(url)["events"], "the event on record")
+    assert read_status(url)["events"][0]["kind"] in ("retreated", "began_anew")
     shown = ffedge("models", "--url", url).stdout
     assert "bad" in shown
     assert "by operator: to see" in shown

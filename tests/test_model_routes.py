@@ -57,6 +57,10 @@ def test_versions_with_role_and_state(client):
         ("1", None, "good"),
     ]
     assert body["changes"] == []
+    assert body["best"] == "4"
+    asked = {"version": "4", "against": "3", "samples": 200}
+    counts = {"n": 0, "correct": 0, "previous_correct": 0, "lost": 0}
+    assert body["probation"] == [asked | counts]
     assert client.get("/models/mlp/versions/3").json() == body["versions"][1]
     assert body["versions"][1]["gate"]["decision"] == "accepted"
 

@@ -145,7 +145,8 @@ def test_status_prints_a_table_that_says_what_is_unknown(daemon, mood):
     done = status("--url", str(daemon.client.base_url))
     assert done.returncode == 0
     lines = {line[:11].strip(): line for line in done.stdout.splitlines() if line[:1].strip()}
-    lines.pop("classes", None)  # there once a candidate was judged
+    for there_once in ("classes", "events"):  # a candidate was judged, errors were more frequent
+        lines.pop(there_once, None)
     assert list(lines) == [
         *("daemon", "engine", "serves", "samples", "learner", "learning"),
         *("power", "energy", "temperature", "memory", "power mode"),

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from daemon.messages import MISCONFIGURED
+from daemon.messages import MISCONFIGURED, Pace
 from daemon.store.availability import Unavailable
 from daemon.supervision import backoff, child
 from daemon.supervision.jobs import JOBS
@@ -219,9 +219,17 @@ else:
     with running(parts, script, str(parts.folder / "starts")) as supervisor:
         wait_for(lambda: restarts(parts) == 1, "the restart")
         wait_for(lambda: supervisor.up, "the second learner")
-        assert parts.reading("ffedge_learner_backlog_samples") == 7  # the first was heard
         assert supervisor.paused is None
         assert parts.reading("ffedge_learner_paused") == 0
+
+
+def test_what_a_learner_that_has_ended_had_to_learn_is_not_known(parts, monkeypatch):
+    monkeypatch.setattr(backoff, "_FIRST_SECONDS", 600)
+    with running(parts, "ready(); progress(); hear(); sys.exit(1)") as supervisor:
+        wait_for(lambda: parts.reading("ffedge_learner_backlog_samples") == 7, "its report")
+        supervisor.pace(Pace(1.0, None))
+        wait_for(lambda: restarts(parts) == 1, "its end")
+        assert parts.reading("ffedge_learner_backlog_samples") is None
 
 
 def test_a_learner_is_not_started_while_the_store_is_unavailable(parts, monkeypatch):

@@ -22,6 +22,21 @@ from daemon.governor.rules import Finding, Level, Reason
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A limit that is set, and what is read of it now.
+
+    Args:
+        name: Its key in `[governor]`.
+        limit: In its own unit.
+        value: Likewise; None: there is no reading now.
+    """
+
+    name: str
+    limit: float
+    value: float | None
+
+
+@dataclass(frozen=True)
 class State:
     """What learning may do.
 
@@ -30,12 +45,14 @@ class State:
         state: `running`, `slowed` or `paused`; `down`: it might run, and there is no learner.
         reasons: Why not `running`.
         unmeasured: Limits that are not kept, since this machine does not measure what they limit.
+        limits: Those that are set, budgets included.
     """
 
     duty: float
     state: str
     reasons: tuple[Reason, ...] = ()
     unmeasured: tuple[str, ...] = ()
+    limits: tuple[Measured, ...] = ()
 
     @property
     def text(self) -> str:
@@ -58,6 +75,7 @@ class State:
             "text": self.text,
             "reasons": reasons,
             "unmeasured": [*self.unmeasured],
+            "limits": [vars(limit) for limit in self.limits],
         }
 
 
@@ -66,15 +84,18 @@ class _BudgetGate:
         self, name: str, most: float, unit: str, total: Callable[[Readings], float]
     ) -> None:
         self.closed: Reason | None = None
-        self._name, self._unit, self._total = name, unit, total
+        self.now = Measured(name, most, None)
+        self._unit, self._total = unit, total
         self._budget = Budget(most)
 
     def period(self, readings: Readings, now: float) -> None:
-        most = self._budget.most
+        name, most = self.now.name, self.now.limit
         used = self._budget.used(self._total(readings), now)
         text = f"{used:.0f} {self._unit} of learning in the last hour, budget {most:g}"
         spent = self._budget.spent(used)
-        self.closed = Reason(self._name, text, used, most) if spent else None
+        self.closed = Reason(name, text, used, most) if spent else None
+        unread = name == "budget_joules" and readings.watts is None
+        self.now = Measured(name, most, None if unread else used)
 
 
 class Controller:
@@ -100,6 +121,11 @@ class Controller:
         self._found: tuple[Finding, ...] = ()
         self._last: Reason | None = None  # what the duty was lowered for
         self._readings = Readings()
+
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether less memory is free than must be."""
+        return any(f.level is Level.OVER and f.reason.reason == "memory" for f in self._found)
 
     def period(self, readings: Readings, now: float) -> None:
         """Judge one period.
@@ -150,7 +176,7 @@ class Controller:
             last = self._last
             felt = [Reason(last.reason, f"recovering from {last.text}", last.value, last.limit)]
         reasons = () if state == "running" else (*gates, *felt)
-        return State(duty, state, reasons, self._unmeasured())
+        return State(duty, state, reasons, self._unmeasured(), self._measured())
 
     def _stale(self, readings: Readings) -> Reason | None:
         """Telemetry that there should be and is not."""
@@ -167,6 +193,13 @@ class Controller:
         if not lost:
             return None
         return Reason("telemetry", f"no reading of {' and '.join(lost)}")
+
+    def _measured(self) -> tuple[Measured, ...]:
+        limits = [
+            Measured(limit.name, limit.rule.limit, limit.value(self._readings))
+            for limit in self._limits
+        ]
+        return (*limits, *(budget.now for budget in self._budgets if budget.now.limit > 0))
 
     def _unmeasured(self) -> tuple[str, ...]:
         readings = self._readings

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from daemon.governor.controller import Controller, State
+from daemon.governor.failed_readings import FailedReadings
 from daemon.governor.latency import RecentLatencies
 from daemon.governor.operator_pause import OperatorPause
 from daemon.governor.readings import Machine, Readings
@@ -34,6 +35,7 @@ class Governor:
         telemetry: Shows the state.
         on_hold: Called when learning is paused, and when it goes on.
         why_down: Why no learner is up; None: one is.
+        on_memory: Called after each period's `tell`: whether less memory is free than must be.
         local_time: The time of day here.
     """
 
@@ -48,6 +50,7 @@ class Governor:
         on_hold: Callable[[bool], object] = lambda held: None,
         *,
         why_down: Callable[[], str | None] = lambda: None,
+        on_memory: Callable[[bool], object] = lambda short: None,
         local_time: Callable[[], datetime.datetime] = datetime.datetime.now,
     ) -> None:
         self.latencies = latencies
@@ -58,7 +61,9 @@ class Governor:
         self._telemetry = telemetry
         self._on_hold = on_hold
         self._why_down = why_down
+        self._on_memory = on_memory
         self._local_time = local_time
+        self._failed_readings = FailedReadings()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="governor")
@@ -115,15 +120,17 @@ class Governor:
             self._period()
 
     def _period(self) -> None:
+        now = time.monotonic()
         try:
             readings = self._machine.read()
-        except Exception:
-            # Whatever breaks in reading a machine, somebody has to go on watching it.
-            log.exception("the governor cannot read this machine")
+            self._failed_readings.read(now)
+        except Exception as error:  # noqa: BLE001 - whatever breaks, somebody has to go on watching
+            self._failed_readings.failed(error, now)
             readings = Readings(watts_known=True, celsius_known=True)
         with self._lock:
-            self._controller.period(readings, time.monotonic())
+            self._controller.period(readings, now)
             self._publish()
+            self._on_memory(self._controller.short_of_memory)
 
     def _operator(self) -> Reason | None:
         pause = self._operator_pause.current()

@@ -27,22 +27,27 @@ class Limit:
     """One limit.
 
     Args:
+        name: Its key in `[governor]`.
         reason: One word.
         rule: Judges.
         value: Picks its reading.
         told: A reading in words.
         limit_told: The limit in words.
+        unread: What it judges by where there is no reading; None: by there being none.
     """
 
+    name: str
     reason: str
     rule: Rule
     value: Callable[[Readings], float | None]
     told: Callable[[Readings, float], str]
     limit_told: str
+    unread: float | None = None
 
     def judge(self, readings: Readings) -> Finding:
         """What it says of one period."""
         value = self.value(readings)
+        value = self.unread if value is None else value
         level = self.rule.judge(value)
         found = "not known now" if value is None else self.told(readings, value)
         text = f"{found}, limit {self.limit_told}"
@@ -57,7 +62,14 @@ def limits(settings: GovernorSettings) -> list[Limit]:
     if watts > 0:
         rule = Rule(watts, _BAND_RATIO * watts)
         found.append(
-            Limit("power", rule, lambda r: r.watts, lambda _, v: f"{v:.2f} W", f"{watts:g}")
+            Limit(
+                "max_watts",
+                "power",
+                rule,
+                lambda r: r.watts,
+                lambda _, v: f"{v:.2f} W",
+                f"{watts:g}",
+            )
         )
     if celsius > 0:
         rule = Rule(celsius, _BAND_CELSIUS)
@@ -65,7 +77,8 @@ def limits(settings: GovernorSettings) -> list[Limit]:
         def hottest(readings: Readings, value: float) -> str:
             return f"{value:.1f} C in zone {readings.zone}"
 
-        found.append(Limit("temperature", rule, lambda r: r.celsius, hottest, f"{celsius:.1f}"))
+        shown = f"{celsius:.1f}"
+        found.append(Limit("max_celsius", "temperature", rule, lambda r: r.celsius, hottest, shown))
     if free > 0:
         rule = Rule(free, _BAND_MEMORY_RATIO * free, least=True)
 
@@ -73,21 +86,31 @@ def limits(settings: GovernorSettings) -> list[Limit]:
             return f"{value / _MEBIBYTE:.0f} MiB of RAM are free"
 
         shown = f"{free / _MEBIBYTE:.0f} MiB"
-        found.append(Limit("memory", rule, lambda r: r.free_bytes, memory, shown))
+        found.append(Limit("min_free_bytes", "memory", rule, lambda r: r.free_bytes, memory, shown))
     if ratio < 1:
         rule = Rule(ratio, _BAND_RATIO * ratio)
 
         def share(_: Readings, value: float) -> str:
             return f"the learner takes {value:.0%} of the processors"
 
-        found.append(Limit("processor", rule, lambda r: r.cpu_ratio, share, f"{ratio:.0%}"))
+        shown = f"{ratio:.0%}"
+        found.append(Limit("max_cpu_ratio", "processor", rule, lambda r: r.cpu_ratio, share, shown))
     if seconds > 0:
         rule = Rule(seconds, _BAND_LATENCY_RATIO * seconds)
 
         def slow(_: Readings, value: float) -> str:
             return f"99 % of predictions take up to {1e3 * value:.1f} ms"
 
-        # Too few predictions to say: nobody is kept waiting.
         shown = f"{1e3 * seconds:g} ms"
-        found.append(Limit("latency", rule, lambda r: r.predict_seconds or 0.0, slow, shown))
+        found.append(
+            Limit(
+                "max_predict_seconds",
+                "latency",
+                rule,
+                lambda r: r.predict_seconds,
+                slow,
+                shown,
+                unread=0.0,  # too few predictions to say: nobody is kept waiting
+            )
+        )
     return found

@@ -6,12 +6,21 @@ repeats input in its errors.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 from fastapi import Request
 
 from daemon.errors import ContentTypeError, TooLargeError
-from daemon.ingest.forms import JSON_TYPE
+from daemon.ingest.encoding import decode_json
+from daemon.ingest.forms import JSON_LIMIT_BYTES, JSON_TYPE
+
+Body = TypeVar("Body")
+# An operator's words stand in logs and tables: in one line, and nothing that steers a terminal.
+Reason = Annotated[
+    str,
+    msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*\Z"),
+]
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -38,6 +47,18 @@ def content_type(request: Request, *wanted: str) -> str:
     if kind not in wanted:
         raise ContentTypeError(f"Content-Type must be {' or '.join(wanted)}")
     return kind
+
+
+async def read_object(request: Request, kind: type[Body]) -> Body:
+    """A body that is one small JSON object; none at all is an empty one.
+
+    Raises:
+        RequestError: It is no JSON, or not of this type.
+    """
+    body = await read_body(request, JSON_LIMIT_BYTES)
+    if body:
+        content_type(request, JSON_TYPE)
+    return decode_json(body or b"{}", kind)
 
 
 def body_schema(description: str, *types: str) -> dict[str, Any]:

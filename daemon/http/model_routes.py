@@ -16,17 +16,14 @@ from daemon.errors import (
     UnknownVersionError,
 )
 from daemon.http.answers import json_answer
-from daemon.http.bodies import body_schema, content_type, read_body
+from daemon.http.bodies import Reason, body_schema, read_object
 from daemon.http.service import Service
-from daemon.ingest.encoding import decode_json
-from daemon.ingest.forms import JSON_LIMIT_BYTES, JSON_TYPE
 from daemon.serving.change import CHANGES, Change
 from daemon.serving.manifest import VersionEntry
 from daemon.serving.promotion import LEDGER
 from engines import WeightsError
 
 _SHOWN = 50
-_Reason = Annotated[str, msgspec.Meta(max_length=200)]
 _Version = Annotated[str, msgspec.Meta(max_length=20)] | int
 
 
@@ -34,14 +31,14 @@ class RollbackBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """JSON body of a rollback; every field may be absent."""
 
     to: _Version | None = None
-    reason: _Reason = "operator"
+    reason: Reason = "operator"
 
 
 class ActivateBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """JSON body of an activation."""
 
     version: _Version
-    reason: _Reason = "operator"
+    reason: Reason = "operator"
 
 
 def add_model_routes(app: FastAPI, service: Service) -> None:
@@ -102,25 +99,18 @@ def add_model_routes(app: FastAPI, service: Service) -> None:
     @app.post("/models/{model}/rollback", openapi_extra=body_schema("{to?, reason?}"))
     async def post_rollback(model: str, request: Request) -> Response:
         """Find the version that serves bad, and have an earlier one serve at once."""
-        asked = await _read(request, RollbackBody)
+        asked = await read_object(request, RollbackBody)
         to = None if asked.to is None else _number(asked.to)
         return await changed(model, asked.reason, lambda: service.swaps.rollback(to, asked.reason))
 
     @app.post("/models/{model}/activate", openapi_extra=body_schema("{version, reason?}"))
     async def post_activate(model: str, request: Request) -> Response:
         """Have any version that is kept serve."""
-        asked = await _read(request, ActivateBody)
+        asked = await read_object(request, ActivateBody)
         version = _number(asked.version)
         return await changed(
             model, asked.reason, lambda: service.swaps.activate(version, asked.reason)
         )
-
-
-async def _read(request: Request, form: type[msgspec.Struct]) -> Any:  # noqa: ANN401 - of `form`
-    body = await read_body(request, JSON_LIMIT_BYTES)
-    if body:
-        content_type(request, JSON_TYPE)
-    return decode_json(body or b"{}", form)
 
 
 def _check_model(service: Service, model: str) -> None:
@@ -169,6 +159,8 @@ def _describe_models(service: Service, decisions: list[dict[str, Any]]) -> dict[
         "max_classes": service.spec.max_classes,
         "active": str(manifest.active),
         "previous": _name(manifest.previous),
+        "best": str(manifest.best),
+        "probation": service.swaps.probation,
         "classes": list(service.slot.current.weights.classes),
         "versions": [_describe(service, entry, gates) for entry in newest_first],
         "refused": [

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
 
 from daemon.errors import UnknownIdError
 from daemon.http.answers import json_answer
-from daemon.http.bodies import body_schema, content_type, read_body
+from daemon.http.bodies import Reason, body_schema, read_object
 from daemon.http.service import Service
-from daemon.ingest.encoding import decode_json
-from daemon.ingest.forms import JSON_LIMIT_BYTES, JSON_TYPE
-
-Body = TypeVar("Body")
+from daemon.supervision.supervisor import NOTED
+from daemon.telemetry import LEARNER_EVENTS
 
 
 class PauseBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """JSON body of `POST /train/pause`; every field may be absent."""
 
-    reason: Annotated[str, msgspec.Meta(max_length=200)] = "no reason given"
+    reason: Reason = "no reason given"
     seconds: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] | None = None
+
+
+class ResumeBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """JSON body of `POST /train/resume`: it has no fields."""
 
 
 class TrainBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -30,18 +32,23 @@ class TrainBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     max_steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     max_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] | None = None
-    reason: Annotated[str, msgspec.Meta(max_length=200)] = "operator"
+    reason: Reason = "operator"
 
 
 def add_train_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of `/train`."""
+
+    def events(limit: int) -> list[dict[str, Any]]:
+        kinds = [service.store.records(f"{NOTED}_{kind}", limit) for kind in LEARNER_EVENTS]
+        found = [event for records in kinds for event in records]
+        return sorted(found, key=lambda event: str(event["at"]), reverse=True)[:limit]
 
     @app.post(
         "/train", status_code=202, openapi_extra=body_schema("{max_steps?, max_seconds?, reason?}")
     )
     async def post_train(request: Request) -> Response:
         """Have the learner train now; while a job runs, that job is the answer."""
-        asked = await _read(request, TrainBody)
+        asked = await read_object(request, TrainBody)
         job, new = service.supervisor.request_training(
             asked.reason, asked.max_steps, asked.max_seconds
         )
@@ -52,14 +59,15 @@ def add_train_routes(app: FastAPI, service: Service) -> None:
     @app.post("/train/pause", openapi_extra=body_schema("{reason?, seconds?}"))
     async def post_pause(request: Request) -> Response:
         """Learn nothing until resumed, or for so long; a later pause replaces an earlier one."""
-        asked = await _read(request, PauseBody)
+        asked = await read_object(request, PauseBody)
         # In a thread: it waits for the disk.
         kept = await asyncio.to_thread(service.governor.pause, asked.reason, asked.seconds)
         return json_answer({"durable": kept, "learning": service.governor.state.to_json()})
 
-    @app.post("/train/resume")
-    async def post_resume() -> Response:
+    @app.post("/train/resume", openapi_extra=body_schema("{}"))
+    async def post_resume(request: Request) -> Response:
         """End an operator's pause; other reasons to pause may go on."""
+        await read_object(request, ResumeBody)
         kept = await asyncio.to_thread(service.governor.resume)
         return json_answer({"durable": kept, "learning": service.governor.state.to_json()})
 
@@ -69,17 +77,15 @@ def add_train_routes(app: FastAPI, service: Service) -> None:
         learning = service.governor.state.to_json()
         return json_answer({"learning": learning, "jobs": service.jobs.list()[:limit]})
 
+    @app.get("/train/events")
+    async def get_events(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Response:
+        """What has happened to the network that learns, newest first."""
+        return json_answer({"events": await asyncio.to_thread(events, limit)})
+
     @app.get("/train/{job}")
     async def get_job(job: str) -> Response:
         """One training job."""
         found = service.jobs.find(job)
         if found is None:
             raise UnknownIdError("no such job; GET /train lists them")
-        return json_answer(found)
-
-
-async def _read(request: Request, kind: type[Body]) -> Body:
-    body = await read_body(request, JSON_LIMIT_BYTES)
-    if body:
-        content_type(request, JSON_TYPE)
-    return decode_json(body or b"{}", kind)
+        return json_answer(found | {"learning": service.governor.state.to_json()})

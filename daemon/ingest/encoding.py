@@ -7,14 +7,14 @@ allocates for a claimed length only as far as bytes are there, and refuses NaN i
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
-from daemon.errors import BadBinaryError, BadFieldError, BadJsonError, RequestError
+from daemon.errors import BadBinaryError, BadJsonError, RequestError
+from daemon.ingest.field_errors import bad_field
 
 T = TypeVar("T")
 AXES_MAX = 4  # a batch of images
@@ -49,7 +49,7 @@ class Encoding:
         try:
             decoded: T = self.decoder(kind).decode(body)
         except msgspec.ValidationError as error:
-            raise _bad_field(error, kind) from None
+            raise bad_field(error, kind) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise self.malformed(self.says) from None
         return decoded
@@ -62,23 +62,6 @@ class Encoding:
 @functools.cache
 def _decoder(open_decoder: Callable[[Any], Any], kind: Any) -> Any:  # noqa: ANN401 - likewise
     return open_decoder(kind)
-
-
-def _bad_field(error: msgspec.ValidationError, kind: type[Any]) -> BadFieldError:
-    text, _, path = str(error).partition(" - at ")
-    if path.startswith("`key`"):
-        return BadFieldError("the name of a field is not text")
-    field = path.strip("`").removeprefix("$").removeprefix(".") or None
-    if "unknown field" in text:  # the name is the client's, so it is not repeated
-        known = ", ".join(kind.__struct_fields__)
-        return BadFieldError(f"unknown field; known fields: {known}", field=field)
-    if missing := re.fullmatch(r"Object missing required field `(\w+)`", text):
-        field = missing[1] if field is None else f"{field}.{missing[1]}"
-        return BadFieldError(f"field '{field}' is missing", field=field)
-    if "Invalid enum value" in text:  # the same
-        text = "not one of the values that this field takes"
-    where = f"field '{field}': " if field else ""
-    return BadFieldError(where + text, field=field)
 
 
 def _json_depth(text: bytes) -> int:

@@ -38,6 +38,7 @@ class Checkpoints:
         self.on_trial: set[int] = set()  # versions that may pass yet: their copies stay
         # Told what is done next, and with how many bytes: that may take long.
         self.before: Callable[[str, int], None] = _nobody
+        self.wrote: Callable[[int], None] = _uncounted  # told how many bytes were
 
     def read(self) -> bytes | None:
         """The checkpoint; None: there is none yet."""
@@ -51,6 +52,7 @@ class Checkpoints:
         """
         self.before("the checkpoint is written", len(content))
         replace_file(self._path, content)
+        self.wrote(len(content))
 
     def keep(self, version: int) -> None:
         """Remember the checkpoint that lies there as that of a version, which is proposed next.
@@ -145,10 +147,12 @@ class Checkpoints:
         try:
             os.link(file, temporary)
         except OSError:  # a file system without second names
-            self.before("the checkpoint is copied", file.stat().st_size)
+            size = file.stat().st_size
+            self.before("the checkpoint is copied", size)
             shutil.copyfile(file, temporary)
             with temporary.open("rb") as copy:
                 os.fsync(copy.fileno())
+            self.wrote(size)
         temporary.replace(name)
         # A rename between two names of one file does nothing, and leaves both.
         temporary.unlink(missing_ok=True)
@@ -157,3 +161,7 @@ class Checkpoints:
 
 def _nobody(what: str, size: int) -> None:
     """Nobody waits for us."""
+
+
+def _uncounted(size: int) -> None:
+    """Nobody counts it."""

@@ -154,8 +154,7 @@ class Learner:
         return self._converging(lambda: self._learn_block(on_step), on_step)
 
     def _learn_block(self, on_step: OnStep) -> BlockReport:
-        started = time.monotonic()
-        state = self._state
+        started, state = time.monotonic(), self._state
         state.memory.settle()
         after = self.course.skip(state.last_seq)
         new, through = self._reader.training(after, self._settings.block_samples)
@@ -167,13 +166,15 @@ class Learner:
         state.standardize(x)
         if self._stretch[0] == self._stretch[1]:
             self._stretch = (after, through)  # nothing else was learned that could have spoiled it
-        with self._open_predict(state.export(0, None)) as predictor:
+        with self._open_predict(weights := state.export(0, None)) as predictor:
             found = found_classes(predictor, x, on_step)
         state.score.add(found, labels)
         change = state.drift.add(found != labels, labels, [sample.seq for sample in new])
         state.last_seq, self._stretch = through, (after, through)
         state.seen[labels] = True
         state.remember(new)
+        if state.follow_inputs(x, new, weights):
+            self._note("inputs", "inputs have moved: they are standardised anew", through)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
         losses = self._take(steps, new, on_step)
         if change is not None and not state.drift_steps:

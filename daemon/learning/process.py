@@ -1,8 +1,8 @@
 """The learner as a process of its own: commands on standard input, reports on standard output.
 
-It is niced and first in line when memory runs out, and it ends when its input closes, so it never
-outlives the server, however that ended. Its crash costs no request: the server starts it again and
-it resumes from its checkpoint.
+It is niced and first in line when memory runs out, and it ends when its input closes; where the
+server ends without a word, the kernel kills it (`daemon/supervision/child.py`). Its crash costs no
+request: the server starts it again and it resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import msgspec
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
+from daemon.learning.allowance import WriteAllowance
 from daemon.learning.answers import LearningError, MemoryShortageError
 from daemon.learning.learner import BlockReport, Learner, OnStep
 from daemon.learning.pace import Pacer
 from daemon.learning.probe import Probe
 from daemon.learning.reports import IDLE, Reports
+from daemon.learning.triggers import Trigger, Triggers
 from daemon.messages import (
     Begin,
     JobFailed,
@@ -50,7 +52,7 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _IDLE_REPORT_SECONDS = 1.0
-# A job that still has a backlog proposes what it has at least this often.
+# A job that still has a backlog proposes what it has this often, if it may write so much.
 _PROPOSE_SECONDS = 2.0
 # No job by itself for so long after one that memory did not suffice for.
 _REST_SECONDS = 30.0
@@ -99,8 +101,11 @@ class LearnerProcess:
         learner.checkpoints.before = self._reports.storing
         self._pacer = Pacer(self._reports.alive)
         self._asked: Train | None = None  # and not begun
-        self._unjudged = False  # something was learned that no candidate shows
-        self._drifted = False  # and no job has been begun for it
+        self._wanted = threading.Event()  # a job was asked for, and waits for the one that runs
+        self._allowance = WriteAllowance(settings.write_bytes_per_second)
+        learner.checkpoints.wrote = self._allowance.wrote
+        self._triggers = Triggers(settings, self._allowance)
+        self._proposal_bytes = 0  # that the last one wrote
         reader = threading.Thread(target=self._read, args=(commands,), daemon=True)
         reader.start()
 
@@ -112,6 +117,8 @@ class LearnerProcess:
                     self._pacer.follow(message)
                 else:
                     self._inbox.put(message)
+                    if isinstance(message, Train):
+                        self._wanted.set()
         finally:
             self._closed.set()
             self._pacer.release()
@@ -134,8 +141,7 @@ class LearnerProcess:
             self._retreat(begin.active[0], begin.retreat)
         self._reports.send(Started(resumed, self._learner.last_seq, self._learner.steps))
         self._reports.begin(self._pacer, may_compile=self._settings.may_compile)
-        self._unjudged = self._learner.last_seq > self._incumbent.last_seq
-        waiting_since: float | None = None
+        self._triggers.unjudged = self._learner.last_seq > self._incumbent.last_seq
         reported = 0.0
         while True:
             with contextlib.suppress(queue.Empty):
@@ -150,30 +156,14 @@ class LearnerProcess:
             now = time.monotonic()
             if self._paused is not None and now >= self._rests_until:
                 self._try_again()
-            waiting_since = (waiting_since or now) if backlog else None
-            begun = self._learner.last_seq > 0  # the first block fixes the standardisation
+            begun = self._learner.last_seq > 0
             allowed = self._pacer.paused is None
             rested = allowed and self._paused is None and now >= self._rests_until
-            if rested and self._unjudged:
-                self._unjudged = False
-                self._job("resumed", 0)
-            elif allowed and self._asked is not None:
+            if allowed and self._asked is not None:
                 asked, self._asked = self._asked, None
                 self._train(asked)
-            elif rested and self._drifted and backlog:
-                self._job("drift", 0)
-                waiting_since = None
-            elif rested and backlog >= self._settings.block_samples:
-                self._job("samples", 0)
-                waiting_since = None
-            elif (
-                rested
-                and begun
-                and waiting_since
-                and now - waiting_since >= self._settings.max_wait_seconds
-            ):
-                self._job("time", 0)
-                waiting_since = None
+            elif trigger := self._triggers.due(backlog, begun=begun, rested=rested):
+                self._job(trigger, 0)
             elif now - reported >= _IDLE_REPORT_SECONDS:
                 self._progress()
                 reported = now
@@ -248,6 +238,7 @@ class LearnerProcess:
             log.error("checkpoints cannot be sorted out", extra={"why": str(error)})
 
     def _train(self, asked: Train) -> None:
+        self._wanted.clear()
         if self._paused is None:
             steps = asked.max_steps or self._settings.train_steps
             self._job("manual", steps, asked.max_seconds)
@@ -255,10 +246,12 @@ class LearnerProcess:
             self._reports.send(JobStarted("manual", self._learner.last_seq))
             self._reports.send(JobFailed(self._paused))
 
-    def _job(self, trigger: str, rehearsal_steps: int, max_seconds: float | None = None) -> None:
+    def _job(
+        self, trigger: Trigger, rehearsal_steps: int, max_seconds: float | None = None
+    ) -> None:
         """Learn, propose, wait for the verdict, save."""
         self._pacer.begin()
-        self._drifted = False
+        self._triggers.begin()
         self._reports.send(JobStarted(trigger, self._learner.last_seq))
         self._reports.alive(now=True)
         try:
@@ -288,15 +281,18 @@ class LearnerProcess:
         self._await_verdict(candidate, scores)
 
     def _write(self, candidate: Weights, scores: Scores) -> None:
+        before = self._allowance.written_bytes
         try:
             content = weights_to_bytes(candidate)
             self._reports.storing("the candidate is written", len(content))
             replace_file(self._versions.path(candidate.version), content)
+            self._allowance.wrote(len(content))
         except OSError as error:
             raise UnwritableError(f"the candidate cannot be written ({error.strerror})") from error
         # Saved before the verdict: the weights learned are the same whatever it is.
         self._learner.checkpoints.on_trial.add(self._incumbent.version)
         self._save(candidate.version, scores)
+        self._proposal_bytes = self._allowance.written_bytes - before
 
     def _save(self, proposed: int | None = None, scores: Scores | None = None) -> None:
         try:
@@ -324,9 +320,9 @@ class LearnerProcess:
             return
         log.info("learning goes on", extra={"paused": self._paused})
         self._paused = None
-        self._unjudged = retreats is None  # else it is undone
+        self._triggers.unjudged = retreats is None  # else it is undone
 
-    def _learn(self, trigger: str, rehearsal_steps: int, max_seconds: float | None) -> None:
+    def _learn(self, trigger: Trigger, rehearsal_steps: int, max_seconds: float | None) -> None:
         started = saved = time.monotonic()
         end = math.inf if max_seconds is None else started + max_seconds
         least = 1 if trigger in ("time", "manual", "drift") else self._settings.block_samples
@@ -335,13 +331,15 @@ class LearnerProcess:
                 self._reports.send(report)
             self._work(self._learner.learn_block)
             log.debug("learned a block", extra={"backlog": backlog})
-            self._drifted = any(note.kind == "drift" for note in self._learner.notes)
-            now = time.monotonic()
-            if self._drifted or now - saved >= self._settings.checkpoint_seconds:
+            drifted = any(note.kind == "drift" for note in self._learner.notes)
+            self._triggers.drifted = drifted
+            now, may_write = time.monotonic(), self._allowance.allows(self._proposal_bytes)
+            waited_for = drifted or self._wanted.is_set()
+            if drifted or (may_write and now - saved >= self._settings.checkpoint_seconds):
                 self._save()
                 saved = now
             self._reports.notes()
-            if self._drifted or now - started >= _PROPOSE_SECONDS or now >= end:
+            if waited_for or now >= end or (may_write and now - started >= _PROPOSE_SECONDS):
                 break
         taken, fitting = 0, self._settings.steps_per_block if max_seconds is None else 1
         while taken < rehearsal_steps and (began := time.monotonic()) < end:
@@ -364,7 +362,7 @@ class LearnerProcess:
     def _progress(self, done: BlockReport = IDLE, seconds: float = 0.0) -> None:
         if self._closed.is_set():
             raise SystemExit(0)
-        self._reports.progress(done, seconds, self._paused)
+        self._reports.progress(done, seconds, self._paused, self._allowance.written_bytes)
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:
         asked: list[Train] = []

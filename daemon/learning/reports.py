@@ -34,6 +34,7 @@ class Reports:
         self._pacer: Pacer | None = None
         self._alive: float | None = None  # when we last said that we are
         self._told_seconds, self._told_steps = 0.0, 0  # of work, in signs of life so far
+        self._told_bytes = 0
         self._compiles: int | None = None  # the step that may be long
 
     def begin(self, pacer: Pacer, *, may_compile: bool) -> None:
@@ -89,15 +90,19 @@ class Reports:
         self._told_seconds, self._told_steps = worked, steps
         self.send(told)
 
-    def progress(self, done: BlockReport, seconds: float, paused: str | None) -> None:
+    def progress(
+        self, done: BlockReport, seconds: float, paused: str | None, written_bytes: int
+    ) -> None:
         """Tell where the learner stands.
 
         Args:
             done: The block behind it.
             seconds: Work in it.
             paused: Why nothing is learned; None: it is.
+            written_bytes: To disk, by this learner.
         """
         learner, score = self._learner, self._learner.score
+        written, self._told_bytes = written_bytes - self._told_bytes, written_bytes
         self.send(
             Progress(
                 samples=done.samples,
@@ -112,5 +117,6 @@ class Reports:
                 class_accuracies=learner.class_accuracies(),
                 losses=[*done.losses],
                 paused=paused,
+                written_bytes=written,
             )
         )

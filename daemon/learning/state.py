@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from daemon.config import LearnerSettings
 from daemon.learning.answers import LearningError, OnPart
 from daemon.learning.drift import DriftWatch
+from daemon.learning.inputs import InputWatch, rows_to_fit, spread, tell_apart
 from daemon.learning.mix import StepMix
 from daemon.learning.replay import ReplayMemory
 from daemon.learning.scores import StreamScores, is_score
@@ -45,6 +46,7 @@ class LearnerState:
         self._settings = settings
         self.engine = engine
         self.standardized = False
+        self.inputs = InputWatch()
         self.memory = ReplayMemory(
             reader,
             seed=settings.seed,
@@ -64,8 +66,35 @@ class LearnerState:
     def standardize(self, x: NDArray[np.float32]) -> None:
         """The first samples fix the standardisation."""
         if not self.standardized:
-            self.engine.standardize_from(x)
-            self.standardized = True
+            self._standardize_from(x)
+
+    def follow_inputs(
+        self, x: NDArray[np.float32], new: list[StoredSample], weights: Weights
+    ) -> bool:
+        """Standardise anew where inputs no longer lie where they did.
+
+        Args:
+            x: Features of the block.
+            new: The block.
+            weights: The network as it was before it.
+
+        Returns:
+            Whether it was done.
+        """
+        block_samples = self._settings.block_samples
+        if not self.inputs.moved(spread(weights, x), len(new) / block_samples):
+            return False
+        rows, newest_rows = rows_to_fit(self.memory.samples, new, block_samples)
+        fitted = self._reader.batch(rows + newest_rows)[0]
+        older, newest = fitted[: len(rows)], fitted[len(rows) :]
+        self._standardize_from(fitted if tell_apart(older, newest) else newest)
+        return True
+
+    def _standardize_from(self, x: NDArray[np.float32]) -> None:
+        self.engine.standardize_from(x)
+        self.standardized = True
+        found = spread(self.export(0, None), x)
+        self.inputs = InputWatch(found, found)
 
     def remember(self, new: list[StoredSample]) -> None:
         """Put a block into memory; in answer to an alarm, in the place of what it contradicts."""
@@ -154,6 +183,7 @@ class LearnerState:
             "last_seq": self.last_seq,
             "steps": self.steps,
             "standardized": self.standardized,
+            "inputs": [self.inputs.fitted, self.inputs.now],
             "seen": self.seen.tolist(),
             "drift_steps": self.drift_steps,
             "change_seq": self.change_seq,
@@ -182,6 +212,7 @@ class LearnerState:
             self.drift.load(own)
             self.standardized, self.drift_steps = fields["standardized"], fields["drift_steps"]
             self.change_seq = fields["change_seq"]
+            self.inputs = InputWatch(*fields["inputs"])
             self.seen = np.array(fields["seen"], np.bool_)
             self.engine.load_state(arrays)
         except (TensorFileError, WeightsError, KeyError) as error:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from daemon.config import GateSettings
 from daemon.serving.manifest import KeptTrial, Manifest, VersionEntry
@@ -109,6 +109,11 @@ class Trial:
     def total(self) -> Paired:
         """Over all learners."""
         return self.earlier + self.found
+
+    def to_json(self) -> dict[str, Any]:
+        """As clients see it."""
+        against = None if self.against is None else str(self.against.version)
+        return {"version": str(self.version), "against": against, **asdict(self.total)}
 
     def report(self, found: Paired, through_seq: int) -> None:
         """Take the running learner's newest report."""

@@ -19,13 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 from daemon.config import GateSettings
-from daemon.errors import (
-    RequestError,
-    StorageError,
-    VersionChangedError,
-)
+from daemon.errors import RequestError, StorageError, VersionChangedError
 from daemon.serving.change import Change, ChangeLedger, Follower
 from daemon.serving.manifest import Manifest, VersionEntry
 from daemon.serving.opening import open_version
@@ -35,11 +32,7 @@ from daemon.serving.targets import kept_version, rollback_target
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from daemon.telemetry import Telemetry
-from engines import (
-    Opened,
-    PredictEngine,
-    Weights,
-)
+from engines import Opened, PredictEngine, Weights
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +92,12 @@ class Swaps:
     def manifest(self) -> Manifest:
         """As it is now."""
         return self._versions.manifest
+
+    @property
+    def probation(self) -> list[dict[str, Any]]:
+        """What is on probation, and how far it is, as clients see it."""
+        wanted = {"samples": self._settings.probation_samples}
+        return [trial.to_json() | wanted for trial in [*self._trials]]
 
     def start(self) -> None:
         """Begin to look after what is on probation."""

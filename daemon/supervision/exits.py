@@ -2,7 +2,8 @@
 
     its own exit status   settings (78), storage (74), out of memory (71); any other: a crash
     SIGSEGV and the like  a crash; `kill -SEGV` from outside cannot be told from one
-    SIGKILL by us         it had hung, or what it said could not be understood
+    SIGKILL by us         it had hung, what it said could not be understood, or it was to give its
+                          memory back (memory)
     SIGKILL else          oom where the kernel has counted an out-of-memory kill in the learner's
                           control group since it was started, else killed: by whom, nobody says
     other signals         killed
@@ -19,8 +20,16 @@ from typing import Literal
 
 from daemon.messages import MISCONFIGURED, OUT_OF_MEMORY, STORAGE
 
-Reason = Literal["crash", "killed", "oom", "hang", "storage", "settings"]
-REASONS: tuple[Reason, ...] = ("crash", "killed", "oom", "hang", "storage", "settings")
+Reason = Literal["crash", "killed", "oom", "hang", "memory", "storage", "settings"]
+REASONS: tuple[Reason, ...] = (
+    "crash",
+    "killed",
+    "oom",
+    "hang",
+    "memory",
+    "storage",
+    "settings",
+)
 
 _OWN: dict[int, Reason] = {
     MISCONFIGURED: "settings",

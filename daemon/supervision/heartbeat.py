@@ -1,4 +1,4 @@
-"""When the learner was last heard, and the thread that ends one which hangs.
+"""When the learner was last heard, and the thread that kills one which hangs.
 
 The thread that hears the learner cannot watch it as well: it may be judging a candidate for
 minutes. So another looks, and kills a learner that has said nothing for longer than it may. SIGKILL
@@ -14,11 +14,19 @@ import threading
 import time
 from collections.abc import Callable
 
+from daemon.supervision.exits import Reason
+
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 # Looks as a share of what silence is allowed, for who sets that very low.
 _LOOKS = 10
+# From a learner's start to its being ready, while it says nothing: Python and torch are read from
+# a slow disk. A start that was killed for it doubles that for those to come: how long a slow card
+# takes nobody knows, and so every start that ends gets through at last, while one that really
+# hangs, as happens now and then, is found within a minute and not within the slowest card's time.
+_START_SECONDS = 60.0
+_LONGEST_START_SECONDS = 960.0
 
 
 class Heartbeat:
@@ -26,6 +34,15 @@ class Heartbeat:
 
     def __init__(self) -> None:
         self._heard = (time.monotonic(), 0.0)
+        self._start_seconds = _START_SECONDS
+
+    def started(self) -> None:
+        """A learner was started, and may be silent for as long as a start may take."""
+        self.heard(self._start_seconds)
+
+    def start_was_cut(self) -> None:
+        """It was killed before it was ready: the next ones may take longer."""
+        self._start_seconds = min(2 * self._start_seconds, _LONGEST_START_SECONDS)
 
     def heard(self, may_be_silent: float = 0.0) -> None:
         """Note a sign of life.
@@ -68,7 +85,7 @@ class HangWatch:
         self._every = min(_LOOK_SECONDS, hang_seconds / _LOOKS)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._hung = False
+        self._killed: Reason | None = None
         self._stopping = threading.Event()
         self._looked = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="learner-watch", daemon=True)
@@ -91,26 +108,40 @@ class HangWatch:
     def watch(self, process: subprocess.Popen[bytes]) -> None:
         """From here on look at this one, whose reports nobody else reads past `Heartbeat`."""
         with self._lock:
-            self._process, self._hung = process, False
+            self._process, self._killed = process, None
 
-    def release(self) -> bool:
-        """Look at none; whether the one that was watched has been killed for hanging."""
+    def release(self) -> Reason | None:
+        """Look at none; why the one that was watched has been killed, if it was."""
         with self._lock:
             self._process = None
-            return self._hung
+            return self._killed
+
+    def kill(self, reason: Reason) -> bool:
+        """Kill the one that is watched, whatever it does.
+
+        Returns:
+            Whether there was one.
+        """
+        with self._lock:  # so that no process id is signalled after it was given back
+            process = self._process
+            if process is None or self._killed or process.poll() is not None:
+                return False
+            self._killed = reason
+            process.kill()
+            return True
 
     def _run(self) -> None:
         while not self._stopping.wait(self._every):
             self._looked = time.monotonic()
-            with self._lock:  # so that no process id is signalled after it was given back
+            with self._lock:
                 process = self._process
-                if process is None or self._hung or process.poll() is not None:
+                if process is None or self._killed or process.poll() is not None:
                     continue
                 if self._excused() or not self._heartbeat.overdue(self._hang_seconds):
                     continue
                 if _unheard(process):  # we are late, not the learner
                     continue
-                self._hung = True
+                self._killed = "hang"
                 silent = round(self._heartbeat.seconds_ago, 1)
                 log.error("learner hangs", extra={"pid": process.pid, "silent_seconds": silent})
                 process.kill()

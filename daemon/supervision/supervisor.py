@@ -42,14 +42,13 @@ from daemon.supervision.exits import REASONS, OutOfMemoryKills, Reason, reason_o
 from daemon.supervision.following import Following
 from daemon.supervision.heartbeat import HangWatch, Heartbeat
 from daemon.supervision.jobs import JOBS, JOBS_KEPT, Job, JobBook
+from daemon.supervision.room import Room
 from daemon.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
 NOTED = "learner"  # records of what a learner has told, with its kind
-_STORE_POLL_SECONDS = 0.5
-# From a learner's start to its first word: Python and torch are read from a slow disk.
-_START_SECONDS = 60.0
+_POLL_SECONDS = 0.5
 # How long judging a candidate may take, in which an engine may be built.
 _VERDICT_SECONDS = 1800.0
 
@@ -101,7 +100,7 @@ class Supervisor:
         self._judging: float | None = None  # since when
         self._heartbeat = Heartbeat()
         self._watch = HangWatch(self._heartbeat, hang_seconds, lambda: self._judging is not None)
-        self._memory_kills = OutOfMemoryKills()
+        self._memory_kills, self._room = OutOfMemoryKills(), Room()
         self._backoff, self._relapses = Backoff(), Relapses()
         for reason in REASONS:
             telemetry.learner_restarts.labels(reason)
@@ -178,6 +177,17 @@ class Supervisor:
         if pace != before:
             self._send(pace)
 
+    def memory(self, *, short: bool) -> None:
+        """Tell once a period how memory is; `pace` comes before.
+
+        Args:
+            short: Whether less is free than must be.
+        """
+        held = self.pid is not None and self._pace is not None and self._pace.duty <= 0
+        must_end = self._room.period(time.monotonic(), short=short, held=held)
+        if must_end and self._watch.kill("memory"):
+            log.warning("learner is ended: paused, it keeps memory of which there is too little")
+
     def request_training(
         self, reason: str, max_steps: int | None, max_seconds: float | None = None
     ) -> tuple[dict[str, Any], bool]:
@@ -196,7 +206,7 @@ class Supervisor:
                 f"and are outside the hold-out; there are {samples} so far"
             )
         if not self._up:
-            raise NotReadyError("the learner is starting; try again")
+            raise NotReadyError(f"{self.why_down or 'the learner starts'}; try again")
         job, new = self._jobs.request(reason, max_steps, max_seconds)
         if new:
             self._send_waiting()
@@ -205,9 +215,11 @@ class Supervisor:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wait_for_store()
+            self._wait_for_room()
             code, reason = self._run_once()
             self._up, self._paused = False, None
             self._telemetry.learner_up.set(0)
+            self._telemetry.learner_backlog.set(None)
             self._telemetry.learner_paused.set(0)
             self._jobs.fail("the learner process ended")
             if self._stopping.is_set():
@@ -231,12 +243,20 @@ class Supervisor:
             return
         self._paused = f"learning waits for the store: {unavailable.why}"
         log.warning("learning waits for the store", extra={"cause": unavailable.cause})
-        while self._store.unavailable and not self._stopping.wait(_STORE_POLL_SECONDS):
+        while self._store.unavailable and not self._stopping.wait(_POLL_SECONDS):
             pass
         self._paused = None
         if not self._stopping.is_set():
             # At a start without the store they could not be read, and would be written over.
             self._recall()
+
+    def _wait_for_room(self) -> None:
+        if self._room.missing is None:
+            return
+        while (missing := self._room.missing) and not self._stopping.is_set():
+            self._paused = missing
+            self._stopping.wait(_POLL_SECONDS)
+        self._paused = None
 
     def _recall(self) -> None:
         try:
@@ -253,7 +273,7 @@ class Supervisor:
             return None, "crash"
         ours: Reason | None = None
         self._process, self._asked = process, None
-        self._heartbeat.heard(_START_SECONDS)
+        self._heartbeat.started()
         self._watch.watch(process)
         try:
             if not self._stopping.is_set():
@@ -266,8 +286,10 @@ class Supervisor:
             ours = "crash"
         finally:
             self._following.end()
-        if self._watch.release():
-            ours = "hang"
+        if killed_for := self._watch.release():
+            ours = killed_for
+            if ours == "hang" and not self._up:
+                self._heartbeat.start_was_cut()
         code, deaf = end_child(process)
         memory_ran_out = self._memory_kills.count() != killed
         ours = ours or ("hang" if deaf else None)
@@ -337,6 +359,7 @@ class Supervisor:
         telemetry = self._telemetry
         telemetry.learner_backlog.set(message.backlog)
         telemetry.learner_paused.set(message.paused is not None)
+        telemetry.learner_written_bytes.inc(message.written_bytes)
         self._paused = message.paused
         self._store.learned(message.last_seq)
         telemetry.progressive(

@@ -22,6 +22,7 @@ from daemon.learning.reports import COMPILE_SECONDS
 from daemon.messages import MISCONFIGURED, OUT_OF_MEMORY, STORAGE, Busy, send
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleReader
+from daemon.supervision.child import end_with_parent
 from engines import (
     EngineUnavailableError,
     TrainEngine,
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 def run_learner(settings: Settings) -> None:
     """Learn until the server closes our input; exit codes are in `daemon/messages.py`."""
+    end_with_parent()
     # Ctrl-C, and a service manager's SIGTERM, reach the whole group; the server ends us in its own
     # time by closing our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
