@@ -8,8 +8,8 @@ would fall back on, and reports right answers, cumulatively. On each report:
     good    otherwise, once `probation_samples` were compared
     wait    until then
 
-`good` is relative: of two that are wrong as often, the newer one passes. How right a version must
-be is the gate's to say, on the hold-out; here it is only no worse than what it replaced.
+`good` is relative: of two that are wrong as often, the newer one passes. No bar is absolute: the
+gate, on the hold-out, asks only that a candidate is not below the better of incumbent and best.
 
 Time makes a version good as well: `probation_seconds` that it has served, summed over starts, with
 nothing against it, learning paused or not, samples or none. That shows that the engine answers with
