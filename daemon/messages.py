@@ -86,7 +86,7 @@ class Watched(msgspec.Struct, frozen=True):
 
 
 class Watch(msgspec.Struct, frozen=True, tag="watch"):
-    """Server: all that is on probation from now on; counting goes on for what already was."""
+    """Server: all on probation from now on; counts go on of what was, beside the same version."""
 
     trials: list[Watched]
 

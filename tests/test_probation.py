@@ -183,6 +183,17 @@ def test_counts_go_on_for_what_is_watched_already(store, tmp_path):
     assert rig.loaded == [2, 1, 3, 1]
 
 
+def test_counts_beside_one_version_do_not_go_on_beside_another(store, tmp_path):
+    filled(store, 60)
+    rig = Rig(tmp_path)
+    rig.probe.watch([watched(3, 1)])
+    (first,) = rig.probe.look(0, lambda: None)
+    rig.probe.watch([watched(3, 2)])
+    (other,) = rig.probe.look(first.through_seq, lambda: None)
+    assert other.n < first.n
+    assert rig.loaded == [3, 1, 3, 2]
+
+
 def test_a_version_that_cannot_be_read_is_not_watched(store, tmp_path, caplog):
     filled(store)
     rig = Rig(tmp_path)

@@ -158,10 +158,10 @@ def test_a_version_that_was_on_probation_goes_on_after_a_start(tmp_path):
         accept(parts, 3)
         assert states(parts) == {1: "good", 2: "pending", 3: "pending"}
     with daemon_parts(tmp_path) as parts:
-        assert states(parts) == {1: "good", 2: "replaced", 3: "pending"}
+        assert states(parts) == {1: "good", 2: "pending", 3: "pending"}
         told = Told()
         parts.swaps.follow(told)
-        assert told.heard == [("watch", [(3, 1, 0)])]
+        assert told.heard == [("watch", [(2, 1, 0), (3, 1, 0)])]
         parts.swaps.probed(3, BETTER, 100)
         assert states(parts)[3] == "good"
 

@@ -12,7 +12,6 @@ from daemon.errors import RequestError
 from daemon.serving.gate import Scores
 from daemon.serving.manifest import Manifest
 from daemon.serving.probation import Paired
-from daemon.serving.versions import VersionStore
 from engines import weights_digest
 from tests.daemon_fixtures import Parts, daemon_parts, network, put
 
@@ -72,21 +71,29 @@ class Driver:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_in_any_order(tmp_path, seed):
-    with daemon_parts(tmp_path) as parts:
-        driver = Driver(parts, seed)
-        seen = set()
-        for _ in range(60):
-            driver.act()
-            manifest = parts.versions.manifest
-            is_sound(manifest)
-            assert parts.serving == manifest.active
-            seen.add(manifest.active)
-            for trial in parts.swaps._trials:
-                assert manifest.entry(trial.version).state == "pending"
-            assert len(parts.swaps._trials) <= 2
-        assert len(seen) > 5
-        again = VersionStore(tmp_path / "versions", keep=3)
-        assert again.start(network).version == parts.serving
+    seen, on_trial, serving = set(), {}, 1
+    for start in range(4):
+        with daemon_parts(tmp_path) as parts:
+            assert parts.serving == serving
+            assert {trial.version: trial.total for trial in parts.swaps._trials} == on_trial
+            driver = Driver(parts, 10 * seed + start)
+            for _ in range(15):
+                driver.act()
+                manifest = parts.versions.manifest
+                is_sound(manifest)
+                assert parts.serving == manifest.active
+                seen.add(manifest.active)
+                for trial in parts.swaps._trials:
+                    assert manifest.entry(trial.version).state == "pending"
+                assert len(parts.swaps._trials) <= 2
+            serving, orderly = parts.serving, start % 2 == 0
+            if orderly:
+                parts.swaps.stop()
+            on_trial = {
+                trial.version: trial.total if orderly else trial.earlier
+                for trial in parts.swaps._trials
+            }
+    assert len(seen) > 5
 
 
 def test_all_at_once(tmp_path):

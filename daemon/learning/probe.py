@@ -1,7 +1,9 @@
 """Versions on probation, predicted on each new block before it is learned.
 
 Each is compared with the version it would fall back on, on samples that neither has learned from.
-Nothing is read or computed while nothing is on probation, and one engine is open at a time.
+Nothing is read or computed while nothing is on probation, and one engine is open at a time. To
+keep those of two versions on probation open would save 0.3 % of what a block costs to learn (mlp
+784-500-500-500, 128 samples, a CPU; resnet8: 0.1 %), and hold the memory of each.
 """
 
 from __future__ import annotations
@@ -64,13 +66,16 @@ class Probe:
         self._watching: dict[int, _Watching] = {}
 
     def watch(self, trials: list[Watched]) -> None:
-        """Watch these from now on, and nothing else; counts of those watched already go on."""
+        """Watch these from now on, and nothing else.
+
+        Counts go on of those watched already, if they are still compared with the same version.
+        """
         watching = {}
         for trial in trials:
             number = trial.version[0]
             found = self._watching.get(number)
             try:
-                if found is None:
+                if found is None or found.previous.version != trial.previous[0]:
                     found = self._begun(trial)
             except (WeightsError, OSError) as error:
                 log.error("version is not watched", extra={"version": number, "why": str(error)})

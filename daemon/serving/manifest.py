@@ -21,11 +21,28 @@ _WORTH: list[State] = ["bad", "replaced", "pending", "good"]
 MOST_ATTEMPTS = 3
 
 
+class KeptTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a version's probation had come when that was last written; see `Trial`.
+
+    `against` is the version that `n` samples up to `through_seq` were compared with, `seconds` how
+    long it has served, `idle` how many candidates were accepted since the last comparison.
+    """
+
+    against: int | None
+    through_seq: int
+    n: int
+    correct: int
+    previous_correct: int
+    lost: int
+    seconds: float
+    idle: int
+
+
 class VersionEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One version that is kept.
 
-    `attempts` counts the starts with it since it last ran well for a while. The defaults are for
-    manifests of a release that knew neither.
+    `attempts` counts the starts with it since it last ran well for a while; `trial` is there only
+    while it is pending. The defaults are for manifests of a release that knew none of them.
     """
 
     version: int
@@ -35,6 +52,7 @@ class VersionEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last_seq: int
     state: State = "good"
     attempts: int = 0
+    trial: KeptTrial | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,8 +177,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return after
 
     def with_state(self, version: int, state: State) -> Manifest:
-        """One version's state changed."""
-        return self._with(version, state=state)
+        """One version's state changed; a probation that begins once more begins from nothing."""
+        return self._with(version, state=state, trial=None)
+
+    def with_trial(self, version: int, trial: KeptTrial) -> Manifest:
+        """How far a version's probation has come."""
+        return self._with(version, trial=trial)
 
     def with_attempts(self, version: int, attempts: int) -> Manifest:
         """One version's crashed starts counted."""
@@ -204,7 +226,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         state: State = "good" if self.entry(version).state == "good" else "pending"
         return self.with_state(version, state).with_attempts(version, 0)
 
-    def _with(self, version: int, **changes: str | int) -> Manifest:
+    def _with(self, version: int, **changes: str | int | KeptTrial | None) -> Manifest:
         versions = [
             msgspec.structs.replace(entry, **changes) if entry.version == version else entry
             for entry in self.versions

@@ -8,6 +8,17 @@ would fall back on, and reports right answers, cumulatively. On each report:
     good    otherwise, once `probation_samples` were compared
     wait    until then
 
+`good` is relative: of two that are wrong as often, the newer one passes. No bar is absolute: the
+gate, on the hold-out, asks only that a candidate is not below the better of incumbent and best.
+
+Time makes a version good as well: `probation_seconds` that it has served, summed over starts, with
+nothing against it, learning paused or not, samples or none. That shows that the engine answers with
+it and no start crashes; without it, what is seldom compared or cannot be would never pass.
+
+How far it has come is in the manifest, written every ten minutes at most and at an orderly stop, so
+that a board that is switched off every evening finds good versions too. After a crash it is older;
+of the samples since, those are compared that the learner had not saved, and learns once more.
+
 The test is made anew with each report. Simulated with the defaults, two to seven reports: of
 versions that are no worse 0.1 to 2.3 % are called bad; of those worse by 5 points a quarter to two
 thirds, by 10 points 77 to 99 %, by 20 all, most of them after the first reports. Smaller losses are
@@ -21,7 +32,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from daemon.config import GateSettings
-from daemon.serving.manifest import VersionEntry
+from daemon.serving.manifest import KeptTrial, Manifest, VersionEntry
 
 Outcome = Literal["good", "bad", "wait"]
 _SIGNIFICANCE = 0.01
@@ -70,7 +81,8 @@ class Trial:
         against: Good, and predicts the same samples; None: there is none, and time alone decides.
         through_seq: Up to here samples have been compared, by whatever learner.
         found: What the learner that runs now has reported.
-        earlier: What learners before it had.
+        earlier: What learners before it had, in earlier starts too.
+        seconds: How long it has served in those.
         condemned: Why it is bad, from when that is known until something else serves.
         again_at: When to try next to have something else serve, seconds of the swaps' clock.
         tries: How often that was tried in vain.
@@ -82,6 +94,7 @@ class Trial:
     through_seq: int = 0
     found: Paired = field(default_factory=Paired)
     earlier: Paired = field(default_factory=Paired)
+    seconds: float = 0.0
     condemned: str | None = None
     again_at: float = 0.0
     tries: int = 0
@@ -113,8 +126,7 @@ class Trial:
 
     def goes_on(self) -> bool:
         """Whether it is worth going on with when another candidate serves: it is compared."""
-        self.idle += 1
-        compared = self.against is not None and self.idle <= _MOST_IDLE
+        compared = self.against is not None and self.idle < _MOST_IDLE
         return compared and self.condemned is None
 
     def outcome(self, settings: GateSettings) -> Outcome:
@@ -123,6 +135,43 @@ class Trial:
         if is_worse(total, settings.margin):
             return "bad"
         return "good" if total.n >= settings.probation_samples else "wait"
+
+
+def begun(entry: VersionEntry, manifest: Manifest) -> Trial:
+    """A version's probation, from where the manifest has it.
+
+    Args:
+        entry: On probation.
+        manifest: Says what it may be compared with.
+    """
+    fallbacks, kept = manifest.fallbacks(but=entry.version), entry.trial
+    trial = Trial(entry, next(iter(fallbacks), None))
+    if kept is None:
+        return trial
+    trial.seconds = kept.seconds
+    # Counts beside a version that is good no more say nothing of how it does beside another.
+    for against in fallbacks:
+        if against.version == kept.against:
+            trial.against, trial.through_seq, trial.idle = against, kept.through_seq, kept.idle
+            trial.earlier = Paired(kept.n, kept.correct, kept.previous_correct, kept.lost)
+    return trial
+
+
+def with_trials(manifest: Manifest, trials: list[Trial], served_seconds: float) -> Manifest:
+    """The manifest, with how far each trial has come.
+
+    Args:
+        manifest: Has what they are about.
+        trials: All that there are.
+        served_seconds: How long the active version has served in this start.
+    """
+    for trial in trials:
+        against = None if trial.against is None else trial.against.version
+        seconds = trial.seconds + (served_seconds if trial.version == manifest.active else 0.0)
+        found = asdict(trial.total)
+        kept = KeptTrial(against, trial.through_seq, **found, seconds=seconds, idle=trial.idle)
+        manifest = manifest.with_trial(trial.version, kept)
+    return manifest
 
 
 def is_worse(found: Paired, margin: float) -> bool:

@@ -7,7 +7,8 @@ was made for another version than the one that serves by then is refused (`overt
 operator's change where another came first.
 
 While a version is on probation a thread looks after it: it rolls back when the engine fails, and
-calls good what has served for long enough with nothing against it.
+calls good what has served for long enough with nothing against it, and writes now and then how far
+probation has come.
 """
 
 from __future__ import annotations
@@ -21,25 +22,17 @@ from dataclasses import asdict
 from typing import Any
 
 from daemon.config import GateSettings
-from daemon.errors import (
-    RequestError,
-    StorageError,
-    VersionChangedError,
-)
+from daemon.errors import RequestError, StorageError, VersionChangedError
 from daemon.serving.change import Change, ChangeLedger, Follower
 from daemon.serving.manifest import Manifest, VersionEntry
 from daemon.serving.opening import open_version
-from daemon.serving.probation import MOST_FAILURES, Paired, Trial
+from daemon.serving.probation import MOST_FAILURES, Paired, Trial, begun, with_trials
 from daemon.serving.slot import Served, ServingSlot
 from daemon.serving.targets import kept_version, rollback_target
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from daemon.telemetry import Telemetry
-from engines import (
-    Opened,
-    PredictEngine,
-    Weights,
-)
+from engines import Opened, PredictEngine, Weights
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +40,8 @@ _TICK_SECONDS = 1.0
 # Having lived for so long, or given an answer, a version is not what makes every start crash.
 _SETTLED_SECONDS = 10.0
 _LONGEST_WAIT_SECONDS = 60.0  # between tries to have something else serve
+# How much of a probation a crash may cost; each writing costs the disk.
+_KEEP_SECONDS = 600.0
 
 
 class Swaps:
@@ -82,7 +77,7 @@ class Swaps:
         self._follower: Follower | None = None
         self._ledger = ChangeLedger(store)
         self._trials: list[Trial] = []
-        self._began = clock()
+        self._began = self._kept_at = clock()
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._look, name="probation")
@@ -90,7 +85,8 @@ class Swaps:
         telemetry.model_version.set(slot.current.weights.version)
         if versions.crashed is not None:
             self._record("rolled_back", versions.crashed, "start", "every start crashed")
-        self._try(self.manifest.active)
+        for entry in self.manifest.versions:
+            self._try(entry.version)
 
     @property
     def manifest(self) -> Manifest:
@@ -115,6 +111,7 @@ class Swaps:
             self._thread.join()
         with self._lock:
             self._settle()
+            self._keep()
 
     @contextmanager
     def still(self) -> Iterator[Manifest]:
@@ -142,18 +139,19 @@ class Swaps:
         going_on = [trial for trial in self._trials if trial.goes_on()][:1]
         stay = {trial.version for trial in going_on}
         stay |= {trial.against.version for trial in going_on if trial.against is not None}
-        condemned = [t.version for t in self._trials if t.condemned is not None]
+        bad = [trial.version for trial in self._trials if trial.condemned is not None]
         try:
-            self._versions.accept(weights, best=best, trials=stay)
+            self._versions.accept(weights, best=best, trials=stay, bad=bad)
         except OSError:
             self._telemetry.swaps.labels("failed").inc()
             raise
         self._swap(Served(weights, engine), "swapped")
         self._trials = going_on
-        for version in condemned:
-            if self.manifest.find(version) is not None:
-                self._versions.change_at_once(self.manifest.failed(version))
+        for trial in going_on:
+            trial.idle += 1
         self._try(weights.version)
+        if bad:
+            self._say_serves(retreat=False)  # for the best may have been among them
 
     def rollback(self, to: int | None, reason: str) -> Change:
         """An operator's rollback: the version that serves is bad.
@@ -282,11 +280,9 @@ class Swaps:
         return seconds
 
     def _try(self, version: int) -> None:
-        """Begin a version's probation, if it is to prove itself."""
-        manifest = self.manifest
-        if (entry := manifest.entry(version)).state == "pending":
-            against = next(iter(manifest.fallbacks()), None)
-            self._trials.append(Trial(entry, against))
+        """Begin a version's probation or go on with it, if it is to prove itself."""
+        if (entry := self.manifest.entry(version)).state == "pending":
+            self._trials.append(begun(entry, self.manifest))
         self._say_watch()
 
     def _passed(self, trial: Trial) -> None:
@@ -340,6 +336,13 @@ class Swaps:
         self._say_watch()
         return False
 
+    def _keep(self) -> None:
+        """Write how far probation has come."""
+        self._kept_at = self._clock()
+        after = with_trials(self.manifest, self._trials, self._kept_at - self._began)
+        if after != self.manifest:
+            self._versions.change_at_once(after)
+
     def _settle(self) -> None:
         """The present start has not crashed."""
         active = self.manifest.entry(self.manifest.active)
@@ -361,15 +364,18 @@ class Swaps:
             served = self._clock() - self._began
             if served >= _SETTLED_SECONDS or self._slot.has_answered:
                 self._settle()
+            if self._clock() - self._kept_at >= _KEEP_SECONDS:
+                self._keep()
             trial = next((t for t in self._trials if t.version == self.manifest.active), None)
             if trial is None:
                 return
             failed = self._slot.failures >= MOST_FAILURES
-            if not trial.condemned and not failed:
-                if served >= self._settings.probation_seconds:
+            # That it is worse may have been found by an earlier start, which could not replace it.
+            if not trial.condemned and not failed and trial.outcome(self._settings) != "bad":
+                if trial.seconds + served >= self._settings.probation_seconds:
                     self._passed(trial)
                 return
-        self._condemn(trial, "engine")
+        self._condemn(trial, "engine" if failed else "accuracy")
 
     def _say_serves(self, *, retreat: bool) -> None:
         if self._follower is not None:

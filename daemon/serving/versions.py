@@ -77,8 +77,6 @@ class VersionStore:
                 continue
             if entry.version != self.manifest.active:
                 self._fall_back(entry.version, damaged)
-            elif self.manifest != (tended := self.manifest.looked_after()):
-                self._write_or_keep(tended)  # other trials have ended with the last start
             return weights
         return self._start_untrained(first, self.manifest.last + 1)
 
@@ -147,13 +145,21 @@ class VersionStore:
             raise WeightsError(f"the file of version {version} holds other weights")
         return weights
 
-    def accept(self, weights: Weights, *, best: bool = True, trials: Collection[int] = ()) -> None:
+    def accept(
+        self,
+        weights: Weights,
+        *,
+        best: bool = True,
+        trials: Collection[int] = (),
+        bad: Collection[int] = (),
+    ) -> None:
         """Make a version whose file is in place the active one, and prune old ones.
 
         Args:
             weights: What the file holds.
             best: It is also the best one from here on.
             trials: Versions whose probation goes on, and what they are compared with.
+            bad: Versions that were found bad and served all the same.
 
         Raises:
             OSError: The manifest cannot be written; nothing has changed.
@@ -161,6 +167,8 @@ class VersionStore:
         before = self.manifest
         entry = msgspec.structs.replace(_entry(weights), state="pending")
         after = before.accepted(entry, best=best, keep=self._keep, trials=trials)
+        for version in bad:
+            after = after.failed(version) if after.find(version) is not None else after
         self._write(after)
         for entry in before.versions:
             if after.find(entry.version) is None:
