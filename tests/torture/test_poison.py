@@ -43,9 +43,10 @@ def test_an_attack_serves_nothing_worse_than_the_last_good_version(
 ):
     if not (runs := size("--poison-runs")):
         pytest.skip("a daemon a run; with --poison-runs, as in make torture-poison")
-    found = [poison(zygote, tmp_path / str(n), attack, seed + n) for n in range(runs)]
-    for run in found:
-        record(run)
+    found = []
+    for n in range(runs):
+        found.append(poison(zygote, tmp_path / str(n), attack, seed + n))
+        record(found[-1])
     assert [what for run in found for what in broken(run)] == []
     if attack == "stealth":
         assert sum(run.rollbacks for run in found) > 0
