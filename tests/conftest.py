@@ -20,7 +20,7 @@ settings.load_profile("ffedge")
 
 # Option of a harness in tests/torture, its size in `make test`, in `make torture`, and of what.
 TORTURE = (
-    ("--power-cuts", 40, 2000, "power cuts under the store, and a twentieth under the daemon"),
+    ("--power-cuts", 12, 2000, "power cuts under the store, and a twentieth under the daemon"),
     ("--io-points", 4, 1000, "file operations that fail in four ways, at most all there are"),
     ("--crash-states", 40, 10_000, "states that a crash could have left"),
     ("--damaged-logs", 2, 200, "logs that are cut or flipped at rest, databases with a flip"),
@@ -29,11 +29,11 @@ TORTURE = (
     ("--jumps", 6, 200, "jumps of the wall clock"),
     ("--traces", 20, 1000, "machines that the governor keeps within limits for an hour"),
     ("--flaps", 10, 500, "times that telemetry goes and comes, in each of six ways"),
-    ("--learner-kills", 5, 500, "kills of the learner under load, and a fifth as many stops"),
+    ("--learner-kills", 2, 500, "kills of the learner under load, and a fifth as many stops"),
     ("--learner-ooms", 1, 50, "kills of the learner by the kernel, for memory"),
     ("--poison-runs", 0, 40, "daemons that each attack is tried on"),
     ("--resume-kills", 8, 100, "kills of a learner, wherever it is"),
-    ("--swaps", 300, 10_000, "changes of the version that answers, under predictions"),
+    ("--swaps", 200, 10_000, "changes of the version that answers, under predictions"),
     ("--weight-mutations", 300, 5000, "ways to damage a weight file"),
     ("--swap-kills", 1, 200, "kills at each step of a version's life"),
     ("--retry-posts", 1500, 100_000, "requests, three of ten sent twice, across kills"),
@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-cycles",
         type=int,
-        default=3,
+        default=2,
         help="times the daemon is killed under load; make torture uses 300",
     )
     for name, default, full, help in TORTURE:
