@@ -39,6 +39,42 @@ TORTURE = (
     ("--retry-posts", 1500, 100_000, "requests, three of ten sent twice, across kills"),
 )
 
+# Files of more than ten seconds, the longest first: one that began last would keep one worker busy
+# when the others have no more to do. By turns such as wait for daemons and such as compute. The very
+# first builds pycuda where that was not done; those that need it too come when it is there.
+LONGEST = (
+    "test_cuda_chains.py",
+    "test_cuda_placement.py",
+    "torture/test_bugs.py",
+    "test_fusion.py",
+    "test_notify.py",
+    "test_demo.py",
+    "torture/test_learner_kills.py",
+    "test_onnx_parity.py",
+    "torture/test_poison.py",
+    "test_network_contract.py",
+    "test_end_to_end.py",
+    "test_engine_contract.py",
+    "test_power_daemon.py",
+    "test_install.py",
+    "test_tensorrt_predict.py",
+    "torture/test_kill.py",
+    "test_power_monitor.py",
+    "test_jtop.py",
+    "test_governor_daemon.py",
+    "test_doctor.py",
+    "torture/test_resume.py",
+    "test_tensorrt_bindings.py",
+    "torture/test_damage.py",
+    "test_benchmarks.py",
+    "test_transfer_daemon.py",
+    "test_exact_products.py",
+    "test_tensorrt_daemon.py",
+    "torture/test_power_cut.py",
+    "torture/test_full_disk.py",
+    "test_unit_file.py",
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -96,6 +132,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    last = len(LONGEST)
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, last))
     if not config.getoption("--every-failure"):
         for item in items:
             if item.get_closest_marker("every_failure"):
