@@ -40,8 +40,8 @@ TORTURE = (
 )
 
 # Files of more than ten seconds, the longest first: one that began last would keep one worker busy
-# when the others have no more to do. By turns such as wait for daemons and such as compute. The very
-# first builds pycuda where that was not done; those that need it too come when it is there.
+# when the others have no more to do. By turns such as wait for daemons and such as compute. The
+# first one builds pycuda where that was not done; those that need it too come when it is there.
 LONGEST = (
     "test_cuda_chains.py",
     "test_cuda_placement.py",
