@@ -15,9 +15,10 @@ CIFAR ?= digit-images
 
 setup: .venv/ready
 
-# A file's tests share what they set up, so a file stays with one worker.
+# A file's tests share what they set up, so a file stays with one worker; tests/conftest.py has the
+# order of files.
 test: .venv/ready
-	$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	$(BIN)/ruff check .

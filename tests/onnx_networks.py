@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import onnxruntime
-from sklearn.datasets import load_digits
 
 from engines import LookAhead, Recipe, Weights, open_train_engine
 from models import ModelSpec
@@ -37,6 +36,8 @@ BATCH = 24
 @functools.cache
 def _digits():
     """Images in 0..16, `[1797, 8, 8]`, and labels."""
+    from sklearn.datasets import load_digits  # seconds, in every worker that collects
+
     digits = load_digits()
     return digits.images, digits.target
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 import torch.fx.experimental._config as shape_config
 from hypothesis import given
 from hypothesis import strategies as st
-from torch._dynamo.testing import CompileCounter
 
 from engines.depthwise import DepthwiseConv
 from engines.fusion import Fusion
@@ -98,16 +99,20 @@ class Traced(Fusion):
     """Traces a chain as torch.compile does, without the seconds that a C++ compiler takes."""
 
     def fuse(self, chain):
-        return torch.compile(chain, backend=GRAPHS, fullgraph=True, dynamic=True)
+        return torch.compile(chain, backend=graphs(), fullgraph=True, dynamic=True)
 
 
-GRAPHS = CompileCounter()
+@functools.cache
+def graphs():
+    from torch._dynamo.testing import CompileCounter  # seconds, in every worker that collects
+
+    return CompileCounter()
 
 
 def test_one_graph_a_product_serves_every_size():
     sizes = (2, 10, (6, 8)), (3, 10, (6, 8)), (2, 24, (4, 5)), (5, 33, (7, 7))
     torch.compiler.reset()
-    GRAPHS.clear()
+    graphs().clear()
     with shape_config.patch(use_duck_shape=False):
         for batch, channels, size in sizes:
             g = depthwise(channels, size, stride=2)
@@ -116,7 +121,7 @@ def test_one_graph_a_product_serves_every_size():
             for ours, plain in zip(found, all_three(*given, g), strict=True):
                 assert ours.dtype == torch.int32
                 assert torch.equal(ours, plain)
-    assert GRAPHS.frame_count == 3
+    assert graphs().frame_count == 3
 
 
 # --- overflow and refusals --------------------------------------------------------------------

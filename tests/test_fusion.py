@@ -22,12 +22,24 @@ from tests.contracts import bits
 from tests.networks import CLASSES, TINY, batch_of
 
 COMPILED = Fusion("compiled", "a test")
-with warnings.catch_warnings():
-    # torch's compiler uses what torch deprecates, when it is first imported.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    REFUSAL = fusion._refusal("cpu")
-needs_compiler = pytest.mark.skipif(REFUSAL is not None, reason=f"torch.compile: {REFUSAL}")
+needs_compiler = pytest.mark.usefixtures("compiler")
 STEP = {"learning_rate": 1e-2, "look_ahead_weight": 0.5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def refusal() -> str | None:
+    """Why nothing compiles; not asked when tests are collected: it is seconds in every worker."""
+    with warnings.catch_warnings():
+        # torch's compiler uses what torch deprecates, when it is first imported.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return fusion._refusal("cpu")
+
+
+@pytest.fixture
+def compiler(refusal: str | None) -> None:
+    if refusal is not None:
+        pytest.skip(f"torch.compile: {refusal}")
+
 
 # --- the choice ---------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx2
@@ -55,6 +56,13 @@ class Manager:
             if self.next(wanted, silence) is None:
                 return True
         return False
+
+    def forget(self) -> None:
+        """Take what has come so far, so that `next` gives what comes from now on."""
+        self._socket.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                self.heard.extend(self._socket.recv(4096).decode().split("\n"))
 
     def close(self) -> None:
         self._socket.close()
@@ -154,69 +162,92 @@ def started(manager: Manager, folder: Path, **options: object) -> RunningDaemon:
     return RunningDaemon(folder, environment=watchdog, **options)  # type: ignore[arg-type]
 
 
-def test_a_daemon_is_ready_once_it_answers_then_alive_then_stopping(
-    manager: Manager, tmp_path: Path
-) -> None:
-    with started(manager, tmp_path) as daemon:
+@pytest.fixture(scope="module")
+def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Manager, RunningDaemon]]:
+    """A daemon under a manager, for the tests that follow in their order."""
+    folder = tmp_path_factory.mktemp("managed")
+    more = f"hang_seconds = {WATCHDOG_SECONDS}\n"
+    with (
+        closing(Manager(str(folder / "notify"))) as manager,
+        started(manager, folder, more=more) as daemon,
+    ):
         assert manager.next("READY=1")
-        before = manager.heard[: manager.heard.index("READY=1")]
-        assert before[0].startswith("STATUS=opening the store")
-        assert "WATCHDOG=1" not in before
-        assert daemon.client.post("/predict", json={"x": [0.0] * 64}).json()["model_version"] == "1"
-        for _ in range(3):
-            assert manager.next("WATCHDOG=1", 2 * WATCHDOG_SECONDS)
-        wait_for(daemon.learner_up, "the learner")
-        told = [line for line in manager.heard if line.startswith("STATUS=serves version 1 of mlp")]
-        assert told
-        assert str(daemon.client.base_url).rstrip("/") in told[0]
-        daemon.process.send_signal(signal.SIGTERM)
-        assert manager.next("STOPPING=1")
-        assert daemon.process.wait(30) == 0
-    assert manager.heard.count("READY=1") == 1
+        yield manager, daemon
 
 
-def test_a_daemon_that_cannot_serve_is_never_ready(manager: Manager, tmp_path: Path) -> None:
-    with started(manager, tmp_path) as daemon:
-        assert manager.next("READY=1")
-        command = [sys.executable, "-m", "daemon", "serve", "--config", str(daemon.config)]
-        environment = os.environ | {"NOTIFY_SOCKET": manager.address}
-        second = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False
-        )
-        assert second.returncode == 2
-        assert "another daemon works in" in second.stderr
-        assert manager.next("READY=1", 0.5) is None
-
-
-def test_a_learner_that_hangs_is_replaced_and_the_watchdog_fed_all_the_while(
-    manager: Manager, tmp_path: Path
+def test_a_daemon_is_ready_once_it_answers_then_alive(
+    managed: tuple[Manager, RunningDaemon],
 ) -> None:
-    with started(manager, tmp_path, more=f"hang_seconds = {WATCHDOG_SECONDS}\n") as daemon:
-        wait_for(daemon.learner_up, "the learner")
-        learner = daemon.learner_pid()
-        assert learner
-        os.kill(learner, signal.SIGSTOP)
-        began = time.monotonic()
-        while daemon.learner_pid() == learner:
-            assert manager.next("WATCHDOG=1", WATCHDOG_SECONDS)
-            assert time.monotonic() - began < 10 * WATCHDOG_SECONDS
-        wait_for(daemon.learner_up, "the next learner")
-        assert daemon.metric('ffedge_learner_restarts_total{reason="hang"}') == 1
-        assert (daemon.metric("ffedge_learner_heartbeat_age_seconds") or 0) < WATCHDOG_SECONDS
+    manager, daemon = managed
+    before = manager.heard[: manager.heard.index("READY=1")]
+    assert before[0].startswith("STATUS=opening the store")
+    assert "WATCHDOG=1" not in before
+    assert daemon.client.post("/predict", json={"x": [0.0] * 64}).json()["model_version"] == "1"
+    for _ in range(3):
+        assert manager.next("WATCHDOG=1", 2 * WATCHDOG_SECONDS)
+    wait_for(daemon.learner_up, "the learner")
+    told = [line for line in manager.heard if line.startswith("STATUS=serves version 1 of mlp")]
+    assert told
+    assert str(daemon.client.base_url).rstrip("/") in told[0]
+
+
+def test_two_daemons_do_not_share_a_directory_and_the_second_is_never_ready(
+    managed: tuple[Manager, RunningDaemon],
+) -> None:
+    manager, daemon = managed
+    command = [sys.executable, "-m", "daemon", "serve", "--config", str(daemon.config)]
+    environment = os.environ | {"NOTIFY_SOCKET": manager.address}
+    second = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert second.returncode == 2
+    assert "another daemon works in" in second.stderr.splitlines()[-1]
+    assert manager.next("READY=1", 0.5) is None
+    assert daemon.client.get("/health/live").status_code == 200
 
 
 def test_a_learner_that_was_killed_is_no_reason_to_restart_the_server(
-    manager: Manager, tmp_path: Path
+    managed: tuple[Manager, RunningDaemon],
 ) -> None:
-    with started(manager, tmp_path) as daemon:
-        wait_for(daemon.learner_up, "the learner")
-        learner = daemon.learner_pid()
-        assert learner
-        os.kill(learner, signal.SIGKILL)
-        wait_for(lambda: daemon.restarts() == 1, "the restart")
-        for _ in range(3):
-            assert manager.next("WATCHDOG=1", 2 * WATCHDOG_SECONDS)
-        wait_for(daemon.learner_up, "the next learner")
+    manager, daemon = managed
+    wait_for(daemon.learner_up, "the learner")
+    learner = daemon.learner_pid()
+    assert learner
+    manager.forget()
+    os.kill(learner, signal.SIGKILL)
+    wait_for(lambda: daemon.restarts() == 1, "the restart")
+    for _ in range(3):
+        assert manager.next("WATCHDOG=1", 2 * WATCHDOG_SECONDS)
+    wait_for(daemon.learner_up, "the next learner")
+
+
+def test_a_learner_that_hangs_is_replaced_and_the_watchdog_fed_all_the_while(
+    managed: tuple[Manager, RunningDaemon],
+) -> None:
+    manager, daemon = managed
+    wait_for(daemon.learner_up, "the learner")
+    learner = daemon.learner_pid()
+    assert learner
+    manager.forget()
+    os.kill(learner, signal.SIGSTOP)
+    began = time.monotonic()
+    while daemon.learner_pid() == learner:
+        assert manager.next("WATCHDOG=1", WATCHDOG_SECONDS)
+        assert time.monotonic() - began < 10 * WATCHDOG_SECONDS
+    wait_for(daemon.learner_up, "the next learner")
+    assert daemon.metric('ffedge_learner_restarts_total{reason="hang"}') == 1
+    assert (daemon.metric("ffedge_learner_heartbeat_age_seconds") or 0) < WATCHDOG_SECONDS
+
+
+def test_a_daemon_that_is_told_to_stop_says_so_and_was_ready_once(
+    managed: tuple[Manager, RunningDaemon],
+) -> None:
+    """The last to use this daemon."""
+    manager, daemon = managed
+    daemon.process.send_signal(signal.SIGTERM)
+    assert manager.next("STOPPING=1")
+    assert daemon.process.wait(30) == 0
+    assert manager.heard.count("READY=1") == 1
 
 
 # A part does nothing any more once a signal has come. The event loop's own runs the handler: Python
@@ -247,14 +278,15 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_the_watchdog_goes_unfed_while_a_part_is_stuck(
-    manager: Manager, tmp_path: Path, part: str
-) -> None:
+def falls_silent_while_stuck(folder: Path, part: str) -> None:
     main, held = PARTS[part]
     program = [sys.executable, "-c", BLOCKABLE.format(main=main, part=held)]
     more = "hang_seconds = 2\n" if part == "supervisor" else ""
-    with started(manager, tmp_path, program=program, more=more) as daemon:
+    folder.mkdir()
+    with (
+        closing(Manager(str(folder / "notify"))) as manager,
+        started(manager, folder, program=program, more=more) as daemon,
+    ):
         wait_for(daemon.learner_up, "the learner")
         assert manager.next("WATCHDOG=1")
         daemon.process.send_signal(signal.SIGUSR1)
@@ -271,3 +303,21 @@ def test_the_watchdog_goes_unfed_while_a_part_is_stuck(
         assert daemon.process.poll() is None
         if part != "event loop":
             assert daemon.client.get("/health/live").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def stuck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
+    """What became of each daemon: they wait for the same silence, so they wait together."""
+    folder = tmp_path_factory.mktemp("stuck")
+    with ThreadPoolExecutor(len(PARTS)) as pool:
+        yield {
+            part: pool.submit(falls_silent_while_stuck, folder / part.replace(" ", "-"), part)
+            for part in PARTS
+        }
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_watchdog_goes_unfed_while_a_part_is_stuck(
+    stuck: dict[str, Future[None]], part: str
+) -> None:
+    stuck[part].result(100)

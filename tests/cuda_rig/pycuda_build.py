@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import re
@@ -76,12 +77,12 @@ def pycuda_rig() -> PycudaRig:
             pytest.skip(f"pycuda cannot be built: there is no {tool} here")
     tag = f"{VERSION}-{sys.implementation.cache_tag}-{toolkit.name}"
     kept = CACHE / re.sub(r"[^\w.-]", "_", tag)
-    if not kept.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as work:
-            built = _build(Path(work), toolkit)
-            with contextlib.suppress(OSError):  # another run was first
-                built.rename(kept)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker builds, and the others wait for it
+        if not kept.exists():
+            with tempfile.TemporaryDirectory(dir=CACHE) as work:
+                _build(Path(work), toolkit).rename(kept)
     return PycudaRig(kept / "site", _driver(kept))
 
 
