@@ -58,7 +58,7 @@ class Arm:
         open_predict = open_predict_engine("torch").open
         after_seq = (change_seq or 0) if self._settings.follow_drift else 0
         scores = holdout.compare(
-            candidate, self._incumbent, self._best, open_predict, _nobody, after_seq=after_seq
+            candidate, self._incumbent, [self._best], open_predict, _nobody, after_seq=after_seq
         )
         with open_predict(candidate) as engine:
             decision = judge(candidate, self._incumbent.version, engine, scores, self._settings)

@@ -16,20 +16,24 @@ STORAGE = 74
 OUT_OF_MEMORY = 71
 
 
+Named = tuple[int, str]  # a version's number and digest
+
+
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """Server: start learning; candidates count on from `next_version`.
 
-    `active` and `best` are the versions to compare candidates with, each with its digest. `retreat`
-    is the number of a rollback that the learner before has not answered with `Retreated`, else 0.
+    `active`, `best` and `newest_good` are the versions to compare candidates with. `retreat` is the
+    number of a rollback that the learner before has not answered with `Retreated`, else 0.
     `good` are all versions that have passed their probation: a `Passed` may have met nobody.
     The block behind sequence number `pass_over` is not to be learned: learners have died of it.
     """
 
-    active: tuple[int, str]
-    best: tuple[int, str]
+    active: Named
+    best: Named
     next_version: int
     retreat: int = 0
     good: list[int] = []
+    newest_good: Named | None = None
     pass_over: int | None = None
 
 
@@ -66,12 +70,12 @@ class Serves(msgspec.Struct, frozen=True, tag="serves"):
     to the one that serves, and says `Retreated` with the same `change`.
     """
 
-    version: int
-    sha256: str
+    active: Named
     retreat: bool
-    best: tuple[int, str]
+    best: Named
     change: int
     good: list[int] = []
+    newest_good: Named | None = None
 
 
 class Watched(msgspec.Struct, frozen=True):
@@ -94,7 +98,7 @@ class Watch(msgspec.Struct, frozen=True, tag="watch"):
 class Passed(msgspec.Struct, frozen=True, tag="passed"):
     """Server: a version has passed its probation."""
 
-    version: int
+    version: Named
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):

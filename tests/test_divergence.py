@@ -105,7 +105,7 @@ def test_the_learning_rate_is_halved_until_a_candidate_is_accepted(
     learner._state.engine.train_step = spy  # type: ignore[method-assign]
     learner.learn_block()
     weights = learner.export(version=2, parent=1)
-    scores = learner.compare(weights, weights, weights)
+    scores = learner.compare(weights, weights, [weights])
     learner.judged(2, scores, accepted=False)
     learner.rehearse(1)
     assert set(rates) == {SETTINGS.learning_rate / 2}
@@ -134,7 +134,7 @@ def test_the_second_time_from_a_checkpoint_the_network_begins_anew_on_what_memor
     assert exported(learner) != before
     assert learner._state.memory.samples == remembered
     weights = learner.export(version=9, parent=None)
-    assert learner.compare(weights, weights, weights).candidate_correct > 0.8 * (
+    assert learner.compare(weights, weights, [weights]).candidate_correct > 0.8 * (
         store.counts.holdout
     )
     learn_all(learner)

@@ -114,7 +114,7 @@ def test_versions_are_paired_sample_by_sample_and_by_class(reader: SampleReader)
     def open_version(weights: Weights) -> PredictEngine:
         return Fixed(answers[weights.version][1])
 
-    versions = (answers[3][0], answers[1][0], answers[2][0])
+    versions = (answers[3][0], answers[1][0], [answers[2][0]])
     scores = Holdout(reader, 100).compare(*versions, open_version, lambda: None)
     assert scores == Scores(
         n=6,
@@ -133,16 +133,20 @@ def test_the_counts_are_those_of_a_loop_over_single_samples(reader: SampleReader
     draw = np.random.default_rng(5)
     names = ("a", "b", "c")
     for _ in range(50):
-        tables = [{i: int(place) for i, place in enumerate(draw.integers(-1, 3, 6))} for _ in "123"]
-        versions = [version(number, *names) for number in (3, 1, 2)]
+        tables = [
+            {i: int(place) for i, place in enumerate(draw.integers(-1, 3, 6))} for _ in "1234"
+        ]
+        candidate, incumbent, best, good = (version(n, *names) for n in (3, 1, 2, 4))
 
         def open_version(weights: Weights, tables: list[dict[int, int]] = tables) -> PredictEngine:
             return Fixed(tables[weights.version - 1])
 
-        scores = Holdout(reader, 100).compare(*versions, open_version, lambda: None)
-        was, best, now = ([table[i] == i % 3 for i in range(6)] for table in tables)
+        scores = Holdout(reader, 100).compare(
+            candidate, incumbent, [best, good], open_version, lambda: None
+        )
+        was, *others, now = ([tables[n - 1][i] == i % 3 for i in range(6)] for n in (1, 2, 4, 3))
         assert scores.incumbent_correct == sum(was)
-        assert scores.best_correct == sum(best)
+        assert scores.best_correct == max(map(sum, others))
         assert scores.candidate_correct == sum(now)
         assert scores.candidate_alone == sum(n and not w for n, w in zip(now, was, strict=True))
         assert scores.incumbent_alone == sum(w and not n for n, w in zip(now, was, strict=True))
@@ -154,5 +158,5 @@ def test_without_a_holdout_all_classes_are_missing(tmp_path: Path) -> None:
     open_store(tmp_path).close()
     with closing(SampleReader(tmp_path, SPEC)) as reader:
         weights = version(1, "a", "b")
-        scores = Holdout(reader, 9).compare(weights, weights, weights, lambda _: Fixed({}), int)
+        scores = Holdout(reader, 9).compare(weights, weights, [weights], lambda _: Fixed({}), int)
     assert scores == Scores(0, 0, 0, 0, missing=("a", "b"))

@@ -120,12 +120,12 @@ def test_candidate_and_incumbent_are_compared_on_the_same_samples(
         pass
     trained = learner.export(version=2, parent=1)
     assert set(trained.classes) == {"c0", "c1", "c2"}
-    scores = learner.compare(trained, untrained, untrained)
+    scores = learner.compare(trained, untrained, [untrained])
     assert scores.n == store.counts.holdout
     assert scores.incumbent_correct == 0
     assert scores.candidate_correct > 0.9 * scores.n
     signs: list[None] = []
-    swapped = learner.compare(untrained, trained, trained, lambda: signs.append(None))
+    swapped = learner.compare(untrained, trained, [trained], lambda: signs.append(None))
     assert (swapped.n, swapped.incumbent_correct) == (scores.n, scores.candidate_correct)
     assert (swapped.best_correct, swapped.candidate_correct) == (scores.candidate_correct, 0)
     # Of life, between parts; the best version is the incumbent and is not asked again.
@@ -161,7 +161,7 @@ def test_proposing_changes_nothing_in_what_is_learned(store: SampleStore, tmp_pa
         quiet.learn_block()
         busy.learn_block()
         candidate = busy.export(version=7, parent=1)
-        busy.compare(candidate, candidate, candidate)
+        busy.compare(candidate, candidate, [candidate])
         busy.save()
     assert exported(quiet) == exported(busy)
 

@@ -127,7 +127,8 @@ def test_unlabelled_samples_wait_for_their_label(store: SampleStore, tmp_path: P
         pass
     features = [np.frombuffer(s.features, "<f4").tobytes() for s in unlabelled]
     assert set(features).isdisjoint(row[:-1] for row in seen)
-    assert learner.compare(*[learner.export(version=1, parent=None)] * 3).n == store.counts.holdout
+    weights = learner.export(version=1, parent=None)
+    assert learner.compare(weights, weights, [weights]).n == store.counts.holdout
     before = store.counts.to_learn
     for number in range(100):
         store.label(f"u{number}", "c1", replace=False).result(10)

@@ -53,7 +53,7 @@ def test_after_a_rollback_it_goes_back_and_builds_on_what_serves(
         assert peer.hear_next(Proposed).version == 2
         peer.say(Judged(2, accepted=True))
         number, sha256 = first(tmp_path)
-        peer.say(Serves(number, sha256, True, (number, sha256), 7))
+        peer.say(Serves((number, sha256), True, (number, sha256), 7))
         assert peer.hear_next(Retreated).change == 7
         fill(store, 100, seed=1)
         again = peer.hear_next(Proposed)
@@ -68,8 +68,8 @@ def test_a_change_that_comes_before_the_verdict_is_obeyed_before_it(
     with running(tmp_path) as peer:
         peer.hear_next(Proposed)
         number, sha256 = first(tmp_path)
-        peer.say(Serves(number, sha256, False, (number, sha256), 1))
-        peer.say(Serves(number, sha256, True, (number, sha256), 2))
+        peer.say(Serves((number, sha256), False, (number, sha256), 1))
+        peer.say(Serves((number, sha256), True, (number, sha256), 2))
         assert peer.hear_next(Retreated).change == 2
         peer.say(Judged(2, accepted=True))  # made after both
         fill(store, 100, seed=1)
@@ -96,7 +96,7 @@ def test_a_full_disk_puts_a_retreat_off_and_ends_no_learner(
         peer.say(Judged(2, accepted=True))
         full.set()
         number, sha256 = first(tmp_path)
-        peer.say(Serves(number, sha256, True, (number, sha256), 7))
+        peer.say(Serves((number, sha256), True, (number, sha256), 7))
         assert "No space left" in peer.hear_next(JobFailed).error
         fill(store, 100, seed=1)
         paused = []
@@ -147,7 +147,7 @@ def test_what_is_on_probation_is_predicted_before_it_is_learned(
         # Version 1 knows no class, so that what 2 has right it has right alone.
         peer.say(Judged(3, accepted=False))
         if good:
-            peer.say(Passed(2))
+            peer.say(Passed((2, proposed.sha256)))
         peer.say(Watch([]))
         fill(store, 100, seed=2)
         assert isinstance(peer.hear_next(Probed, Proposed), Proposed)

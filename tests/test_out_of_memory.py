@@ -250,7 +250,7 @@ def test_beside_a_step_nothing_has_changed(
     before = exported(learner)
     calls = {
         "export": lambda: learner.export(version=2, parent=1),
-        "compare": lambda: learner.compare(weights, weights, weights),
+        "compare": lambda: learner.compare(weights, weights, [weights]),
     }
     with monkeypatch.context() as patch:
         Shortage(patch, 1)

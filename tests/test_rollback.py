@@ -46,7 +46,7 @@ class Told:
         self.heard.append(("serves", manifest.active, manifest.best, retreat))
 
     def passed(self, version):
-        self.heard.append(("passed", version))
+        self.heard.append(("passed", version.version))
 
     def watch(self, trials):
         pairs = [(t.version, t.against and t.against.version, t.through_seq) for t in trials]

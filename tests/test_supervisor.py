@@ -64,7 +64,7 @@ until_closed()
     active = parts.versions.manifest.versions[0]
     named = [1, active.sha256]
     wanted = {"type": "begin", "active": named, "best": named, "next_version": 3, "retreat": 0}
-    wanted |= {"good": [1], "pass_over": None}
+    wanted |= {"good": [1], "newest_good": named, "pass_over": None}
     assert json.loads(error) == wanted
 
 

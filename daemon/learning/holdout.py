@@ -52,7 +52,7 @@ class Holdout:
         self,
         candidate: Weights,
         incumbent: Weights,
-        best: Weights,
+        others: Sequence[Weights],
         open_predict: Callable[[Weights], PredictEngine],
         on_part: OnPart,
         *,
@@ -63,7 +63,8 @@ class Holdout:
         Args:
             candidate: Proposed.
             incumbent: Serves.
-            best: Of all so far.
+            others: The best of all so far and the newest good one: that of them counts which is
+                right most often now.
             open_predict: Opens what answers.
             on_part: Called after each part of what is predicted.
             after_seq: As for `samples`.
@@ -79,14 +80,15 @@ class Holdout:
             return Scores(0, 0, 0, 0, missing=missing)
         _, truth = batch = self._reader.batch(samples)
         right: dict[int, NDArray[np.bool_]] = {}
-        for weights in (incumbent, best, candidate):
+        for weights in (incumbent, candidate, *others):
             if weights.version in right:  # the best one often is the one that serves
                 continue
             with shortage_named():
                 right[weights.version] = right_answers(
                     weights, open_predict, batch, labels, on_part
                 )
-        was, top, now = (right[weights.version] for weights in (incumbent, best, candidate))
+        was, now = right[incumbent.version], right[candidate.version]
+        top = max((right[weights.version] for weights in others), key=np.count_nonzero)
 
         def by_class(hits: NDArray[np.bool_]) -> tuple[int, ...]:
             counts = np.bincount(truth[hits], minlength=len(labels))

@@ -224,14 +224,14 @@ class Learner:
             raise
 
     def compare(
-        self, candidate: Weights, incumbent: Weights, best: Weights, on_part: OnStep = _nobody
+        self, candidate: Weights, incumbent: Weights, best: list[Weights], on_part: OnPart = _nobody
     ) -> Scores:
         """The versions' right answers on the same hold-out samples.
 
         Args:
             candidate: Proposed.
             incumbent: Serves.
-            best: Of all so far.
+            best: Of all so far, and the newest good one.
             on_part: Called after each part of what is predicted.
 
         Raises:
@@ -270,8 +270,7 @@ class Learner:
         with a log line, and later written over; learning begins again from the first sample:
         nothing is lost but time.
         """
-        fields = self._go_back(self.checkpoints.read())
-        if fields is not None:
+        if (fields := self._go_back(self.checkpoints.read())) is not None:
             self.course.load(fields)
         return fields is not None
 

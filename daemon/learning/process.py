@@ -26,6 +26,7 @@ from daemon.learning.answers import LearningError, MemoryShortageError
 from daemon.learning.learner import BlockReport, Learner, OnStep
 from daemon.learning.pace import Pacer
 from daemon.learning.probe import Probe
+from daemon.learning.references import References
 from daemon.learning.reports import IDLE, Reports
 from daemon.learning.triggers import Trigger, Triggers
 from daemon.messages import (
@@ -44,7 +45,7 @@ from daemon.messages import (
     Train,
     Watch,
 )
-from daemon.serving.gate import Scores, becomes_best
+from daemon.serving.gate import Scores
 from daemon.serving.versions import VersionStore
 from engines import Weights, WeightsError, weights_digest, weights_to_bytes
 
@@ -91,6 +92,7 @@ class LearnerProcess:
         self._learner = learner
         self._probe = probe
         self._versions = versions
+        self._references = References(versions)
         self._settings = settings
         self._inbox: queue.Queue[ToLearner | None] = queue.Queue()
         self._closed = threading.Event()
@@ -129,8 +131,7 @@ class LearnerProcess:
         begin = self._inbox.get()
         if not isinstance(begin, Begin):
             return
-        self._incumbent = self._versions.verify(*begin.active)
-        self._best = self._read_best(begin.best)
+        self._references.follow(begin)
         self._next_version = begin.next_version
         self._settle(begin.good)
         resumed = self._learner.restore()
@@ -141,7 +142,7 @@ class LearnerProcess:
             self._retreat(begin.active[0], begin.retreat)
         self._reports.send(Started(resumed, self._learner.last_seq, self._learner.steps))
         self._reports.begin(self._pacer, may_compile=self._settings.may_compile)
-        self._triggers.unjudged = self._learner.last_seq > self._incumbent.last_seq
+        self._triggers.unjudged = self._learner.last_seq > self._references.incumbent.last_seq
         reported = 0.0
         while True:
             with contextlib.suppress(queue.Empty):
@@ -185,24 +186,17 @@ class LearnerProcess:
                 self._probe.watch(command.trials)
                 self._learner.checkpoints.on_trial = {t.version[0] for t in command.trials}
             case Passed():
-                self._mark_good(command.version)
+                self._references.passed(command)
+                self._mark_good(command.version[0])
             case _:
                 pass
 
     def _follow(self, command: Serves) -> None:
         """Another version serves: candidates are compared with it from now on."""
-        self._incumbent = self._versions.verify(command.version, command.sha256)
-        self._best = self._read_best(command.best)
+        self._references.follow(command)
         self._settle(command.good)
         if command.retreat:
-            self._retreat(command.version, command.change)
-
-    def _read_best(self, best: tuple[int, str]) -> Weights:
-        try:
-            return self._versions.verify(*best)
-        except (WeightsError, OSError) as error:
-            log.error("best version cannot be read", extra={"why": str(error)})
-            return self._incumbent
+            self._retreat(command.active[0], command.change)
 
     def _retreat(self, version: int, change: int) -> None:
         self._retreats = version, change
@@ -257,10 +251,11 @@ class LearnerProcess:
         try:
             self._learn(trigger, rehearsal_steps, max_seconds)
             candidate = self._learner.export(
-                version=self._next_version, parent=self._incumbent.version
+                version=self._next_version, parent=self._references.incumbent.version
             )
+            references = self._references
             scores = self._learner.compare(
-                candidate, self._incumbent, self._best, self._between_steps
+                candidate, references.incumbent, references.others, self._between_steps
             )
             self._write(candidate, scores)
         except MemoryShortageError as error:
@@ -290,7 +285,7 @@ class LearnerProcess:
         except OSError as error:
             raise UnwritableError(f"the candidate cannot be written ({error.strerror})") from error
         # Saved before the verdict: the weights learned are the same whatever it is.
-        self._learner.checkpoints.on_trial.add(self._incumbent.version)
+        self._learner.checkpoints.on_trial.add(self._references.incumbent.version)
         self._save(candidate.version, scores)
         self._proposal_bytes = self._allowance.written_bytes - before
 
@@ -381,9 +376,7 @@ class LearnerProcess:
         self._next_version = candidate.version + 1
         self._learner.judged(candidate.version, scores, accepted=command.accepted)
         if command.accepted:
-            self._incumbent = candidate
-            if becomes_best(scores):
-                self._best = candidate
+            self._references.accepted(candidate, scores)
 
     def _between_steps(self) -> None:
         """Work goes at the server's pace, and ends with the server."""

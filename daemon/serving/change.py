@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from daemon.clock import stamp
 from daemon.errors import RequestError
-from daemon.serving.manifest import Manifest
+from daemon.serving.manifest import Manifest, VersionEntry
 from daemon.serving.probation import Paired, Trial
 from daemon.store import SampleStore
 
@@ -25,7 +25,7 @@ class Follower(Protocol):
     def serves(self, manifest: Manifest, *, retreat: bool) -> None:
         """Another version serves that is no new candidate."""
 
-    def passed(self, version: int) -> None:
+    def passed(self, version: VersionEntry) -> None:
         """A version has passed its probation."""
 
     def watch(self, trials: list[Trial]) -> None:

@@ -2,11 +2,11 @@
 
 A candidate's file is read back and checked; its values must lie where those of every healthy
 network do; the serving engine must compute from them what the learner computed. Then it is compared
-with the version that serves and with the best version so far, all on the same hold-out samples,
-which none of them ever learned from. It must not lie more than the margin below the better of the
-two. The best one is there because a margin against the incumbent alone is a ratchet: a hundred
-swaps could each give up a little. It is scored again each time, so when the world changes and it is
-no longer good, it no longer counts. Every refusal has one reason.
+with the version that serves, with the best so far and with the newest good one, all on the same
+hold-out samples, which none of them ever learned from. It must not lie more than the margin below
+the best of these. Best and good are there because a margin against the incumbent alone is a
+ratchet: a hundred swaps could each give up a little. They are scored again each time, so when the
+world changes and they are no longer good, they no longer count. Every refusal has one reason.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ClassScores:
         labels: Of the classes that the hold-out has samples of.
         n: Hold-out samples of each.
         incumbent_correct: Of them, right by the version that serves.
-        best_correct: Of them, right by the best version so far.
+        best_correct: Of them, right by the best or the newest good version.
         candidate_correct: Of them, right by the candidate.
     """
 
@@ -67,7 +67,8 @@ class Scores:
     Args:
         n: Hold-out samples, the same for all.
         incumbent_correct: Of them, right by the version that serves.
-        best_correct: Of them, right by the best version so far, which may be an older one.
+        best_correct: Of them, right by the best version so far, or the newest good one if that is
+            right more often.
         candidate_correct: Of them, right by the candidate.
         candidate_alone: Of them, right by the candidate and wrong by the version that serves.
         incumbent_alone: The other way round.
@@ -112,7 +113,7 @@ class Decision:
         accepted: Whether it may serve.
         reason: Why not: one of `CHECKS`, or `storage`; None when accepted.
         scores: What it was judged by.
-        margin: How far below the better of incumbent and best version its accuracy may lie.
+        margin: How far below the best of the versions compared its accuracy may lie.
         effort: What it has cost.
     """
 

@@ -9,7 +9,7 @@ would fall back on, and reports right answers, cumulatively. On each report:
     wait    until then
 
 `good` is relative: of two that are wrong as often, the newer one passes. No bar is absolute: the
-gate, on the hold-out, asks only that a candidate is not below the better of incumbent and best.
+gate, on the hold-out, asks only that a candidate is not below those before it.
 
 Time makes a version good as well: `probation_seconds` that it has served, summed over starts, with
 nothing against it, learning paused or not, samples or none. That shows that the engine answers with

@@ -290,7 +290,7 @@ class Swaps:
         self._trials.remove(trial)
         log.info("version is good", extra={"version": trial.version, **asdict(trial.total)})
         if self._follower is not None:
-            self._follower.passed(trial.version)
+            self._follower.passed(trial.entry)
         self._say_watch()
 
     def _condemn(self, trial: Trial, reason: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from daemon.messages import Begin, Passed, Probed, Retreated, Serves, Watch, Watched
+from daemon.messages import Begin, Named, Passed, Probed, Retreated, Serves, Watch, Watched
 from daemon.serving.manifest import Manifest, VersionEntry
 from daemon.serving.probation import Paired, Trial
 from daemon.serving.swaps import Swaps
@@ -42,6 +42,7 @@ class Following:
                 manifest.last + 1,
                 manifest.retreat,
                 _good(manifest),
+                _newest_good(manifest),
                 pass_over,
             )
             self._send(begin)
@@ -63,11 +64,12 @@ class Following:
         """See `Follower`."""
         active, best = (manifest.entry(v) for v in (manifest.active, manifest.best))
         change, good = manifest.changes, _good(manifest)
-        self._send(Serves(*_named(active), retreat, _named(best), change, good))
+        newest_good = _newest_good(manifest)
+        self._send(Serves(_named(active), retreat, _named(best), change, good, newest_good))
 
-    def passed(self, version: int) -> None:
+    def passed(self, version: VersionEntry) -> None:
         """See `Follower`."""
-        self._send(Passed(version))
+        self._send(Passed(_named(version)))
 
     def watch(self, trials: list[Trial]) -> None:
         """See `Follower`."""
@@ -79,8 +81,13 @@ class Following:
         self._send(Watch(watched))
 
 
-def _named(entry: VersionEntry) -> tuple[int, str]:
+def _named(entry: VersionEntry) -> Named:
     return entry.version, entry.sha256
+
+
+def _newest_good(manifest: Manifest) -> Named | None:
+    number = max(_good(manifest), default=None)
+    return None if number is None else _named(manifest.entry(number))
 
 
 def _good(manifest: Manifest) -> list[int]:
