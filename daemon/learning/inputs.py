@@ -9,12 +9,16 @@ standardised values cut off at 8, and their deviation say where it is:
     far      |mean| > 1.5 or deviation > 3
     narrow   0 < deviation < 1/3
 
-A block or two may be a fault. So it is standardised anew after two blocks far, from the newest
-samples and twice as many remembered ones, if that leaves to old and new a third of the resolution
-each had: both are answered then, and so is what comes back. Else, or where it is narrow,
-after ten blocks, from the newest alone: a sensor that is now quiet, now loud stays as it is.
-Features that do not vary in the newest samples stay, and all do while less than half of the known
-classes come, for one class alone is narrow by nature.
+What was a block far is standardised anew, from the newest samples and twice as many remembered
+ones, if that leaves to old and new a third of the resolution each had: then both are answered, what
+comes back is, too, and if it was a fault, nothing is lost by it. Where a quarter of the features
+moves so, all are. This has to come before a drift alarm lets go of what memory holds: from the
+newest alone, or a block later, what serves is right far less often (benchmarks/RECORDS.md).
+
+Else, or where a feature is narrow, it is standardised after ten blocks, from the newest alone: a
+fault ends before that, and a sensor that is now quiet, now loud stays as it is. Features that do
+not vary in the newest samples stay, and all do while less than half of the known classes come, for
+one class alone is narrow by nature.
 """
 
 from __future__ import annotations
@@ -29,8 +33,9 @@ from engines import Weights
 
 _CUT = 8.0
 _FAR, _WIDE, _NARROW = 1.5, 3.0, 1 / 3
-_SOON, _LATE = 2.0, 10.0  # blocks in a row
+_SOON, _LATE = 1.0, 10.0  # blocks in a row
 _LEAST_RESOLUTION = 1 / 3
+_WHOLE = 0.25  # of the features: then it is the world that has moved
 _REMEMBERED = 2  # samples from memory for each new one
 _OUTLIERS = 0.01  # as in engines/standardize.py
 _VALUES = 1 << 20  # worked on at once
@@ -92,9 +97,11 @@ class InputWatch:
         alone, both = _deviations(newest), _deviations(np.concatenate([older, newest]))
         before = weights.arrays["input.std"].reshape(len(alone), -1).mean(axis=1)
         is_new = _deviations(older) == 0 if len(older) else np.ones_like(alone, np.bool_)
-        varies, least = alone > 0, _LEAST_RESOLUTION * both
-        shared = (alone >= least) & ((before >= least) | is_new)
-        together = (far >= _SOON) & shared & varies
+        varies = alone > 0
+        moved = (far >= _SOON) & varies
+        together = np.zeros_like(moved)
+        if moved.any() and _both_fit(alone[moved], before[moved], both[moved], is_new[moved]):
+            together = both > 0 if moved.mean() >= _WHOLE else moved
         return together, ((far >= _LATE) | (narrow >= _LATE)) & varies & ~together
 
     def fitted(self, features: Features) -> None:
@@ -112,6 +119,17 @@ class InputWatch:
             KeyError: There is less.
         """
         self._state = arrays[_NAME].astype(np.float64)
+
+
+def _both_fit(
+    alone: NDArray[np.float64],
+    before: NDArray[np.float64],
+    both: NDArray[np.float64],
+    is_new: Features,
+) -> bool:
+    """Whether a standardisation for both leaves enough of each, on average over features."""
+    old = np.where(is_new, 1.0, before / both).mean()
+    return min(float(old), float((alone / both).mean())) >= _LEAST_RESOLUTION
 
 
 def rows_to_fit(
