@@ -1,7 +1,6 @@
 """Numeric execution: Forward-Forward learning in INT8, and prediction from what was learned."""
 
 from engines.base import (
-    INPUT_CLIP,
     EngineFailedError,
     EngineUnavailableError,
     Label,
@@ -31,7 +30,6 @@ from engines.registry import (
 from engines.weights_file import weights_digest, weights_from_bytes, weights_to_bytes
 
 __all__ = [
-    "INPUT_CLIP",
     "EngineFailedError",
     "EngineUnavailableError",
     "Finding",

@@ -325,8 +325,15 @@ class TrainEngine(ABC):
         """
 
     @abstractmethod
-    def standardize_from(self, x: NDArray[np.float32]) -> None:
-        """Take the input mean and standard deviation from `x`, float32 `[batch, *input_shape]`.
+    def standardize_from(
+        self, x: NDArray[np.float32], features: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Take the input mean and standard deviation from samples.
+
+        Args:
+            x: float32 `[batch, *input_shape]`.
+            features: For which; of channels, where there are further axes, bool
+                `[input_shape[0]]`. None: for all.
 
         Raises:
             RuntimeError: Units are frozen, which know no other input than they had.

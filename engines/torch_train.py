@@ -132,14 +132,20 @@ class TorchTrainEngine(TrainEngine):
         return f"{where}, {products}, masters {recipe.masters}, {chains}{frozen}"
 
     @torch.no_grad()
-    def standardize_from(self, x: NDArray[np.float32]) -> None:
+    def standardize_from(
+        self, x: NDArray[np.float32], features: NDArray[np.bool_] | None = None
+    ) -> None:
         """See `TrainEngine.standardize_from`."""
         if self._prefix is not None:
             raise RuntimeError("the first units are frozen, with the input as they have it")
         # On the CPU, as the first weights are, so that every device starts from the same bits.
         rows = as_rows(x, self._spec, HOST.name).view(len(x), *self._spec.input_shape)
-        mean, std = fit_standardization(rows)
-        self._mean, self._std = mean.to(self._device.name), std.to(self._device.name)
+        mean, std = (t.to(self._device.name) for t in fit_standardization(rows))
+        if features is not None:
+            mask = features.repeat(self._spec.features // len(features))
+            each = torch.from_numpy(mask).to(self._device.name)
+            mean, std = torch.where(each, mean, self._mean), torch.where(each, std, self._std)
+        self._mean, self._std = mean, std
 
     @torch.no_grad()
     def freeze(self, units: int, serving: PredictEngine | None = None) -> None:

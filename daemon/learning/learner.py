@@ -173,8 +173,8 @@ class Learner:
         state.last_seq, self._stretch = through, (after, through)
         state.seen[labels] = True
         state.remember(new)
-        if state.follow_inputs(x, new, weights):
-            self._note("inputs", "inputs have moved: they are standardised anew", through)
+        if moved := state.follow_inputs(x, new, weights):
+            self._note("inputs", f"{moved} inputs have moved, and are standardised anew", through)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
         losses = self._take(steps, new, on_step)
         if change is not None and not state.drift_steps:

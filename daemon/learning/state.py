@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from daemon.config import LearnerSettings
 from daemon.learning.answers import LearningError, OnPart
 from daemon.learning.drift import DriftWatch
-from daemon.learning.inputs import InputWatch, rows_to_fit, spread, tell_apart
+from daemon.learning.inputs import InputWatch, rows_to_fit
 from daemon.learning.mix import StepMix
 from daemon.learning.replay import ReplayMemory
 from daemon.learning.scores import StreamScores, is_score
@@ -46,7 +46,7 @@ class LearnerState:
         self._settings = settings
         self.engine = engine
         self.standardized = False
-        self.inputs = InputWatch()
+        self.inputs = InputWatch(spec.input_shape[0])
         self.memory = ReplayMemory(
             reader,
             seed=settings.seed,
@@ -66,11 +66,12 @@ class LearnerState:
     def standardize(self, x: NDArray[np.float32]) -> None:
         """The first samples fix the standardisation."""
         if not self.standardized:
-            self._standardize_from(x)
+            self.engine.standardize_from(x)
+            self.standardized, self.inputs = True, InputWatch(self._spec.input_shape[0])
 
     def follow_inputs(
         self, x: NDArray[np.float32], new: list[StoredSample], weights: Weights
-    ) -> bool:
+    ) -> int:
         """Standardise anew where inputs no longer lie where they did.
 
         Args:
@@ -79,22 +80,25 @@ class LearnerState:
             weights: The network as it was before it.
 
         Returns:
-            Whether it was done.
+            How many features it was done for.
         """
         block_samples = self._settings.block_samples
-        if not self.inputs.moved(spread(weights, x), len(new) / block_samples):
-            return False
-        rows, newest_rows = rows_to_fit(self.memory.samples, new, block_samples)
+        self.inputs.add(x, weights, len(new) / block_samples)
+        if not self.inputs.moved:
+            return 0
+        rows, newest_rows = rows_to_fit(
+            self.memory.samples, new, block_samples, self._spec.features
+        )
+        if not newest_rows:
+            return 0
         fitted = self._reader.batch(rows + newest_rows)[0]
-        older, newest = fitted[: len(rows)], fitted[len(rows) :]
-        self._standardize_from(fitted if tell_apart(older, newest) else newest)
-        return True
-
-    def _standardize_from(self, x: NDArray[np.float32]) -> None:
-        self.engine.standardize_from(x)
-        self.standardized = True
-        found = spread(self.export(0, None), x)
-        self.inputs = InputWatch(found, found)
+        newest = fitted[len(rows) :]
+        together, alone = self.inputs.to_fit(fitted[: len(rows)], newest, weights)
+        for features, samples in ((together, fitted), (alone, newest)):
+            if features.any():
+                self.engine.standardize_from(samples, features)
+                self.inputs.fitted(features)
+        return int(np.count_nonzero(together | alone))
 
     def remember(self, new: list[StoredSample]) -> None:
         """Put a block into memory; in answer to an alarm, in the place of what it contradicts."""
@@ -183,13 +187,12 @@ class LearnerState:
             "last_seq": self.last_seq,
             "steps": self.steps,
             "standardized": self.standardized,
-            "inputs": [self.inputs.fitted, self.inputs.now],
             "seen": self.seen.tolist(),
             "drift_steps": self.drift_steps,
             "change_seq": self.change_seq,
             **more,
         }
-        own = self.score.state() | self.memory.state() | self.drift.state()
+        own = self.score.state() | self.memory.state() | self.drift.state() | self.inputs.state()
         return pack(self.engine.state() | own, fields)
 
     def load(self, content: bytes) -> dict[str, Any] | None:
@@ -206,13 +209,14 @@ class LearnerState:
             if fields["last_seq"] > self._reader.last_seq():
                 raise WeightsError("it has learned from samples that the store does not have")
             names = [*filter(is_score, arrays), *self.memory.state(), *self.drift.state()]
+            names += self.inputs.state()
             own = {name: arrays.pop(name) for name in names}
             self.score.load(own)
             self.memory.load(own)
             self.drift.load(own)
+            self.inputs.load(own)
             self.standardized, self.drift_steps = fields["standardized"], fields["drift_steps"]
             self.change_seq = fields["change_seq"]
-            self.inputs = InputWatch(*fields["inputs"])
             self.seen = np.array(fields["seen"], np.bool_)
             self.engine.load_state(arrays)
         except (TensorFileError, WeightsError, KeyError) as error:
