@@ -123,6 +123,11 @@ class SampleStore:
         self._retention.learned_seq = seq
 
     @property
+    def learned_seq(self) -> int:
+        """The highest sequence number that the learner is known to have met."""
+        return self._retention.learned_seq
+
+    @property
     def known(self) -> bool:
         """Whether the database was open once since the start, so that `counts` says something."""
         return self._database.loaded
