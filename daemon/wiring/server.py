@@ -273,6 +273,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             telemetry,
             hold,
             why_down=lambda: supervisor.why_down,
+            why_held=lambda: supervisor.paused,
             on_memory=lambda short: supervisor.memory(short=short),
         )
         processes = {"learner": lambda: supervisor.pid, "power_reader": lambda: power.pid}
