@@ -119,9 +119,9 @@ def test_before_there_are_scores_it_says_so(daemon, capsys) -> None:
     assert "accuracy unknown over all, unknown over the newest 500, unknown faded" in text
     assert "hold-out accuracy unknown samples" in text
     assert "learning running learning pauses: the disk does not take it power" in text
-    assert "NONE IS TAKEN: the disk is full learner up, unknown learned" in text
+    assert "NONE IS TAKEN: the disk is full learner up, 0 learned" in text
     daemon.telemetry.learner_heartbeat.set_function(lambda: 12.4)
-    assert "learner up, last heard 12 s ago, unknown learned" in shown(daemon, capsys)
+    assert "learner up, last heard 12 s ago, 0 learned" in shown(daemon, capsys)
     for nothing in (
         *("as of", "probation", "refused", "events"),
         "labelled later",

@@ -49,8 +49,9 @@ def add_train_routes(app: FastAPI, service: Service) -> None:
     async def post_train(request: Request) -> Response:
         """Have the learner train now; while a job runs, that job is the answer."""
         asked = await read_object(request, TrainBody)
-        job, new = service.supervisor.request_training(
-            asked.reason, asked.max_steps, asked.max_seconds
+        # In a thread: it waits for the disk.
+        job, new = await asyncio.to_thread(
+            service.supervisor.request_training, asked.reason, asked.max_steps, asked.max_seconds
         )
         headers = {"Location": f"/train/{job['job']}"}
         content = job | {"learning": service.governor.state.to_json()}
