@@ -19,6 +19,8 @@ _NEVER = "learning is never slowed by it"
 _LITTLE = "less than one block is learned in an hour"
 # A candidate and its checkpoint, about, with float32 masters.
 _WEIGHT_BYTES = 12
+# Of store.max_bytes: beyond it the oldest go. A feature takes a byte, or four.
+_KEPT_RATIO = 0.8
 _SAMPLES_TO_BEGIN = 100_000
 _BUSY = "learning stays paused while some 10 predictions or more are asked for a second"
 
@@ -146,11 +148,21 @@ def _slow(settings: Settings) -> Iterator[str]:
         )
 
 
+def _never_begins(name: str, found: str, block_samples: int) -> str:
+    return (
+        f"{found} samples to learn, fewer than learner.block_samples = {block_samples}: learning "
+        f"never begins; set store.{name} higher, or learner.block_samples lower"
+    )
+
+
 def _store(settings: Settings) -> Iterator[str]:
     """A store that is smaller than what is wanted of it."""
     store, gate, replayed = settings.store, settings.gate, settings.learner.replay_samples
     of_all_classes = store.max_class_samples * settings.model.max_classes
-    block_samples = settings.learner.block_samples
+    block_samples, features = settings.learner.block_samples, settings.model.spec().features
+    if 0 < (most := int(_KEPT_RATIO * store.max_bytes / features)) < block_samples:
+        found = f"store.max_bytes = {store.max_bytes} keeps at most {most}"
+        yield _never_begins("max_bytes", found, block_samples)
     limits = {"max_samples": store.max_samples, "max_class_samples": of_all_classes}
     for name, kept in limits.items():
         if not kept:
@@ -164,11 +176,7 @@ def _store(settings: Settings) -> Iterator[str]:
                 f"set store.{name} higher, or gate.min_samples lower"
             )
         if kept - scoring < block_samples:
-            yield (
-                f"{found}about {kept - scoring} samples to learn, fewer than learner.block_samples = "
-                f"{block_samples}: learning never begins; set store.{name} higher, or "
-                "learner.block_samples lower"
-            )
+            yield _never_begins(name, f"{found}about {kept - scoring}", block_samples)
         if kept < replayed:
             yield (
                 f"{found}{kept} samples, fewer than the {replayed} of learner.replay_samples: "

@@ -80,6 +80,10 @@ NONE = '[power]\nprovider = "none"\n[governor]\n'
             "[learner]\nwrite_bytes_per_second = 1000",
             "some 6402000 bytes, every 1.8 hours; set it to 106700 or higher",
         ),
+        (
+            "[learner]\nblock_samples = 420000\n[store]\nmax_bytes = 33554432",
+            "store.max_bytes = 33554432 keeps at most 419430 samples to learn, fewer than",
+        ),
         ("[store]\nholdout_ratio = 1e-4", "about 200000 samples until gate.min_samples = 20"),
         ("[store]\nmax_samples = 5000", "5000 samples, fewer than the 10000 of learner.replay_s"),
     ],
