@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from typer.testing import CliRunner
 
 from daemon.__main__ import app
+from daemon.asking import AskingError
 from daemon.model_words import why_refused
 from daemon.status import read_status, show_status
 from daemon.telemetry import Telemetry
@@ -110,6 +111,13 @@ def daemon() -> Iterator[Spoken]:
 def shown(daemon: Spoken, capsys: pytest.CaptureFixture[str]) -> str:
     show_status(daemon.address, as_json=False)
     return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf"])
+def test_an_option_that_is_no_number_is_named(daemon, seconds) -> None:
+    done = CliRunner().invoke(app, ["pause", "--seconds", seconds, "--url", daemon.address])
+    assert isinstance(done.exception, AskingError)
+    assert "an option is nan or inf" in str(done.exception)
 
 
 def test_before_there_are_scores_it_says_so(daemon, capsys) -> None:

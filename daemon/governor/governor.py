@@ -143,7 +143,8 @@ class Governor:
             return None
         left = self._operator_pause.left_seconds(pause)
         how_long = "until resumed" if left is None else f"{left:.0f} s left"
-        return Reason("operator", f"by an operator ({pause.reason}), {how_long}", left)
+        why = f" ({pause.reason})" if pause.reason else ""
+        return Reason("operator", f"by an operator{why}, {how_long}", left)
 
     def _publish(self) -> None:
         before = self._state
