@@ -73,7 +73,7 @@ def job_name(number: int) -> str:
 
 def _ended(job: dict[str, Any]) -> dict[str, Any]:
     """A job of an earlier run, which nobody can be at any more."""
-    if job["state"] not in ("waiting", "running"):
+    if job.get("state") not in ("waiting", "running"):
         return job
     return job | {"state": "failed", "error": "the daemon ended before this job did"}
 
