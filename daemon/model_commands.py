@@ -112,8 +112,8 @@ def _say_serves(answer: dict[str, Any], serves: str, *, as_json: bool) -> None:
     typer.echo(f"version {answer.get('active')} {serves}; {back}")
     if not answer.get("durable", True):
         typer.echo(
-            "the disk did not take that: it is written as soon as there is room, and until then "
-            "holds until the daemon ends",
+            "the disk did not take that: until there is room, when it is written by itself, it "
+            "holds only until the daemon ends",
             err=True,
         )
 

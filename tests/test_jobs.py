@@ -150,6 +150,7 @@ def test_an_id_that_was_given_out_is_no_other_jobs_after_the_daemon_was_killed()
         (3, "waiting"),
     ]
     book.recall([asked])  # what goes on here has not ended
+    assert [job["job"] for job in book.list()] == ["t-3", "t-2", "t-1"]
     assert book.find("t-3") == asked
     book.start("manual", 0)
     again = JobBook(past := [recorded[3], recorded[2], recorded[1]], recorded.__setitem__)
