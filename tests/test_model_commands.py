@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
+from daemon import model_commands
 from daemon.__main__ import app
 from daemon.status import read_status
 from tests.running import RunningDaemon, wait_for
@@ -38,6 +39,22 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     more = '[gate]\nprobation_samples = 60\nkeep_versions = 9\n[power]\nprovider = "none"\n'
     with RunningDaemon(tmp_path_factory.mktemp("commands"), FEATURES, more) as daemon:
         yield daemon
+
+
+@pytest.mark.parametrize(("durable", "noted"), [(True, ""), (False, "the disk did not take that")])
+def test_a_rollback_that_the_disk_did_not_take_is_said_to_be_so(monkeypatch, durable, noted):
+    answers = {
+        "/models": {"model": "mlp", "active": "2"},
+        "/models/mlp/rollback": {"active": "1", "previous": None, "durable": durable}
+        | {"left_out": {"after_seq": 0, "through_seq": 1500}},
+    }
+    monkeypatch.setattr(model_commands, "ask_object", lambda _, path, *body: answers[path])
+    done = CliRunner().invoke(app, ["rollback"])
+    assert done.stderr.startswith(noted)
+    assert bool(done.stderr) is not durable
+    assert (
+        "samples 1 to 1,500, 1,500 in all, is left out for good: the learner begins" in done.stdout
+    )
 
 
 def versions(daemon: RunningDaemon) -> list[dict]:
