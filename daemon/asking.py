@@ -32,13 +32,17 @@ def ask(
         also: A status beside 2xx whose body is an answer in the usual form.
 
     Raises:
-        AskingError: No daemon answers there, or it refuses, with its reason.
+        AskingError: No daemon answers there, or it refuses, with its reason; or the body has a
+            number that JSON has not.
     """
     address = address.rstrip("/")
     if not address.startswith(("http://", "https://")):
         raise AskingError(f"{address} is no address: it looks like http://127.0.0.1:8484")
     headers = {} if body is None else {"Content-Type": "application/json"}
-    data = None if body is None else json.dumps(body).encode()
+    try:
+        data = None if body is None else json.dumps(body, allow_nan=False).encode()
+    except ValueError as error:
+        raise AskingError("an option is nan or inf: give a number, such as 60") from error
     request = urllib.request.Request(address + path, data, headers)  # noqa: S310 - http, as checked
     try:
         with _opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:

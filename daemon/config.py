@@ -268,15 +268,21 @@ def load_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
     settings.model.spec()
-    _check_limits(settings.store, settings.learner)
+    _check_limits(settings)
     return settings
 
 
-def _check_limits(store: StoreSettings, learner: LearnerSettings) -> None:
-    for name in ("max_samples", "max_class_samples"):
-        if 0 < getattr(store, name) < learner.block_samples:
+def _check_limits(settings: Settings) -> None:
+    store, classes = settings.store, settings.model.max_classes
+    block_samples = settings.learner.block_samples
+    kept = {
+        "max_samples": store.max_samples,
+        f"max_class_samples of all {classes} classes": store.max_class_samples * classes,
+    }
+    for name, samples in kept.items():
+        if 0 < samples < block_samples:
             raise ConfigError(
-                f"[store] {name} is below learner.block_samples, {learner.block_samples}: learning "
+                f"[store] {name} is below learner.block_samples, {block_samples}: learning "
                 "would never begin; raise it, or set it to 0 for no limit"
             )
 

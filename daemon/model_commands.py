@@ -61,11 +61,18 @@ def _rollback(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the version that serves bad, and have an earlier one serve at once."""
+    """Find the version that serves bad, and have an earlier one serve at once.
+
+    What was learned after that one was made is left out for good: its samples stay stored, and are
+    neither learned again nor replayed. Before any version has passed its probation it goes back to
+    the untrained network. `ffedge activate` serves another version and leaves nothing out.
+    """
     address = daemon_url(url)
     body = {"reason": reason} if to is None else {"to": to, "reason": reason}
     answer = ask_object(address, f"/models/{_active(address)[0]}/rollback", body)
     _say_serves(answer, "serves", as_json=as_json)
+    if not as_json:
+        typer.echo(_left_out(address, answer))
 
 
 def _activate(
@@ -74,7 +81,11 @@ def _activate(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Have any version that is kept serve at once; none is found bad, nothing learned is undone."""
+    """Have any version that is kept serve at once; none is found bad, nothing learned is undone.
+
+    What was on probation is looked after no longer, and may be activated again. A rollback from
+    here goes to an earlier version, by number, not to the one that served before.
+    """
     address = daemon_url(url)
     model, active = _active(address)
     body = {"version": version, "reason": reason}
@@ -99,6 +110,25 @@ def _say_serves(answer: dict[str, Any], serves: str, *, as_json: bool) -> None:
     previous = answer.get("previous")
     back = "there is none to roll back to" if previous is None else f"a rollback goes to {previous}"
     typer.echo(f"version {answer.get('active')} {serves}; {back}")
+    if not answer.get("durable", True):
+        typer.echo(
+            "the disk did not take that: until there is room, when it is written by itself, it "
+            "holds only until the daemon ends",
+            err=True,
+        )
+
+
+def _left_out(address: str, answer: dict[str, Any]) -> str:
+    """What a rollback costs."""
+    try:
+        after, through = answer["left_out"]["after_seq"], answer["left_out"]["through_seq"]
+    except (KeyError, TypeError) as error:
+        raise not_ours(address) from error
+    if through == after:
+        return "nothing was learned since that would be left out"
+    text = f"what was learned from samples {after + 1:,} to {through:,}, {through - after:,} in all"
+    text += ", is left out for good"
+    return text if after else f"{text}: the learner begins anew, with an untrained network"
 
 
 def _lines(models: dict[str, Any]) -> list[str]:

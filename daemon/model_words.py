@@ -62,10 +62,17 @@ def refusals(models: dict[str, Any]) -> str:
 
 def why_refused(gate: dict[str, Any]) -> str:
     """Why a candidate was refused, with the figures if it was for these."""
+    if gate["reason"] == "too_few_samples" and gate.get("min_samples"):
+        return (
+            f"too_few_samples, {gate['n']} in the hold-out where {gate['min_samples']} are wanted"
+        )
     if gate["reason"] != "accuracy" or "best_accuracy" not in gate:  # by an earlier release
         return str(gate["reason"])
     wanted = max(gate["incumbent_accuracy"], gate["best_accuracy"]) - gate["margin"]
-    return f"accuracy, {gate['candidate_accuracy']:.1%} where {wanted:.1%} is wanted"
+    found = gate["candidate_accuracy"]
+    # As many digits as tell the two apart.
+    digits = next((d for d in range(1, 6) if f"{found:.{d}%}" != f"{wanted:.{d}%}"), 6)
+    return f"accuracy, {found:.{digits}%} where {wanted:.{digits}%} is wanted"
 
 
 def probation(trial: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from daemon.model_words import (
 _MEBIBYTE = 1 << 20
 _WORST_SHOWN = 3
 _EVENTS_SHOWN = 3
+_SILENT_SECONDS = 5.0
 
 
 def show_status(address: str, *, as_json: bool) -> None:
@@ -80,11 +81,13 @@ def read_status(address: str) -> dict[str, Any]:
             "samples": value("ffedge_samples_stored"),
             "samples_holdout": value("ffedge_samples_holdout"),
             "store_unavailable": ready["ingest"]["cause"],
+            "ingest_refused": ready["ingest"]["why"],
             "samples_waiting": value("ffedge_sample_queue_depth"),
             "removed": ready["removed"],
             "learner": ready["learner"],
             "learning": ready["learning"],
             "learning_paused": ready["learning_paused"],
+            "learner_heartbeat_age_seconds": value("ffedge_learner_heartbeat_age_seconds"),
             "learned_samples": value("ffedge_learn_samples_total"),
             "learner_backlog_samples": value("ffedge_learner_backlog_samples"),
             "progressive_accuracy": value("ffedge_progressive_accuracy_ratio", "all"),
@@ -153,6 +156,12 @@ def _removed(removed: dict[str, Any] | None) -> str:
     return text
 
 
+def _silent(status: dict[str, Any]) -> str:
+    """How long the learner has said nothing, where it is longer than usual."""
+    age = status["learner_heartbeat_age_seconds"]
+    return f", last heard {age:.0f} s ago" if age and age >= _SILENT_SECONDS else ""
+
+
 def _lately(status: dict[str, Any], number: Callable[..., str]) -> str:
     """How it goes now: the score over all samples remembers the beginning for ever."""
     text = (
@@ -210,7 +219,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
 
     ended, up = status["power_reader"], status["learner"]
     provider = status["power_provider"]
-    removed = _removed(status["removed"])
+    removed, words = _removed(status["removed"]), one_line(status["learning"]["text"])
     source = f" from {provider}" if provider else ", no reader" if ended else ", starting"
     refused = "; ".join(f"{name}: {why}" for name, why in status["power_refused"].items())
     return [
@@ -234,18 +243,19 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
             else f"{number('samples')} stored, {number('samples_holdout')} of them hold-out, "
             f"{number('samples_waiting')} waiting",
         ),
+        *([("", f"NONE IS TAKEN: {why}")] if (why := status["ingest_refused"]) else []),
         *([("", removed)] if removed else []),
         (
             "learner",
-            f"{'up' if up else 'down'}, {number('learned_samples')} learned since "
+            f"{'up' if up else 'down'}{_silent(status)}, {number('learned_samples')} learned since "
             f"the start, {number('learner_backlog_samples')} to learn",
         ),
         ("", _lately(status, number)),
         *([("classes", classes)] if (classes := _classes(status)) else []),
         *_events(status),
-        ("learning", one_line(status["learning"]["text"])),
-        # What is down says why itself.
-        *([("", held)] if (held := status["learning_paused"]) and up else []),
+        ("learning", words),
+        # Beside another reason; alone it is in that line.
+        *([("", held)] if (held := status["learning_paused"]) and held not in words else []),
         (
             "power",
             f"{number('board_watts', ' W', '.2f')}{source}"

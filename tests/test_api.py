@@ -211,11 +211,14 @@ def test_train_says_when_it_cannot(client: TestClient) -> None:
 
 def test_what_happened_to_the_network_is_listed(client: TestClient, service: Service) -> None:
     assert client.get("/train/events").json() == {"events": []}
-    happened = [("drift", 40, "10:00"), ("drift", 90, "10:01"), ("retreated", 50, "10:02")]
+    happened = [("drift", 40, "10:00"), ("drift", 90, "2036"), ("retreated", 50, "10:02")]
     events = [{"kind": k, "text": "", "seq": seq, "at": at} for k, seq, at in happened]
     for event in events:
         service.store.record(f"{NOTED}_{event['kind']}", event["seq"], event).result(WAIT_SECONDS)
     assert client.get("/train/events?limit=2").json() == {"events": [events[2], events[1]]}
+    again = events[0] | {"at": "1970"}  # the clock is wrong: the order is that of recording
+    service.store.record(f"{NOTED}_drift", 40, again).result(WAIT_SECONDS)
+    assert client.get("/train/events?limit=2").json() == {"events": [again, events[2]]}
     assert client.get("/train/events?limit=0").status_code == 422
 
 

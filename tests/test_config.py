@@ -158,13 +158,17 @@ def test_hours_that_cannot_be_read_are_answered_with_an_example(load):
         (SMALLEST.replace("10", "1"), "max_classes"),
         # Learning would never begin.
         (SMALLEST + "[store]\nmax_samples = 127\n", r"max_samples is below .*block_samples, 128"),
-        (SMALLEST + "[store]\nmax_class_samples = 5\n", "max_class_samples is below"),
+        (SMALLEST + "[store]\nmax_class_samples = 12\n", "max_class_samples of all 10 .* below"),
         # Nothing could ever be swapped in.
         (SMALLEST + "[gate]\nmin_samples = 50\nmax_samples = 40\n", "min_samples.*max_samples"),
     ],
 )
 def test_values_that_do_not_go_together_are_named(load, text, message):
     refused(load, text, message)
+
+
+def test_a_block_may_be_of_all_classes(load):
+    assert load(SMALLEST + "[store]\nmax_class_samples = 13\n").store.max_class_samples == 13
 
 
 @pytest.mark.parametrize("text", ["[[[", "\x00", "a = 1\na = 2\n"])

@@ -74,6 +74,17 @@ NONE = '[power]\nprovider = "none"\n[governor]\n'
         ("[governor]\nmax_predict_seconds = 5e-5", "is below 0.0001: learning stays paused while"),
         ("[governor]\nmax_predict_seconds = 50.0", "50.0 s is above 10: learning is never"),
         ("[governor]\nbudget_seconds = 7200.0", "7200.0 s is above 3600: learning is never"),
+        ("[governor]\nbudget_seconds = 0.5", "0.5 s is below 1: hardly anything is learned"),
+        ("[governor]\nbudget_steps = 31", "31 is below 32: less than one block is learned"),
+        (
+            "[learner]\nwrite_bytes_per_second = 1000",
+            "some 6402000 bytes, every 1.8 hours; set it to 106700 or higher",
+        ),
+        (
+            "[learner]\nblock_samples = 420000\n[store]\nmax_bytes = 33554432",
+            "store.max_bytes = 33554432 keeps at most 419430 samples to learn, fewer than",
+        ),
+        ("[store]\nholdout_ratio = 1e-4", "about 200000 samples until gate.min_samples = 20"),
         ("[store]\nmax_samples = 5000", "5000 samples, fewer than the 10000 of learner.replay_s"),
     ],
 )
@@ -91,6 +102,11 @@ def test_a_store_too_small_for_the_gate_is_named_beside_the_replay(warned, limit
     assert f"store.{limit} keeps about {scoring} samples that score" in gate
     assert "gate.min_samples = 20 are wanted" in gate
     assert "learner.replay_samples" in replay
+
+
+def test_a_store_that_keeps_less_to_learn_than_a_block_is_named(warned):
+    begins, _ = warned("[gate]\nmin_samples = 9\n[store]\nmax_samples = 130\n")
+    assert "about 117 samples to learn, fewer than learner.block_samples = 128" in begins
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,7 @@ def test_a_decision_as_it_is_kept():
         "incumbent_accuracy": 0.75,
         "candidate_accuracy": 0.5,
         "margin": 0.05,
+        "min_samples": 20,
     }
     assert decision.served_by_class() == {"a": 25 / 30, "7": 0.5}
     accepted = verdict(GOOD).to_json()

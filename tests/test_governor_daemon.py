@@ -151,11 +151,13 @@ def test_a_pause_outlives_the_learner_and_the_daemon(daemon):
     steps = daemon.metric("ffedge_learn_steps_total")
     assert steps_of_the_hour(daemon) > 0  # the budget is not the learner's
     post(daemon, 200, 10_000)
+    asked = daemon.client.post("/train").headers["Location"]
     daemon.kill_group()
     daemon.client.close()
     assert (daemon.store / FILE_NAME).exists()
     with daemon:
         assert "by an operator (maintenance)" in learning(daemon)["text"]
+        assert "the daemon ended" in daemon.client.get(asked).json()["error"]
         wait_for(daemon.learner_up, "the learner")
         wait_for(lambda: daemon.metric("ffedge_learner_backlog_samples") or None, "its backlog")
         assert daemon.metric("ffedge_learn_steps_total") == 0 <= steps

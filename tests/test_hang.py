@@ -53,10 +53,12 @@ def test_a_learner_that_falls_silent_is_killed_and_started_again(parts, script):
     assert restarts(parts) == restarts(parts, "hang")
 
 
-def test_a_stopped_learner_is_killed_too(parts):
+def test_a_stopped_learner_is_named_silent_and_killed_too(parts, monkeypatch):
+    monkeypatch.setattr(heartbeat, "_LONG_SECONDS", HANG_SECONDS / 3)
     with running(parts, f"ready()\n{WELL}", hang_seconds=HANG_SECONDS) as supervisor:
         pid = wait_for(lambda: supervisor.up and supervisor.pid, "the learner")
         os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: supervisor.up and supervisor.why_down, "a word on its silence")
         wait_for(lambda: restarts(parts, "hang") == 1, "its end")
         wait_for(lambda: supervisor.up and supervisor.pid != pid, "the next one")
 
@@ -70,11 +72,13 @@ def test_a_stopped_learner_is_killed_too(parts):
     ],
     ids=["starts", "compiles", "is slow, and says that it lives"],
 )
-def test_a_learner_that_has_a_reason_is_left_alone(parts, script):
+def test_a_learner_that_has_a_reason_is_left_alone(parts, script, monkeypatch):
+    monkeypatch.setattr(heartbeat, "_LONG_SECONDS", HANG_SECONDS)
     with running(parts, script, hang_seconds=HANG_SECONDS) as supervisor:
         wait_for(lambda: supervisor.up or "ready" not in script, "the learner")
         pid = wait_for(lambda: supervisor.pid, "its process")
         assert stays_alive(pid)
+        assert "said nothing" not in str(supervisor.why_down)
         assert supervisor.heard_seconds_ago < WAIT_SECONDS
         assert parts.reading("ffedge_learner_heartbeat_age_seconds") is not None
     assert supervisor.heard_seconds_ago is None

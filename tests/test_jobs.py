@@ -135,6 +135,35 @@ def test_numbers_go_on_after_a_restart(book, ended):
     assert [job["job"] for job in again.list()] == ["t-4", "t-3", "t-2", "t-1"]
 
 
+def test_an_id_that_was_given_out_is_no_other_jobs_after_the_daemon_was_killed():
+    recorded: dict[int, dict] = {}
+    book = JobBook([], recorded.__setitem__, on_given=recorded.__setitem__)
+    book.start("samples", 0)
+    assert book.request("", None) == (recorded[1], False)  # its id is given out, too
+    book.complete(DECISION)
+    book.start("time", 0)
+    book.complete(DECISION)
+    asked, _ = book.request("again", None)
+    assert [(number, job["state"]) for number, job in recorded.items()] == [
+        (1, "completed"),
+        (2, "completed"),
+        (3, "waiting"),
+    ]
+    book.recall([asked])  # what goes on here has not ended
+    assert [job["job"] for job in book.list()] == ["t-3", "t-2", "t-1"]
+    assert book.find("t-3") == asked
+    book.start("manual", 0)
+    again = JobBook(past := [recorded[3], recorded[2], recorded[1]], recorded.__setitem__)
+    late = JobBook([], recorded.__setitem__)
+    late.recall(past)
+    for restarted in (again, late):
+        found = restarted.find(asked["job"])
+        assert found["state"] == "failed"
+        assert found["error"] == "the daemon ended before this job did"
+        restarted.start("resumed", 0)
+        assert restarted.list()[0]["job"] == "t-4"
+
+
 def test_many_threads_ask_for_one_job(book):
     with ThreadPoolExecutor(16) as threads:
         answers = [*threads.map(lambda n: book.request(str(n), n), range(1, 200))]

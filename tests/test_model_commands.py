@@ -7,6 +7,7 @@ reaches the learner: the whole way, over real pipes.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
+from daemon import model_commands
 from daemon.__main__ import app
 from daemon.status import read_status
 from tests.running import RunningDaemon, wait_for
@@ -37,6 +39,22 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     more = '[gate]\nprobation_samples = 60\nkeep_versions = 9\n[power]\nprovider = "none"\n'
     with RunningDaemon(tmp_path_factory.mktemp("commands"), FEATURES, more) as daemon:
         yield daemon
+
+
+@pytest.mark.parametrize(("durable", "noted"), [(True, ""), (False, "the disk did not take that")])
+def test_a_rollback_that_the_disk_did_not_take_is_said_to_be_so(monkeypatch, durable, noted):
+    answers = {
+        "/models": {"model": "mlp", "active": "2"},
+        "/models/mlp/rollback": {"active": "1", "previous": None, "durable": durable}
+        | {"left_out": {"after_seq": 0, "through_seq": 1500}},
+    }
+    monkeypatch.setattr(model_commands, "ask_object", lambda _, path, *body: answers[path])
+    done = CliRunner().invoke(app, ["rollback"])
+    assert done.stderr.startswith(noted)
+    assert bool(done.stderr) is not durable
+    assert (
+        "samples 1 to 1,500, 1,500 in all, is left out for good: the learner begins" in done.stdout
+    )
 
 
 def versions(daemon: RunningDaemon) -> list[dict]:
@@ -93,10 +111,11 @@ def test_the_commands_see_and_change_what_serves(daemon):
 
     models = json.loads(ffedge("models", "--url", url, "--json").stdout.splitlines()[-1])
     assert models["active"] == str(int(daemon.metric("ffedge_model_version")))
-    done = ffedge("rollback", "--url", url, "--reason", "to see", "--json")
+    done = ffedge("rollback", "--url", url, "--reason", "to see")
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert (answer["active"], answer["reason"]) == (models["previous"], "to see")
+    serves, left_out = done.stdout.splitlines()
+    assert serves.startswith(f"version {models['previous']} serves;")
+    assert re.match(r"what was learned from samples .* to 1?[0-9]{3}, .* left out for", left_out)
     kinds = [
         f'ffedge_learner_events_total{{kind="{kind}"}}' for kind in ("retreated", "began_anew")
     ]

@@ -10,10 +10,12 @@ from starlette.testclient import TestClient
 
 from daemon.config import load_settings
 from daemon.http import create_app
+from daemon.serving import versions as versions_module
 from daemon.serving.gate import Scores
 from daemon.wiring.server import build_service
 from engines import weights_digest, weights_from_bytes
 from tests.daemon_fixtures import SPEC, network, put
+from tests.running import wait_for
 from tests.test_rollback import BETTER
 
 GOOD = Scores(n=100, incumbent_correct=80, best_correct=80, candidate_correct=90)
@@ -83,6 +85,8 @@ def test_rollback_and_back_again(client):
     answer = client.post("/models/mlp/rollback", json={"reason": "drift on cam2"})
     body = answer.json()
     assert 0 <= body.pop("swap_seconds") < 0.01
+    assert body.pop("left_out") == {"after_seq": 0, "through_seq": 0}
+    assert body.pop("durable") is True
     assert body == {"model": "mlp", "active": "3", "previous": "2", "reason": "drift on cam2"}
     predicted = client.post("/predict", json={"x": [1] * 6}).json()
     assert predicted["model_version"] == "3"
@@ -103,6 +107,32 @@ def test_rollback_and_back_again(client):
         "2": "good",
         "1": "good",
     }
+
+
+def test_a_rollback_says_what_is_left_out_and_whether_the_disk_took_it(
+    client, service, monkeypatch, caplog
+):
+    def disk_full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    third = service.versions.manifest._with(3, last_seq=1020)
+    service.versions.change(third)
+    service.store.learned(3072)
+    monkeypatch.setattr(versions_module, "replace_file", disk_full)
+    body = client.post("/models/mlp/rollback").json()
+    assert (body["active"], body["durable"]) == ("3", False)
+    assert body["left_out"] == {"after_seq": 1020, "through_seq": 3072}
+    path = service.versions.path(3).with_name("manifest.json")
+    assert json.loads(path.read_bytes())["active"] == 4
+    same = client.post("/models/mlp/activate", json={"version": "3"}).json()
+    assert same["durable"] is False
+    for _ in range(3):
+        service.versions.write_again()
+    assert caplog.text.count("manifest cannot be written") == 1
+    monkeypatch.undo()
+    wait_for(lambda: service.versions.durable, "the manifest on disk")
+    assert json.loads(path.read_bytes())["active"] == 3
+    assert client.post("/models/mlp/rollback").json()["durable"] is True
 
 
 @pytest.mark.parametrize("version", ["9", "0", "-1", "x", "²", "9" * 18, "9" * 300])

@@ -124,4 +124,12 @@ def test_where_no_learner_is_up_learning_is_not_said_to_run(
     assert learning["text"].startswith("down: the learner ")
     assert client.get("/train").json()["learning"]["state"] == "down"
     assert client.post("/train/pause").json()["learning"]["state"] == "paused"
+    silent = client.post("/train/pause", json={"reason": ""}).json()["learning"]["text"]
+    assert silent == "paused: by an operator, until resumed"
     assert client.post("/train/resume").json()["learning"]["state"] == "down"
+    service.supervisor._up, service.supervisor._paused = True, "learning pauses: the disk is full"
+    learning = client.get("/train").json()["learning"]
+    assert (learning["state"], learning["text"]) == (
+        "paused",
+        "paused: learning pauses: the disk is full",
+    )

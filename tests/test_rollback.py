@@ -167,7 +167,7 @@ def test_an_operator_rolls_back(parts, told):
     assert 0 <= change.swap_seconds < 0.01
     assert told.heard == [("serves", 2, 2, True), ("watch", [])]
     assert parts.swaps.rollback(1, "still").previous is None
-    with pytest.raises(NoPreviousError, match="activate serves any of it"):
+    with pytest.raises(NoPreviousError, match=r"activate \(ffedge activate\) serves any of it"):
         parts.swaps.rollback(None, "again")
     with pytest.raises(NoPreviousError, match="serves already"):
         parts.swaps.rollback(1, "again")

@@ -13,12 +13,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from typer.testing import CliRunner
 
 from daemon.__main__ import app
+from daemon.asking import AskingError
+from daemon.model_words import why_refused
 from daemon.status import read_status, show_status
 from daemon.telemetry import Telemetry
 
 READY = {
     "ready": True,
-    "ingest": {"cause": None},
+    "ingest": {"cause": "full", "why": "the disk is full"},
     "removed": None,
     "learner": True,
     "learning_paused": "learning pauses: the disk does not take it",
@@ -111,6 +113,13 @@ def shown(daemon: Spoken, capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf"])
+def test_an_option_that_is_no_number_is_named(daemon, seconds) -> None:
+    done = CliRunner().invoke(app, ["pause", "--seconds", seconds, "--url", daemon.address])
+    assert isinstance(done.exception, AskingError)
+    assert "an option is nan or inf" in str(done.exception)
+
+
 def test_before_there_are_scores_it_says_so(daemon, capsys) -> None:
     status = read_status(daemon.address)
     assert status["recent_accuracy"] is status["forgetting"] is status["delayed_accuracy"] is None
@@ -119,6 +128,9 @@ def test_before_there_are_scores_it_says_so(daemon, capsys) -> None:
     assert "accuracy unknown over all, unknown over the newest 500, unknown faded" in text
     assert "hold-out accuracy unknown samples" in text
     assert "learning running learning pauses: the disk does not take it power" in text
+    assert "NONE IS TAKEN: the disk is full learner up, 0 learned" in text
+    daemon.telemetry.learner_heartbeat.set_function(lambda: 12.4)
+    assert "learner up, last heard 12 s ago, 0 learned" in shown(daemon, capsys)
     for nothing in (
         *("as of", "probation", "refused", "events"),
         "labelled later",
@@ -175,6 +187,12 @@ def test_refusals_probation_and_events_are_told(daemon, capsys) -> None:
     daemon.models["refused"], daemon.events = [judged(8, 30)], None
     text = shown(daemon, capsys)
     assert "1 candidate refused, last: accuracy, 50.0% where 92.0% is wanted" in text
+    few = {"reason": "too_few_samples", "n": 7, "min_samples": 20}
+    assert why_refused(judged(8, 30, **few)["gate"]).endswith(
+        ", 7 in the hold-out where 20 are wanted"
+    )
+    near = judged(8, 30, best_accuracy=0.8512, candidate_accuracy=0.8409, incumbent_accuracy=0.8)
+    assert why_refused(near["gate"]) == "accuracy, 84.09% where 84.12% is wanted"
     assert "events unknown: what was recorded cannot be read now" in text
 
 

@@ -42,7 +42,7 @@ class State:
 
     Args:
         duty: Share of the time that the learner may work.
-        state: `running`, `slowed` or `paused`; `down`: it might run, and there is no learner.
+        state: `running`, `slowed` or `paused`; `down`: it might run, and no learner is heard.
         reasons: Why not `running`.
         unmeasured: Limits that are not kept, since this machine does not measure what they limit.
         limits: Those that are set, budgets included.

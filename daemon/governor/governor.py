@@ -34,7 +34,8 @@ class Governor:
         tell: Tells the learner, this one and those to come.
         telemetry: Shows the state.
         on_hold: Called when learning is paused, and when it goes on.
-        why_down: Why no learner is up; None: one is.
+        why_down: Why no learner is up and heard; None: one is.
+        why_held: Why one that is up learns nothing by itself; None: it does.
         on_memory: Called after each period's `tell`: whether less memory is free than must be.
         local_time: The time of day here.
     """
@@ -50,6 +51,7 @@ class Governor:
         on_hold: Callable[[bool], object] = lambda held: None,
         *,
         why_down: Callable[[], str | None] = lambda: None,
+        why_held: Callable[[], str | None] = lambda: None,
         on_memory: Callable[[bool], object] = lambda short: None,
         local_time: Callable[[], datetime.datetime] = datetime.datetime.now,
     ) -> None:
@@ -61,6 +63,7 @@ class Governor:
         self._telemetry = telemetry
         self._on_hold = on_hold
         self._why_down = why_down
+        self._why_held = why_held
         self._on_memory = on_memory
         self._local_time = local_time
         self._failed_readings = FailedReadings()
@@ -72,12 +75,14 @@ class Governor:
 
     @property
     def state(self) -> State:
-        """What learning may do now; `down` where it might go on and there is no learner."""
-        state, why = self._state, self._why_down()
+        """What learning may do now, and whether the learner can; `down`: there is none."""
+        state, word, why = self._state, "down", self._why_down()
+        if why is None:
+            word, why = "paused", self._why_held()
         if why is None or state.state == "paused":
             return state
         reasons = (Reason("learner", why), *state.reasons)
-        return dataclasses.replace(state, state="down", reasons=reasons)
+        return dataclasses.replace(state, state=word, reasons=reasons)
 
     def start(self) -> None:
         """Go on period after period."""
@@ -138,7 +143,8 @@ class Governor:
             return None
         left = self._operator_pause.left_seconds(pause)
         how_long = "until resumed" if left is None else f"{left:.0f} s left"
-        return Reason("operator", f"by an operator ({pause.reason}), {how_long}", left)
+        why = f" ({pause.reason})" if pause.reason else ""
+        return Reason("operator", f"by an operator{why}, {how_long}", left)
 
     def _publish(self) -> None:
         before = self._state

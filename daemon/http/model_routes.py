@@ -57,18 +57,17 @@ def add_model_routes(app: FastAPI, service: Service) -> None:
             raise UnknownVersionError("no such version is kept; GET /models lists them")
         return entry
 
-    async def changed(model: str, reason: str, change: Callable[[], Change]) -> Response:
+    async def changed(model: str, reason: str, change: Callable[[], Change]) -> dict[str, Any]:
         _check_model(service, model)
         made = await asyncio.to_thread(change)
-        return json_answer(
-            {
-                "model": service.spec.name,
-                "active": str(made.active),
-                "previous": _name(made.previous),
-                "swap_seconds": made.swap_seconds,
-                "reason": reason,
-            }
-        )
+        return {
+            "model": service.spec.name,
+            "active": str(made.active),
+            "previous": _name(made.previous),
+            "swap_seconds": made.swap_seconds,
+            "durable": made.durable,
+            "reason": reason,
+        }
 
     @app.get("/models")
     async def get_models() -> Response:
@@ -101,15 +100,21 @@ def add_model_routes(app: FastAPI, service: Service) -> None:
         """Find the version that serves bad, and have an earlier one serve at once."""
         asked = await read_object(request, RollbackBody)
         to = None if asked.to is None else _number(asked.to)
-        return await changed(model, asked.reason, lambda: service.swaps.rollback(to, asked.reason))
+        through = service.store.learned_seq
+        made = await changed(model, asked.reason, lambda: service.swaps.rollback(to, asked.reason))
+        after = service.versions.manifest.retreat_seq
+        left_out = {"after_seq": after, "through_seq": max(after, through)}
+        return json_answer(made | {"left_out": left_out})
 
     @app.post("/models/{model}/activate", openapi_extra=body_schema("{version, reason?}"))
     async def post_activate(model: str, request: Request) -> Response:
         """Have any version that is kept serve."""
         asked = await read_object(request, ActivateBody)
         version = _number(asked.version)
-        return await changed(
-            model, asked.reason, lambda: service.swaps.activate(version, asked.reason)
+        return json_answer(
+            await changed(
+                model, asked.reason, lambda: service.swaps.activate(version, asked.reason)
+            )
         )
 
 

@@ -39,9 +39,7 @@ def add_train_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of `/train`."""
 
     def events(limit: int) -> list[dict[str, Any]]:
-        kinds = [service.store.records(f"{NOTED}_{kind}", limit) for kind in LEARNER_EVENTS]
-        found = [event for records in kinds for event in records]
-        return sorted(found, key=lambda event: str(event["at"]), reverse=True)[:limit]
+        return service.store.last_recorded([f"{NOTED}_{kind}" for kind in LEARNER_EVENTS], limit)
 
     @app.post(
         "/train", status_code=202, openapi_extra=body_schema("{max_steps?, max_seconds?, reason?}")
@@ -49,8 +47,9 @@ def add_train_routes(app: FastAPI, service: Service) -> None:
     async def post_train(request: Request) -> Response:
         """Have the learner train now; while a job runs, that job is the answer."""
         asked = await read_object(request, TrainBody)
-        job, new = service.supervisor.request_training(
-            asked.reason, asked.max_steps, asked.max_seconds
+        # In a thread: it waits for the disk.
+        job, new = await asyncio.to_thread(
+            service.supervisor.request_training, asked.reason, asked.max_steps, asked.max_seconds
         )
         headers = {"Location": f"/train/{job['job']}"}
         content = job | {"learning": service.governor.state.to_json()}

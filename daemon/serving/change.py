@@ -40,11 +40,13 @@ class Change:
         active: The version that serves from then on.
         previous: The one that a further rollback would go to.
         swap_seconds: How long no request could take a version.
+        durable: Whether it would outlive the daemon; what would not is written as soon as it can.
     """
 
     active: int
     previous: int | None
     swap_seconds: float
+    durable: bool
 
 
 class ChangeLedger:

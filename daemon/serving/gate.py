@@ -115,6 +115,7 @@ class Decision:
         scores: What it was judged by.
         margin: How far below the best of the versions compared its accuracy may lie.
         effort: What it has cost.
+        min_samples: How many hold-out samples were wanted.
     """
 
     version: int
@@ -124,6 +125,7 @@ class Decision:
     scores: Scores
     margin: float
     effort: Effort = Effort()
+    min_samples: int = 0
 
     def checks(self) -> dict[str, bool | None]:
         """By name, in order, whether the candidate passed; None: an earlier one was failed."""
@@ -159,6 +161,7 @@ class Decision:
             "candidate_accuracy": self.scores.candidate_correct / n,
             "delta": (self.scores.candidate_correct - self.scores.incumbent_correct) / n,
             "margin": self.margin,
+            "min_samples": self.min_samples,
             **asdict(self.effort),
         }
 
@@ -180,7 +183,15 @@ def judge(
         settings: Margin and least number of samples.
     """
     reason = _reason(candidate, engine, scores, settings)
-    return Decision(candidate.version, incumbent, reason is None, reason, scores, settings.margin)
+    return Decision(
+        candidate.version,
+        incumbent,
+        reason is None,
+        reason,
+        scores,
+        settings.margin,
+        min_samples=settings.min_samples,
+    )
 
 
 def _reason(

@@ -100,6 +100,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         unproved = [e for e in earlier if e.state in ("pending", "replaced")]
         return good or sorted(unproved, key=lambda e: -e.version)
 
+    @property
+    def retreat_seq(self) -> int:
+        """Through which sample is known what a learner knows that has gone back to what serves.
+
+        0: to no good version, so that it begins anew. Where a checkpoint is missing, it is less.
+        """
+        good = [e for e in self.versions if e.state == "good" and e.version <= self.active]
+        return max(good, key=lambda e: e.version).last_seq if good else 0
+
     def accepted(
         self, entry: VersionEntry, *, best: bool, keep: int, trials: Collection[int] = ()
     ) -> Manifest:

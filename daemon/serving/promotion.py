@@ -109,8 +109,8 @@ class Promotion:
         incumbent = self._slot.current.weights.version
 
         def refused(reason: str) -> Decision:
-            margin = self._settings.margin
-            decision = Decision(version, incumbent, False, reason, scores, margin, effort)
+            margin, least = self._settings.margin, self._settings.min_samples
+            decision = Decision(version, incumbent, False, reason, scores, margin, effort, least)
             return self._refuse(decision, tell)
 
         try:

@@ -186,7 +186,7 @@ class Swaps:
         before = self.manifest.active
         entry = kept_version(self.manifest, version)
         if version == before:
-            return Change(before, self.manifest.previous, 0.0)
+            return Change(before, self.manifest.previous, 0.0, self._versions.durable)
         served = self._open(entry)
         with self._asked(before, served):
             try:
@@ -198,7 +198,7 @@ class Swaps:
             self._record("activated", before, "operator", reason)
             self._say_serves(retreat=False)
             self._try(version)
-            return Change(version, self.manifest.previous, seconds)
+            return Change(version, self.manifest.previous, seconds, self._versions.durable)
 
     def probed(self, version: int, found: Paired, through_seq: int) -> None:
         """The learner has compared a version on probation on another block."""
@@ -266,7 +266,7 @@ class Swaps:
         self._record("rolled_back", before, by, reason, found)
         self._say_serves(retreat=True)
         self._try(to)
-        return Change(to, self.manifest.previous, seconds)
+        return Change(to, self.manifest.previous, seconds, self._versions.durable)
 
     def _swap(self, served: Served, result: str) -> float:
         started = time.perf_counter()

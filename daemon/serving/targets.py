@@ -33,7 +33,7 @@ def rollback_target(manifest: Manifest, to: int | None) -> VersionEntry:
         if not targets:
             raise NoPreviousError(
                 "no earlier version is kept that was not found bad: GET /models lists what is, "
-                "and POST /models/{model}/activate serves any of it"
+                "and POST /models/{model}/activate (ffedge activate) serves any of it"
             )
         return targets[0]
     entry = kept_version(manifest, to)
@@ -45,7 +45,7 @@ def rollback_target(manifest: Manifest, to: int | None) -> VersionEntry:
             "good": "is newer, and a rollback goes back",
         }.get(entry.state, "has not proved itself, and a rollback goes to an earlier one that has")
         raise NoPreviousError(
-            f"this version {why}: leave out `to`, or POST /models/{{model}}/activate serves it all "
-            "the same"
+            f"this version {why}: leave out `to` (--to), or POST /models/{{model}}/activate "
+            "(ffedge activate) serves it all the same"
         )
     return entry

@@ -47,6 +47,11 @@ class VersionStore:
             raise RuntimeError("VersionStore.start has not run")
         return self._manifest
 
+    @property
+    def durable(self) -> bool:
+        """Whether the manifest is on disk as it is."""
+        return not self._unwritten
+
     def path(self, version: int) -> Path:
         """Where a version's file is, or is to be written."""
         return self._folder / f"{version}.safetensors"
@@ -213,7 +218,8 @@ class VersionStore:
         try:
             self._write(manifest)
         except OSError as error:
-            log.error("manifest cannot be written", extra={"why": str(error)})
+            if not self._unwritten:  # it is tried again each second
+                log.error("manifest cannot be written", extra={"why": str(error)})
             self._manifest, self._unwritten = manifest, True
 
     def _remove(self, version: int) -> None:
@@ -233,6 +239,8 @@ class VersionStore:
     def _write(self, manifest: Manifest) -> None:
         content = msgspec.json.format(msgspec.json.encode(manifest))
         replace_file(self._folder / "manifest.json", content)
+        if self._unwritten:
+            log.info("manifest is written again")
         self._manifest, self._unwritten = manifest, False
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,11 @@ class SampleStore:
     def learned(self, seq: int) -> None:
         """Note that the learner has met every sample up to this sequence number."""
         self._retention.learned_seq = seq
+
+    @property
+    def learned_seq(self) -> int:
+        """The highest sequence number that the learner is known to have met."""
+        return self._retention.learned_seq
 
     @property
     def known(self) -> bool:
@@ -244,9 +249,24 @@ class SampleStore:
             StorageError: They cannot be read.
         """
         query = "SELECT body FROM records WHERE kind = ? ORDER BY number DESC LIMIT ?"
+        return self._bodies(query, kind, limit)
+
+    def last_recorded(self, kinds: Collection[str], limit: int) -> list[dict[str, Any]]:
+        """The records of several kinds that were written last, the last one first.
+
+        Neither their numbers nor a clock says that: rows are in the order of writing.
+
+        Raises:
+            StorageError: They cannot be read.
+        """
+        places = ", ".join("?" * len(kinds))
+        query = f"SELECT body FROM records WHERE kind IN ({places}) ORDER BY rowid DESC LIMIT ?"  # noqa: S608 - question marks
+        return self._bodies(query, *kinds, limit)
+
+    def _bodies(self, query: str, *values: str | int) -> list[dict[str, Any]]:
         try:
             with closing(open_reader(self._path)) as connection:
-                return [json.loads(body) for (body,) in connection.execute(query, (kind, limit))]
+                return [json.loads(body) for (body,) in connection.execute(query, values)]
         except sqlite3.Error as error:
             if (unavailable := self.unavailable) is not None:  # which was told already
                 cause, why = unavailable.cause, unavailable.why

@@ -27,6 +27,8 @@ _LOOKS = 10
 # hangs, as happens now and then, is found within a minute and not within the slowest card's time.
 _START_SECONDS = 60.0
 _LONGEST_START_SECONDS = 960.0
+# A silence that is worth a word, long before it is certain that the learner hangs.
+_LONG_SECONDS = 10.0
 
 
 class Heartbeat:
@@ -94,6 +96,13 @@ class HangWatch:
     def seconds_since_look(self) -> float:
         """How long ago it looked: proof that it does."""
         return time.monotonic() - self._looked
+
+    @property
+    def silence(self) -> str | None:
+        """That the learner has said nothing for long, without a reason; None: it is heard."""
+        if self._excused() or not self._heartbeat.overdue(_LONG_SECONDS):
+            return None
+        return f"the learner has said nothing for {self._heartbeat.seconds_ago:.0f} s"
 
     def start(self) -> None:
         """Begin to look."""

@@ -11,12 +11,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 from daemon.serving.gate import Decision, Effort
 
 JOBS = "job"  # their records in the store
 JOBS_KEPT = 100
+# So long an id is held back until it is on disk: after that it is given out all the same.
+_GIVEN_SECONDS = 1.0
 
 
 @dataclasses.dataclass
@@ -68,6 +71,13 @@ def job_name(number: int) -> str:
     return f"t-{number}"
 
 
+def _ended(job: dict[str, Any]) -> dict[str, Any]:
+    """A job of an earlier run, which nobody can be at any more."""
+    if job.get("state") not in ("waiting", "running"):
+        return job
+    return job | {"state": "failed", "error": "the daemon ended before this job did"}
+
+
 def _number(job: dict[str, Any]) -> int:
     return int(job["job"].removeprefix("t-"))
 
@@ -76,10 +86,12 @@ class JobBook:
     """All jobs, newest last; safe to use from several threads.
 
     Args:
-        past: Finished jobs of earlier runs as `to_json` gave them, newest first.
+        past: Jobs of earlier runs as `to_json` gave them, newest first.
         on_end: Called with each job's number and JSON when it ends.
         on_start: Called when the learner begins one.
         joules: Energy of learning so far, this moment included; None: not known.
+        on_given: Called with a job's number and JSON when somebody is first given its id, so that
+            no later job has it whatever becomes of this daemon; what it returns is waited for.
     """
 
     def __init__(
@@ -88,9 +100,13 @@ class JobBook:
         on_end: Callable[[int, dict[str, Any]], object],
         on_start: Callable[[], object] = lambda: None,
         joules: Callable[[], float | None] = lambda: None,
+        on_given: Callable[[int, dict[str, Any]], Future[None] | None] = lambda number, job: None,
     ) -> None:
         self._lock = threading.Lock()
-        self._past: deque[dict[str, Any]] = deque(reversed(past), maxlen=JOBS_KEPT)
+        earlier = [_ended(job) for job in reversed(past)]
+        self._past: deque[dict[str, Any]] = deque(earlier, maxlen=JOBS_KEPT)
+        self._on_given = on_given
+        self._given: int | None = None  # the job whose id was given out last
         self._last = max(map(_number, past), default=0)
         self._on_end = on_end
         self._on_start = on_start
@@ -101,14 +117,15 @@ class JobBook:
         self._started = 0.0
 
     def recall(self, past: list[dict[str, Any]]) -> None:
-        """Take in finished jobs of earlier runs that could not be read at the start.
+        """Take in jobs of earlier runs that could not be read at the start.
 
         Args:
             past: As for the class.
         """
         with self._lock:
             known = {_number(job) for job in self._past}
-            earlier = [job for job in reversed(past) if _number(job) not in known]
+            known |= {job.number for job in (self._waiting, self._running) if job}
+            earlier = [_ended(job) for job in reversed(past) if _number(job) not in known]
             self._past.extendleft(reversed(earlier))
             self._last = max(self._last, *map(_number, past), 0)
 
@@ -120,11 +137,18 @@ class JobBook:
         Returns:
             The job, and whether it is new: one that runs or waits already answers every request.
         """
+        kept = None
         with self._lock:
-            if job := self._running or self._waiting:
-                return job.to_json(), False
-            self._waiting = self._new("manual", reason, max_steps, max_seconds)
-            return self._waiting.to_json(), True
+            job = self._running or self._waiting
+            if new := job is None:
+                job = self._waiting = self._new("manual", reason, max_steps, max_seconds)
+            found = job.to_json()
+            if self._given != job.number:
+                # Within the lock: its end, which takes the place of this, is recorded after it.
+                self._given, kept = job.number, self._on_given(job.number, found)
+        if kept is not None:
+            wait([kept], _GIVEN_SECONDS)
+        return found, new
 
     @property
     def running(self) -> bool:

@@ -119,9 +119,9 @@ class Supervisor:
 
     @property
     def why_down(self) -> str | None:
-        """Why there is no learner that could learn; None: one is up."""
+        """Why there is no learner that could learn; None: one is up, and heard."""
         if self._up:
-            return None
+            return self._watch.silence
         if self._paused is not None:
             return self._paused
         return "the learner starts" if self.pid else "the learner has ended and is started again"

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,12 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             lambda number, counts: store.record_when_possible(DELAYED, number, counts),
             scored,
         )
-        jobs = JobBook(past, job_ended, power.learning_began, power.learning_joules)
+
+        def job_given(number: int, job: dict[str, Any]) -> Future[None] | None:
+            kept = store.record_when_possible(JOBS, number, job)
+            return None if store.unavailable else kept
+
+        jobs = JobBook(past, job_ended, power.learning_began, power.learning_joules, job_given)
         swaps = Swaps(versions, slot, store, engine, settings.gate, telemetry)
         promotion = Promotion(versions, swaps, slot, store, engine, settings.gate, telemetry)
         supervisor = Supervisor(
@@ -273,6 +279,7 @@ def build_service(settings: Settings, learner_command: list[str]) -> Service:
             telemetry,
             hold,
             why_down=lambda: supervisor.why_down,
+            why_held=lambda: supervisor.paused,
             on_memory=lambda short: supervisor.memory(short=short),
         )
         processes = {"learner": lambda: supervisor.pid, "power_reader": lambda: power.pid}
