@@ -167,7 +167,7 @@ def test_a_network_larger_than_the_burst_is_proposed_at_the_rate(
     monkeypatch.setattr(learner_process, "_PROPOSE_SECONDS", 0.0)
     monkeypatch.setattr(allowance, "BURST_BYTES", 1000)
     slow = SETTINGS.model_copy(update={"write_bytes_per_second": 10**7})
-    fill(store, 2000)
+    fill(store, 1000)
     with running(tmp_path, slow) as peer:
         for _ in range(3):
             backlog = learned_until_proposed(peer)
@@ -178,7 +178,7 @@ def test_a_request_ends_a_job_that_could_go_on_for_long(
     store: SampleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learner_process, "_PROPOSE_SECONDS", 1e9)
-    fill(store, 2000)
+    fill(store, 1000)
     with running(tmp_path) as peer:
         peer.hear_next(JobStarted)
         peer.say(Train(4))

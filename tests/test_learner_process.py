@@ -226,7 +226,7 @@ def test_a_rollback_does_not_wait_for_the_end_of_a_long_job(
     store: SampleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learner_process, "_PROPOSE_SECONDS", 1e9)
-    fill(store, 2000)
+    fill(store, 1000)
     with running(tmp_path) as peer:
         peer.hear_next(JobStarted)
         peer.say(Serves(peer.active, True, peer.active, 7))
@@ -296,3 +296,28 @@ def test_a_disk_that_takes_no_checkpoint_pauses_learning_and_loses_nothing(
         peer.say(Judged(proposed.version, accepted=True))
         assert peer.hear_next(Progress, JobStarted)
     assert tried.count("2.safetensors") == 2
+
+
+def test_a_rollback_that_the_disk_does_not_take_ends_the_job_and_is_made_good(
+    store: SampleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def replace_file(path: Path, content: bytes) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        durable.replace_file(path, content)
+
+    monkeypatch.setattr(learner_process, "_PROPOSE_SECONDS", 1e9)
+    monkeypatch.setattr(learner_process, "_REST_SECONDS", 0.1)
+    monkeypatch.setattr("daemon.learning.checkpoints.replace_file", replace_file)
+    fill(store, 1000)
+    with running(tmp_path) as peer:
+        peer.hear_next(JobStarted)
+        peer.say(Serves(peer.active, True, peer.active, 7))
+        told = (JobStarted, JobFailed, Proposed, Retreated)
+        assert "learning pauses" in peer.hear_next(*told).error
+        assert peer.hear_next(*told) == Retreated(7)
+        assert peer.hear_next(*told).trigger == "samples"
+        peer.say(Judged(peer.hear_next(Proposed).version, accepted=True))
