@@ -164,7 +164,7 @@ class LearnerProcess:
                 reported = now
 
     def _hear_missed(self, begin: Begin) -> bool:
-        """Whether there is a verdict that the learner before has not taken in, or not saved."""
+        """Take in a verdict that the learner before has not, or not saved; False: there is none."""
         proposed = self._learner.course.proposed
         if proposed is None or proposed[0] >= begin.next_version:
             return False
