@@ -124,8 +124,9 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """Learner: still alive; where it stands after a block, or while idle.
 
     `samples`, `steps` and `seconds` are those of the block; 0 while idle. `paused` is why
-    nothing is learned, such as a disk that does not take the checkpoint. `class_accuracies` are
-    progressive, by label. `written_bytes` are candidates and checkpoints since the last report.
+    nothing is learned, such as a disk that does not take the checkpoint, or that no more may be
+    written for now. `class_accuracies` are progressive, by label. `written_bytes` are candidates
+    and checkpoints since the last report.
     """
 
     samples: int

@@ -30,7 +30,10 @@ def _train(
     ] = None,
     max_seconds: Annotated[
         float | None,
-        typer.Option(help="End so long after it began, pauses included. Default: no limit."),
+        typer.Option(
+            help="End so long after it began, or with the pause it is then held by. "
+            "Default: no limit."
+        ),
     ] = None,
     reason: Annotated[str, typer.Option(help="Kept with the job.")] = "operator",
     url: UrlOption = None,

@@ -29,6 +29,8 @@ from daemon.messages import (
     Judged,
     Progress,
     Proposed,
+    Retreated,
+    Serves,
     Started,
     Train,
     send,
@@ -56,6 +58,7 @@ class Peer:
     def __init__(self, commands: int, reports: int) -> None:
         self._commands = os.fdopen(commands, "wb")
         self._reports = os.fdopen(reports, "rb")
+        self.active = (0, "")  # what serves, and its digest
 
     def say(self, message: msgspec.Struct) -> None:
         send(self._commands, message)
@@ -76,7 +79,10 @@ class Peer:
 
 @contextmanager
 def running(
-    folder: Path, settings: LearnerSettings = SETTINGS, pass_over: int | None = None
+    folder: Path,
+    settings: LearnerSettings = SETTINGS,
+    pass_over: int | None = None,
+    next_version: int = 2,
 ) -> Iterator[Peer]:
     """A learner process in a thread, told to begin with an untrained version 1."""
     versions = VersionStore(folder / "versions", keep=3)
@@ -106,8 +112,8 @@ def running(
     thread = threading.Thread(target=work)
     thread.start()
     peer = Peer(commands_out, reports_in)
-    active = versions.manifest.entry(1)
-    peer.say(Begin((1, active.sha256), (1, active.sha256), 2, pass_over=pass_over))
+    peer.active = active = (1, versions.manifest.entry(1).sha256)
+    peer.say(Begin(active, active, next_version, pass_over=pass_over))
     try:
         yield peer
     finally:
@@ -197,7 +203,42 @@ def test_what_was_learned_but_not_judged_is_proposed_after_a_restart(
         assert peer.hear_next(JobStarted).trigger == "resumed"
         again = peer.hear_next(Proposed)
         assert (again.version, again.sha256) == (first.version, first.sha256)
-        peer.say(Judged(2, accepted=True))
+        peer.say(Judged(2, accepted=False))
+    with running(tmp_path, next_version=3) as peer:  # nothing more was learned, and it is decided
+        assert peer.hear_next(Started).resumed
+        assert peer.hear_next(JobStarted).trigger == "time"  # samples that are left
+        peer.say(Judged(peer.hear_next(Proposed).version, accepted=True))
+
+
+def test_training_with_nothing_to_learn_fails_and_proposes_no_empty_network(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    with running(tmp_path) as peer:
+        peer.say(Train(4))
+        assert peer.hear_next(JobStarted).trigger == "manual"
+        assert "nothing has been learned" in peer.hear_next(JobFailed, Proposed).error
+        fill(store, 100)
+        assert peer.hear_next(JobStarted).trigger == "samples"
+        peer.say(Judged(peer.hear_next(Proposed).version, accepted=True))
+
+
+def test_a_rollback_does_not_wait_for_the_end_of_a_long_job(
+    store: SampleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner_process, "_PROPOSE_SECONDS", 1e9)
+    fill(store, 1000)
+    with running(tmp_path) as peer:
+        peer.hear_next(JobStarted)
+        peer.say(Serves(peer.active, True, peer.active, 7))
+        assert peer.hear_next(Retreated, Proposed) == Retreated(7)
+        # The job goes on from there; what is new is learned in it.
+        last = peer.hear_next(Progress)
+        assert last.backlog >= SETTINGS.block_samples
+        while not isinstance(report := peer.hear_next(Progress, JobStarted, Proposed), Proposed):
+            assert isinstance(report, Progress)
+            last = report
+        assert last.backlog < SETTINGS.block_samples
+        peer.say(Judged(report.version, accepted=True))
 
 
 def test_training_asked_for_while_a_verdict_is_awaited_is_not_forgotten(
@@ -255,3 +296,28 @@ def test_a_disk_that_takes_no_checkpoint_pauses_learning_and_loses_nothing(
         peer.say(Judged(proposed.version, accepted=True))
         assert peer.hear_next(Progress, JobStarted)
     assert tried.count("2.safetensors") == 2
+
+
+def test_a_rollback_that_the_disk_does_not_take_ends_the_job_and_is_made_good(
+    store: SampleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def replace_file(path: Path, content: bytes) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        durable.replace_file(path, content)
+
+    monkeypatch.setattr(learner_process, "_PROPOSE_SECONDS", 1e9)
+    monkeypatch.setattr(learner_process, "_REST_SECONDS", 0.1)
+    monkeypatch.setattr("daemon.learning.checkpoints.replace_file", replace_file)
+    fill(store, 1000)
+    with running(tmp_path) as peer:
+        peer.hear_next(JobStarted)
+        peer.say(Serves(peer.active, True, peer.active, 7))
+        told = (JobStarted, JobFailed, Proposed, Retreated)
+        assert "learning pauses" in peer.hear_next(*told).error
+        assert peer.hear_next(*told) == Retreated(7)
+        assert peer.hear_next(*told).trigger == "samples"
+        peer.say(Judged(peer.hear_next(Proposed).version, accepted=True))

@@ -128,6 +128,14 @@ def test_a_shortage_that_comes_and_goes_in_one_pause_is_one():
     assert told.period(70, short=True, held=True)
 
 
+def test_two_short_shortages_hours_apart_in_one_pause_end_no_learner():
+    told = Room()
+    assert periods(told, 0, 5, short=True) == []
+    assert periods(told, 5, 7200, short=False) == []
+    assert periods(told, 7200, 7205, short=True) == []
+    assert periods(told, 7205, 7264, short=True) == [7260, 7261, 7262, 7263]
+
+
 def test_after_such_an_end_some_minutes_pass_even_where_memory_is_free_at_once():
     told = Room()
     assert periods(told, 0, 61, short=True) == [60]

@@ -67,14 +67,23 @@ def test_drift_is_due_with_the_next_sample() -> None:
     assert bench.due(1) == "drift"
 
 
-def test_samples_wait_while_too_much_was_written_but_drift_and_what_was_left_do_not() -> None:
+def test_samples_and_what_was_left_wait_while_too_much_was_written_but_drift_does_not() -> None:
     bench = Bench()
     bench.allowance.wrote(BURST_BYTES + 60)
     assert bench.due(32) is None
+    assert bench.triggers.held
+    assert bench.due(32, rested=False) is None
+    assert not bench.triggers.held  # that is not what it waits for
     bench.triggers.drifted = True
     assert bench.due(32) == "drift"
-    bench.triggers.unjudged = True
-    assert bench.due(32) == "resumed"
+    assert not bench.triggers.held
     bench.triggers.begin()
+    assert bench.due(0) is None
+    assert not bench.triggers.held  # nothing is due
+    bench.triggers.unjudged = True
+    assert bench.due(0) is None
+    assert bench.triggers.held
     bench.now += 61
+    assert bench.due(0) == "resumed"
+    bench.triggers.begin()
     assert bench.due(32) == "samples"

@@ -40,6 +40,11 @@ class Checkpoints:
         self.before: Callable[[str, int], None] = _nobody
         self.wrote: Callable[[int], None] = _uncounted  # told how many bytes were
 
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        return self._path.parent
+
     def read(self) -> bytes | None:
         """The checkpoint; None: there is none yet."""
         return self._content(self._path)

@@ -21,7 +21,7 @@ import msgspec
 
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
-from daemon.learning.allowance import WriteAllowance
+from daemon.learning.allowance import OWED_FILE, WriteAllowance
 from daemon.learning.answers import LearningError, MemoryShortageError
 from daemon.learning.learner import BlockReport, Learner, OnStep
 from daemon.learning.pace import Pacer
@@ -57,6 +57,8 @@ _IDLE_REPORT_SECONDS = 1.0
 _PROPOSE_SECONDS = 2.0
 # No job by itself for so long after one that memory did not suffice for.
 _REST_SECONDS = 30.0
+_NOTHING = "nothing has been learned: no sample waits and none is remembered; post more samples"
+_HELD = "learning waits until more may be written: learner.write_bytes_per_second"
 
 
 class UnwritableError(RuntimeError):
@@ -103,8 +105,9 @@ class LearnerProcess:
         learner.checkpoints.before = self._reports.storing
         self._pacer = Pacer(self._reports.alive)
         self._asked: Train | None = None  # and not begun
-        self._wanted = threading.Event()  # a job was asked for, and waits for the one that runs
-        self._allowance = WriteAllowance(settings.write_bytes_per_second)
+        self._allowance = WriteAllowance(
+            settings.write_bytes_per_second, kept=learner.checkpoints.folder / OWED_FILE
+        )
         learner.checkpoints.wrote = self._allowance.wrote
         self._triggers = Triggers(settings, self._allowance)
         self._proposal_bytes = 0  # that the last one wrote
@@ -119,8 +122,6 @@ class LearnerProcess:
                     self._pacer.follow(message)
                 else:
                     self._inbox.put(message)
-                    if isinstance(message, Train):
-                        self._wanted.set()
         finally:
             self._closed.set()
             self._pacer.release()
@@ -135,24 +136,17 @@ class LearnerProcess:
         self._next_version = begin.next_version
         self._settle(begin.good)
         resumed = self._learner.restore()
-        self._hear_missed(begin)
+        decided = self._hear_missed(begin)
         if begin.pass_over is not None:
             self._learner.pass_over(begin.pass_over)
         if begin.retreat:
             self._retreat(begin.active[0], begin.retreat)
         self._reports.send(Started(resumed, self._learner.last_seq, self._learner.steps))
         self._reports.begin(self._pacer, may_compile=self._settings.may_compile)
-        self._triggers.unjudged = self._learner.last_seq > self._references.incumbent.last_seq
+        learned = self._learner.last_seq > self._references.incumbent.last_seq
+        self._triggers.unjudged = learned and not decided
         reported = 0.0
-        while True:
-            with contextlib.suppress(queue.Empty):
-                wait_seconds = _POLL_SECONDS
-                while True:
-                    command = self._inbox.get(timeout=wait_seconds)
-                    if command is None:
-                        return
-                    self._obey(command)
-                    wait_seconds = 0.001  # all that is there, before another job
+        while self._hear(_POLL_SECONDS):
             backlog = self._learner.backlog()
             now = time.monotonic()
             if self._paused is not None and now >= self._rests_until:
@@ -169,12 +163,23 @@ class LearnerProcess:
                 self._progress()
                 reported = now
 
-    def _hear_missed(self, begin: Begin) -> None:
-        """Take in the verdict that the learner before has not, or not saved."""
+    def _hear_missed(self, begin: Begin) -> bool:
+        """Take in a verdict that the learner before has not, or not saved; False: there is none."""
         proposed = self._learner.course.proposed
-        if proposed is not None and proposed[0] < begin.next_version:
-            accepted = proposed[0] in (begin.active[0], *begin.good)
-            self._learner.judged(*proposed, accepted=accepted)
+        if proposed is None or proposed[0] >= begin.next_version:
+            return False
+        accepted = proposed[0] in (begin.active[0], *begin.good)
+        self._learner.judged(*proposed, accepted=accepted)
+        return True
+
+    def _hear(self, wait_seconds: float) -> bool:
+        """Obey all that is there, or else what comes next within so long; False: nothing will."""
+        with contextlib.suppress(queue.Empty):
+            while (command := self._inbox.get(timeout=wait_seconds)) is not None:
+                self._obey(command)
+                wait_seconds = min(wait_seconds, 0.001)
+            return False
+        return True
 
     def _obey(self, command: ToLearner) -> None:
         match command:
@@ -232,7 +237,6 @@ class LearnerProcess:
             log.error("checkpoints cannot be sorted out", extra={"why": str(error)})
 
     def _train(self, asked: Train) -> None:
-        self._wanted.clear()
         if self._paused is None:
             steps = asked.max_steps or self._settings.train_steps
             self._job("manual", steps, asked.max_seconds)
@@ -250,9 +254,13 @@ class LearnerProcess:
         self._reports.alive(now=True)
         try:
             self._learn(trigger, rehearsal_steps, max_seconds)
+            if self._paused is not None:
+                return  # and has said so
             candidate = self._learner.export(
                 version=self._next_version, parent=self._references.incumbent.version
             )
+            if not candidate.classes:
+                raise LearningError(_NOTHING)
             references = self._references
             scores = self._learner.compare(
                 candidate, references.incumbent, references.others, self._between_steps
@@ -321,7 +329,7 @@ class LearnerProcess:
         started = saved = time.monotonic()
         end = math.inf if max_seconds is None else started + max_seconds
         least = 1 if trigger in ("time", "manual", "drift") else self._settings.block_samples
-        while (backlog := self._learner.backlog()) >= least:
+        while self._paused is None and (backlog := self._learner.backlog()) >= least:
             for report in self._probe.look(self._learner.last_seq, self._between_steps):
                 self._reports.send(report)
             self._work(self._learner.learn_block)
@@ -329,7 +337,7 @@ class LearnerProcess:
             drifted = any(note.kind == "drift" for note in self._learner.notes)
             self._triggers.drifted = drifted
             now, may_write = time.monotonic(), self._allowance.allows(self._proposal_bytes)
-            waited_for = drifted or self._wanted.is_set()
+            waited_for = drifted or self._asked is not None
             if drifted or (may_write and now - saved >= self._settings.checkpoint_seconds):
                 self._save()
                 saved = now
@@ -338,7 +346,7 @@ class LearnerProcess:
                 break
         taken, fitting = 0, self._settings.steps_per_block if max_seconds is None else 1
         while taken < rehearsal_steps and (began := time.monotonic()) < end:
-            if self._learner.backlog() >= self._settings.block_samples:
+            if self._paused or self._learner.backlog() >= self._settings.block_samples:
                 break  # new samples come first
             steps = min(fitting, self._settings.steps_per_block, rehearsal_steps - taken)
             self._work(functools.partial(self._learner.rehearse, steps))
@@ -353,11 +361,15 @@ class LearnerProcess:
         done = block(self._between_steps)
         seconds = self._pacer.worked_seconds - before
         self._progress(done, seconds)
+        # At once: a retreat that waited for the end of a long job would undo all of it.
+        if not self._hear(0.0):
+            raise SystemExit(0)
 
     def _progress(self, done: BlockReport = IDLE, seconds: float = 0.0) -> None:
         if self._closed.is_set():
             raise SystemExit(0)
-        self._reports.progress(done, seconds, self._paused, self._allowance.written_bytes)
+        paused = self._paused or (_HELD if self._triggers.held else None)
+        self._reports.progress(done, seconds, paused, self._allowance.written_bytes)
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:
         asked: list[Train] = []

@@ -17,12 +17,13 @@ class Triggers:
 
     Args:
         settings: Of the learner.
-        allowance: While nothing is left of it, samples wait.
+        allowance: While nothing is left of it, all waits but drift.
         clock: Seconds that only grow.
 
     Attributes:
         unjudged: Something was learned that no candidate shows.
         drifted: No job has been begun for the newest drift.
+        held: A job is due, and waits only until more may be written.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Triggers:
         allowance: WriteAllowance,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.unjudged = self.drifted = False
+        self.unjudged = self.drifted = self.held = False
         self._settings = settings
         self._allowance = allowance
         self._clock = clock
@@ -50,14 +51,18 @@ class Triggers:
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = self._clock()
+        self.held = False
         if not rested:
             return None
-        if self.unjudged:
-            return "resumed"
         if backlog and self.drifted:
             return "drift"
-        if not self._allowance.allows():
-            return None
+        trigger = self._wanted(backlog, begun)
+        self.held = trigger is not None and not self._allowance.allows()
+        return None if self.held else trigger
+
+    def _wanted(self, backlog: int, begun: bool) -> Trigger | None:
+        if self.unjudged:
+            return "resumed"
         if backlog >= self._settings.block_samples:
             return "samples"
         since = self._waiting_since
@@ -67,5 +72,5 @@ class Triggers:
 
     def begin(self) -> None:
         """A job begins, for whatever reason: it proposes all that is learned."""
-        self.unjudged = self.drifted = False
+        self.unjudged = self.drifted = self.held = False
         self._waiting_since = None

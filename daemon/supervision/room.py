@@ -11,6 +11,8 @@ import math
 
 # For so long a paused learner may keep what is missing: a shortage that passes ends none.
 _KEPT_SECONDS = 60.0
+# After so long without one, the next shortage is another.
+_PASSED_SECONDS = 180.0
 # A learner that never fits grows for some seconds, is kept for a minute, and then gone for this.
 _GONE_SECONDS = 300.0
 _SHORT = "learning waits for memory: less is free than governor.min_free_bytes"
@@ -22,7 +24,8 @@ class Room:
 
     def __init__(self) -> None:
         self.missing: str | None = None  # why no learner is to be started
-        self._since: float | None = None  # first short in this pause
+        self._since: float | None = None  # first short in this pause, lately
+        self._last_short = -math.inf
         self._ended = -math.inf  # when one had to
 
     def period(self, now: float, *, short: bool, held: bool) -> bool:
@@ -36,10 +39,12 @@ class Room:
         Returns:
             Whether it has to end.
         """
-        if not held:
+        if not held or now - self._last_short >= _PASSED_SECONDS:
             self._since = None
-        elif short and self._since is None:
-            self._since = now
+        if short:
+            self._last_short = now
+            if held and self._since is None:
+                self._since = now
         end = short and self._since is not None and now - self._since >= _KEPT_SECONDS
         if end:
             self._ended = now

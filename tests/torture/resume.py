@@ -44,6 +44,7 @@ batch_samples = 16
 replay_samples = 150
 max_wait_seconds = 86400.0
 niceness = 0
+write_bytes_per_second = 0
 [log]
 level = "warning"
 """

@@ -110,7 +110,7 @@ class SwapLearner:
         elif fate == "fail":
             self._say(Probed(version, 64, 20, 60, 42, 0))
             if (serves := self._until(Serves)) is not None:
-                self._note("rolled back", began, serves.version)
+                self._note("rolled back", began, serves.active[0])
 
     def _until(self, kind: type[Any]) -> Any:
         """The next message of a kind, or None where an operator's change has come before."""
@@ -132,7 +132,7 @@ class SwapLearner:
 
     def _obey(self, message: ToLearner) -> None:
         if isinstance(message, Serves):
-            self._active = message.version
+            self._active = message.active[0]
             if message.retreat:
                 self._say(Retreated(message.change))
 
