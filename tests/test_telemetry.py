@@ -12,7 +12,7 @@ from tests.daemon_fixtures import WAIT_SECONDS, daemon_parts, sample
 
 SUFFIXES = {
     "counter": (
-        "_(requests|samples|labels|swaps|steps|seconds|restarts|decisions|events|received|refused)"
+        "_(requests|samples|labels|swaps|steps|seconds|bytes|restarts|decisions|events|received|refused)"
     ),
     "histogram": r"_(seconds|samples)",
 }
