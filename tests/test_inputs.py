@@ -230,7 +230,7 @@ def test_another_unit_is_learned_and_so_is_the_old_one_again(stream: Stream) -> 
 def test_one_sensor_of_many_is_followed(stream: Stream) -> None:
     stream.learn(600)
     stream.learn(600, one_sensor(lambda v: 1000 * v))
-    assert stream.moved == ["1 inputs have moved, and are standardised anew"]
+    assert stream.moved == ["inputs have moved, and are standardised anew: 1"]
 
 
 @pytest.mark.parametrize(

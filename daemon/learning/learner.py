@@ -174,7 +174,7 @@ class Learner:
         state.seen[labels] = True
         state.remember(new)
         if moved := state.follow_inputs(x, new, weights):
-            self._note("inputs", f"{moved} inputs have moved, and are standardised anew", through)
+            self._note("inputs", f"inputs have moved, and are standardised anew: {moved}", through)
         steps = -(-self._settings.steps_per_block * len(new) // self._settings.block_samples)
         losses = self._take(steps, new, on_step)
         if change is not None and not state.drift_steps:
