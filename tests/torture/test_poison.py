@@ -21,7 +21,7 @@ def broken(run: Poisoned) -> list[str]:
         "served what is no number": run.non_finite > 0,
         "left a prediction unanswered": run.failed_predictions > 0,
         "served worse than the last good version": run.worst_holdout_drop > _MOST + 1e-6,
-        "refused nothing": not [reason for reason in run.decisions if reason],
+        "refused nothing": not [r for r in run.decisions if r] and not run.refused_posts,
     }
     return [f"run {run.seed} {what}" for what, found in wrong.items() if found]
 
