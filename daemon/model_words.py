@@ -35,8 +35,8 @@ def holdout_of_active(models: dict[str, Any]) -> Holdout | None:
     active, found = models["active"], []
     for version in [*models["versions"], *models["refused"]]:
         gate = version["gate"]
-        if not gate or not gate.get("n"):
-            continue
+        if not gate or not gate.get("n") or gate["reason"] == "overtaken":
+            continue  # one that was overtaken was compared with what serves no more
         if version["version"] == active and gate["decision"] == "accepted":
             found.append((gate["decided"], gate["candidate_accuracy"]))
         elif gate["incumbent"] == active and gate["decision"] == "refused":

@@ -232,6 +232,24 @@ class Telemetry:
         self._build_info.clear()
         self._build_info.labels(__version__, engine).set(1)
 
+    def swapped(self, version: int, engine: str, result: str, seconds: float) -> None:
+        """Count a change of the version that answers.
+
+        Args:
+            version: That answers from now on.
+            engine: Answers.
+            result: Why it changed. By the gate, it is about to tell how good this version is; else
+                it has told that of another one, which counts no more.
+            seconds: In which no request could take a version.
+        """
+        self.swap_seconds.observe(seconds)
+        self.swaps.labels(result).inc()
+        self.model_version.set(version)
+        self.served_by(engine)
+        if result != "swapped":
+            self.holdout_accuracy.clear()
+            self.class_accuracy.set("holdout", {})
+
     def progressive(
         self, accuracy: float | None, recent: float | None, faded: float | None
     ) -> None:

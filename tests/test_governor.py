@@ -14,11 +14,11 @@ import pytest
 from daemon.config import GovernorSettings
 from daemon.governor import governor as governor_module
 from daemon.governor.controller import Controller
-from daemon.governor.failed_readings import FailedReadings
 from daemon.governor.governor import Governor
 from daemon.governor.latency import RecentLatencies
 from daemon.governor.operator_pause import OperatorPause
 from daemon.governor.readings import Machine, Readings
+from daemon.governor.repeated_failure import RepeatedFailure
 from daemon.messages import Pace
 from tests.daemon_fixtures import daemon_parts, failures, restarts, running
 from tests.governor_fixtures import NOON, well
@@ -96,9 +96,25 @@ def test_a_machine_that_cannot_be_read_leaves_the_safe_duty(parts, monkeypatch, 
         rig.governor.stop()
 
 
+def test_a_period_that_cannot_be_judged_ends_no_governor(parts, monkeypatch, caplog):
+    monkeypatch.setattr(governor_module, "PERIOD_SECONDS", 0.01)
+    rig = Rig(parts)
+    rig.machine.readings = well(celsius="hot")
+    rig.governor.start()
+    try:
+        wait_for(lambda: not rig.governor.well(0.2), "nobody to be governed")
+        assert [r.levelname for r in caplog.records if r.exc_info] == ["ERROR"]  # one, not each
+        assert "the governor cannot judge a period" in caplog.text
+        rig.machine.readings = well(celsius=90.0)
+        wait_for(lambda: rig.told[-1] == Pace(0.0, "temperature"), "the pause")
+        assert rig.governor.well(0.2)
+    finally:
+        rig.governor.stop()
+
+
 def test_readings_that_keep_failing_are_logged_when_it_begins_ends_and_every_ten_minutes(caplog):
     caplog.set_level("INFO")
-    failed = FailedReadings()
+    failed = RepeatedFailure("read this machine")
 
     def told(begin: int, end: int, every: int = 1) -> list[tuple[str, int, bool]]:
         """What is logged of these seconds; each `every`th fails."""
@@ -107,7 +123,7 @@ def test_readings_that_keep_failing_are_logged_when_it_begins_ends_and_every_ten
             if every and second % every == 0:
                 failed.failed(OSError("no such machine"), float(second))
             else:
-                failed.read(float(second))
+                failed.over(float(second))
         return [(r.levelname, r.periods, bool(r.exc_info)) for r in caplog.records]
 
     assert told(0, 5, every=0) == []

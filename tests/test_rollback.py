@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
@@ -150,8 +151,6 @@ def test_no_candidate_is_accepted_until_the_learner_has_gone_back(parts, told):
 def test_a_candidate_that_was_made_for_another_version_is_refused(parts):
     accept(parts, 2, good=True)
     parts.swaps.activate(1, "compare")
-    import dataclasses
-
     weights = put(parts.versions, dataclasses.replace(network(3), parent=2))
     decision = parts.promotion.consider(3, weights_digest(weights), GOOD)
     assert (decision.reason, parts.serving) == ("overtaken", 1)
@@ -179,6 +178,23 @@ def test_an_operator_rolls_back(parts, told):
         ("rolled_back", "2", "1", "operator", "still"),
         ("rolled_back", "3", "2", "operator", "drift on cam2"),
     ]
+
+
+@pytest.mark.parametrize("act", ["rollback", "activate"])
+def test_what_the_gate_found_of_another_version_is_no_metric_any_more(parts, act):
+    accept(parts, 2, good=True)
+    assert parts.reading("ffedge_holdout_accuracy_ratio", role="active") is not None
+    getattr(parts.swaps, act)(1, "for a reason")
+    for role in ("active", "candidate"):
+        assert parts.reading("ffedge_holdout_accuracy_ratio", role=role) is None
+    if act == "rollback":
+        parts.swaps.retreated(parts.versions.manifest.retreat)
+    overtaken = put(parts.versions, dataclasses.replace(network(3), parent=2))
+    assert parts.promotion.consider(3, weights_digest(overtaken), GOOD).reason == "overtaken"
+    assert parts.reading("ffedge_holdout_accuracy_ratio", role="active") is None
+    current = put(parts.versions, dataclasses.replace(network(4), parent=1))
+    parts.promotion.consider(4, weights_digest(current), GOOD)
+    assert parts.reading("ffedge_holdout_accuracy_ratio", role="active") is not None
 
 
 def test_activating_undoes_a_rollback_and_retreats_nothing(parts, told):

@@ -167,7 +167,12 @@ def test_refusals_probation_and_events_are_told(daemon, capsys) -> None:
     last = judged(9, 40, reason="[/x]", incumbent_accuracy=0.88)
     daemon.models |= {
         "versions": [accepted, {"version": "2", "gate": None}],
-        "refused": [judged(8, 30), last, judged(1, 50, incumbent="2")],
+        "refused": [
+            judged(8, 30),
+            last,
+            judged(1, 50, incumbent="2"),
+            judged(0, 55, reason="overtaken", incumbent_accuracy=0.1),
+        ],
         "probation": [
             {"version": "3", "against": "2", "n": 34, "samples": 120}
             | {"correct": 30, "previous_correct": 31, "lost": 2}

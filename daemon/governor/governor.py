@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 
 from daemon.governor.controller import Controller, State
-from daemon.governor.failed_readings import FailedReadings
 from daemon.governor.latency import RecentLatencies
 from daemon.governor.operator_pause import OperatorPause
 from daemon.governor.readings import Machine, Readings
+from daemon.governor.repeated_failure import RepeatedFailure
 from daemon.governor.rules import Reason
 from daemon.messages import Pace
 from daemon.telemetry import Telemetry
@@ -66,7 +66,9 @@ class Governor:
         self._why_held = why_held
         self._on_memory = on_memory
         self._local_time = local_time
-        self._failed_readings = FailedReadings()
+        self._readings_fail = RepeatedFailure("read this machine")
+        self._periods_fail = RepeatedFailure("judge a period")
+        self._governed_at = time.monotonic()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="governor")
@@ -120,22 +122,32 @@ class Governor:
             self._publish()
         return kept
 
+    def well(self, seconds: float) -> bool:
+        """Whether the learner was governed so many seconds ago or less, not counting a period."""
+        return time.monotonic() - self._governed_at <= seconds + PERIOD_SECONDS
+
     def _run(self) -> None:
         while not self._stopping.wait(PERIOD_SECONDS):
-            self._period()
+            now = time.monotonic()
+            try:
+                self._period()
+                self._periods_fail.over(now)
+            except Exception as error:  # noqa: BLE001 - a learner that nobody governs overheats
+                self._periods_fail.failed(error, now)
 
     def _period(self) -> None:
         now = time.monotonic()
         try:
             readings = self._machine.read()
-            self._failed_readings.read(now)
+            self._readings_fail.over(now)
         except Exception as error:  # noqa: BLE001 - whatever breaks, somebody has to go on watching
-            self._failed_readings.failed(error, now)
+            self._readings_fail.failed(error, now)
             readings = Readings(watts_known=True, celsius_known=True)
         with self._lock:
             self._controller.period(readings, now)
             self._publish()
             self._on_memory(self._controller.short_of_memory)
+        self._governed_at = time.monotonic()
 
     def _operator(self) -> Reason | None:
         pause = self._operator_pause.current()

@@ -183,7 +183,8 @@ class Promotion:
     def _count(self, decision: Decision) -> None:
         body = decision.to_json()
         self._telemetry.gate_decisions.labels(body["decision"], decision.reason or "").inc()
-        if decision.scores.n:
+        # One that was overtaken was compared with what serves no more.
+        if decision.scores.n and decision.reason != "overtaken":
             active = "candidate_accuracy" if decision.accepted else "incumbent_accuracy"
             self._telemetry.holdout_accuracy.labels("active").set(body[active])
             self._telemetry.holdout_accuracy.labels("candidate").set(body["candidate_accuracy"])

@@ -273,10 +273,8 @@ class Swaps:
         self._slot.swap(served)
         seconds = time.perf_counter() - started
         self._began = self._clock()
-        self._telemetry.swap_seconds.observe(seconds)
-        self._telemetry.swaps.labels(result).inc()
-        self._telemetry.model_version.set(served.weights.version)
-        self._telemetry.served_by(self._engine.name)
+        version, engine = served.weights.version, self._engine.name
+        self._telemetry.swapped(version, engine, result, seconds)
         return seconds
 
     def _try(self, version: int) -> None:

@@ -99,7 +99,8 @@ def run_server(settings: Settings, config: Path, listener: socket.socket) -> Non
         # All are asked, whatever one says. Some faults of a GPU stay until the process ends.
         beats = [pulse.beats(seconds) for pulse in pulses]
         engine = service.slot.failures < _MOST_FAILURES
-        return all(beats) and engine and service.supervisor.well(seconds)
+        learning = service.supervisor.well(seconds) and service.governor.well(seconds)
+        return all(beats) and engine and learning
 
     connections = Connections(
         ConnectionLimits(

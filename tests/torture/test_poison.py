@@ -16,12 +16,14 @@ _IN_TURN = "flood+nan+stealth+flipped"
 
 def broken(run: Poisoned) -> list[str]:
     """What a run must not have found."""
+    refused = bool([r for r in run.decisions if r] or run.refused_posts)
     wrong = {
         "was never healthy": run.healthy_accuracy < 0.8,
         "served what is no number": run.non_finite > 0,
         "left a prediction unanswered": run.failed_predictions > 0,
         "served worse than the last good version": run.worst_holdout_drop > _MOST + 1e-6,
-        "refused nothing": not [r for r in run.decisions if r] and not run.refused_posts,
+        # A flood's labels are right: what is learned from it may well serve.
+        "refused nothing": not refused and run.attack != "flood",
     }
     return [f"run {run.seed} {what}" for what, found in wrong.items() if found]
 

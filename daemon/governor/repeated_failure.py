@@ -1,4 +1,4 @@
-"""What is logged of a machine that cannot be read: the change, not each second of it."""
+"""What is logged of something that is done each second and fails: the change, not each second."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import math
 log = logging.getLogger(__name__)
 
 _REPEAT_SECONDS = 600.0
-# Reading that fails now and then is one failure, not a new one each time.
+# What fails now and then is one failure, not a new one each time.
 _RECOVERED_SECONDS = 60.0
 
 
-class FailedReadings:
-    """Logs the first failure, a count every ten minutes, and the end of it."""
+class RepeatedFailure:
+    """Logs the first failure, a count every ten minutes, and the end of it.
 
-    def __init__(self) -> None:
+    Args:
+        what: The governor cannot do it.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._periods = 0
         self._told_at = -math.inf
         self._failed_at = -math.inf
 
     def failed(self, error: Exception, now: float) -> None:
-        """A period without readings.
+        """A period in which it failed.
 
         Args:
             error: Why.
@@ -32,15 +37,15 @@ class FailedReadings:
         if self._periods == 1 or now - self._told_at >= _REPEAT_SECONDS:
             self._told_at = now
             extra = {"periods": self._periods}
-            log.error("the governor cannot read this machine", exc_info=error, extra=extra)
+            log.error("the governor cannot %s", self._what, exc_info=error, extra=extra)
 
-    def read(self, now: float) -> None:
-        """A period with readings; a minute after the last one without, it is over.
+    def over(self, now: float) -> None:
+        """A period in which it did not; a minute after the last one in which it did, it is over.
 
         Args:
             now: As above.
         """
         if self._periods and now - self._failed_at >= _RECOVERED_SECONDS:
             extra = {"periods": self._periods}
-            log.info("the governor reads this machine again", extra=extra)
+            log.info("the governor can %s again", self._what, extra=extra)
             self._periods = 0
