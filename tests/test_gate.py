@@ -326,6 +326,32 @@ def test_an_engine_that_fails_on_the_canary_refuses_the_candidate():
     assert decision.reason == "engine"
 
 
+@pytest.mark.parametrize("while_", ["it is opened", "it answers"])
+def test_memory_that_runs_out_refuses_the_candidate_and_harms_no_learner(
+    parts, monkeypatch, while_
+):
+    class Full:
+        closed = False
+
+        def predict(self, x):
+            raise MemoryError
+
+        def close(self):
+            self.closed = True
+
+    full = Full()
+
+    def opened(weights):
+        if while_ == "it is opened":
+            raise MemoryError
+        return full
+
+    monkeypatch.setattr(parts.promotion._engine, "open", opened)
+    assert propose(parts, network(2)).reason == "engine"
+    assert (ledger(parts)[0]["reason"], parts.serving) == ("engine", 1)
+    assert full.closed == (while_ == "it answers")
+
+
 def test_the_ledger_has_what_a_candidate_cost_and_what_it_was_judged_by(parts):
     effort = Effort(last_seq=300, samples=128, seconds=2.0, joules=None)
     classes = ClassScores(("a", "b"), (50, 50), (40, 40), (40, 40), (50, 40))

@@ -173,6 +173,13 @@ def test_a_budget_slides(uses, most):
             assert not budget.spent(used)
 
 
+def test_a_total_that_cannot_be_read_for_a_while_changes_no_budget():
+    budget = Budget(100.0)
+    readings = [(0.0, 0.0), (60.0, 90.0), (120.0, 0.0), (180.0, 95.0), (240.0, 0.0)]
+    assert [budget.used(total, now) for now, total in readings] == [0.0, 90.0, 90.0, 95.0, 95.0]
+    assert budget.used(95.0, HOUR_SECONDS + 300) == 0.0
+
+
 def test_a_spent_budget_waits_until_a_tenth_is_free_again():
     budget = Budget(100.0)
     assert [budget.spent(used) for used in (99.0, 100.0, 95.0, 90.0, 89.0, 95.0)] == [

@@ -58,6 +58,17 @@ def test_new_rows_are_told_apart_from_the_new_classes_alone_while_memory_has_all
     assert (places == SEEN).all()
 
 
+@pytest.mark.parametrize("mask", ["seen", "new"])
+def test_a_class_that_was_never_learned_and_can_be_answered_is_pushed_down(mask: str) -> None:
+    learned = np.array([True, False, True, False, False])
+    _, places = StepMix(BLOCK, memory([0, 2]), learned, LearnerSettings(seed=3, mask=mask)).rows(
+        7, 16, 0.25
+    )
+    assert places is not None
+    assert (places[4:] == SEEN).all()
+    assert (places[:4] == [mask == "seen", True, True, False, False]).all()
+
+
 def test_without_a_mask_all_places_count() -> None:
     assert mixed("off", [0, 1, 2], BLOCK)[1] is None
 

@@ -23,15 +23,17 @@ class Budget:
     def __init__(self, most: float) -> None:
         self.most = most
         self._notes: deque[tuple[float, float]] = deque()
+        self._total = 0.0
         self._spent = False
 
     def used(self, total: float, now: float) -> float:
         """What was used in the last hour.
 
         Args:
-            total: So far.
+            total: So far; less than before: it could not be read.
             now: Seconds on a clock that does not jump.
         """
+        self._total = total = max(self._total, total)
         notes = self._notes
         if not notes or now - notes[-1][0] >= _NOTE_SECONDS:
             notes.append((now, total))

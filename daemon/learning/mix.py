@@ -1,10 +1,12 @@
 """What a step is made of: new samples beside replayed ones, and which class places count for each.
 
-A row is told apart from class places that samples were seen of: the others would be pushed down
-before they exist. With `learner.mask = "new"` a new sample is told apart from the classes of its
-block alone, so that a burst of few classes does not push down all others (ER-ACE, Caccia et al.
-2022, "New insights on reducing abrupt representation change in online continual learning"); where
-memory holds none of some class, nothing else would keep the two apart, and that is not done.
+A row is told apart from class places that can be answered, which are those up to the highest that
+a sample was learned of: higher ones would be pushed down before they exist. A lower one of which
+none was (all are in the hold-out so far, or were withdrawn) would be answered at random if nothing
+pushed it down. With `learner.mask = "new"` a new sample is told apart from the classes of its block
+alone, so that a burst of few classes does not push down all others (ER-ACE, Caccia et al. 2022,
+"New insights on reducing abrupt representation change in online continual learning"); where memory
+holds none of some class, nothing else would keep the two apart, and that is not done.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class StepMix:
     Args:
         new: The block; may be empty.
         memory: What is replayed.
-        seen: Class places that a sample was seen of, bool `[max_classes]`.
+        seen: Class places that a sample was learned of, bool `[max_classes]`.
         settings: Seed, share of new samples, mask.
     """
 
@@ -36,11 +38,11 @@ class StepMix:
     ) -> None:
         self._new = new
         self._memory = memory
-        self._seen = seen
+        self._answered = np.arange(len(seen)) <= np.flatnonzero(seen).max(initial=-1)
         self._settings = settings
-        self._for_new = seen
+        self._for_new = self._answered
         if settings.mask == "new" and not (seen & ~memory.places).any():
-            self._for_new = np.zeros_like(seen)
+            self._for_new = self._answered & ~seen
             self._for_new[[sample.class_index for sample in new]] = True
 
     def rows(
@@ -66,6 +68,6 @@ class StepMix:
             rows = [self._new[index] for index in drawn] + rows
         if self._settings.mask == "off":
             return rows, None
-        places = np.empty((len(rows), len(self._seen)), np.bool_)
-        places[:fresh], places[fresh:] = self._for_new, self._seen
+        places = np.empty((len(rows), len(self._answered)), np.bool_)
+        places[:fresh], places[fresh:] = self._for_new, self._answered
         return rows, places

@@ -25,6 +25,7 @@ from engines import (
     SaturatedError,
     Weights,
     canary_agrees,
+    is_out_of_memory,
 )
 
 # What is checked, in order, and the reason that a candidate is refused for which fails it.
@@ -218,7 +219,7 @@ def refusal(error: Exception) -> str:
             return "saturation"
         case EngineUnavailableError() | EngineFailedError():
             return "engine"
-    return "damaged"
+    return "engine" if is_out_of_memory(error) else "damaged"
 
 
 def becomes_best(scores: Scores) -> bool:

@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 _FOUND = (WeightsError, OSError, EngineUnavailableError, EngineFailedError)
 
 
+def is_its_own(error: Exception) -> bool:
+    """Whether the version, or memory, is why it does not open; else it is a mistake of ours."""
+    return isinstance(error, _FOUND) or is_out_of_memory(error)
+
+
 def open_version(
     versions: VersionStore, entry: VersionEntry, engine: Opened, spec: ModelSpec
 ) -> Served:
@@ -47,7 +52,7 @@ def open_version(
     except Exception as error:
         if opened is not None:
             opened.close()
-        if not isinstance(error, _FOUND) and not is_out_of_memory(error):
+        if not is_its_own(error):
             raise
         log.error("version cannot serve", extra={"version": entry.version, "why": str(error)})
         why = (

@@ -17,20 +17,13 @@ from daemon.clock import stamp
 from daemon.config import GateSettings
 from daemon.errors import RequestError
 from daemon.serving.gate import Decision, Effort, Scores, becomes_best, judge, refusal
+from daemon.serving.opening import is_its_own
 from daemon.serving.slot import ServingSlot
 from daemon.serving.swaps import Swaps
 from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from daemon.telemetry import Telemetry
-from engines import (
-    EngineFailedError,
-    EngineUnavailableError,
-    Opened,
-    PredictEngine,
-    Weights,
-    WeightsError,
-    check_health,
-)
+from engines import Opened, PredictEngine, Weights, WeightsError, check_health
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +106,7 @@ class Promotion:
             decision = Decision(version, incumbent, False, reason, scores, margin, effort, least)
             return self._refuse(decision, tell)
 
+        engine: PredictEngine | None = None
         try:
             weights = self._versions.verify(version, sha256)
             if self._overtaken(weights, incumbent):
@@ -121,10 +115,14 @@ class Promotion:
                 raise WeightsError("they are of another network")
             check_health(weights)
             engine = self._engine.open(weights)
-        except (WeightsError, OSError, EngineUnavailableError, EngineFailedError) as error:
+            decision = judge(weights, incumbent, engine, scores, self._settings)
+        except Exception as error:
+            if engine is not None:
+                engine.close()
+            if not is_its_own(error):
+                raise
             log.error("candidate does not open", extra={"version": version, "why": str(error)})
             return refused(refusal(error))
-        decision = judge(weights, incumbent, engine, scores, self._settings)
         decision = dataclasses.replace(decision, effort=effort)
         if decision.accepted:
             reason = self._swap_in(decision, weights, engine, tell)
