@@ -104,7 +104,7 @@ def test_rollback_and_back_again(client):
     assert {v["version"]: v["state"] for v in models["versions"]} == {
         "4": "bad",
         "3": "pending",
-        "2": "good",
+        "2": "bad",
         "1": "good",
     }
 

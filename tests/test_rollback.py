@@ -180,6 +180,21 @@ def test_an_operator_rolls_back(parts, told):
     ]
 
 
+def test_what_a_rollback_went_behind_never_comes_back_by_itself(parts, told):
+    accept(parts, 2, good=True)
+    accept(parts, 3)
+    parts.swaps.rollback(1, "labels were swapped since")
+    assert states(parts) == {1: "good", 2: "bad", 3: "bad"}
+    assert told.heard[-2] == ("serves", 1, 1, True)  # nor is any of it the best
+    parts.swaps.retreated(parts.versions.manifest.retreat)
+    accept(parts, 4)
+    assert parts.swaps.probation[0]["against"] == "1"
+    assert parts.swaps.rollback(None, "again").active == 1
+    parts.versions.path(1).write_bytes(b"damaged")
+    restarted = VersionStore(parts.versions.path(1).parent, keep=3)
+    assert restarted.start(network).version == 5  # rather an untrained one
+
+
 @pytest.mark.parametrize("act", ["rollback", "activate"])
 def test_what_the_gate_found_of_another_version_is_no_metric_any_more(parts, act):
     accept(parts, 2, good=True)

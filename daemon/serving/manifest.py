@@ -1,7 +1,7 @@
 """What versions there are and which of them serves: the manifest, and how it may change.
 
     pending ─► good       it has passed its probation
-       ├─────► bad        it has not, three starts with it have crashed, or it was rolled back
+       ├─────► bad        it has not, three starts with it have crashed, or a rollback went behind it
        └─────► replaced   another serves, and nobody looks after it any more; it may serve again
 
 Every change gives a new manifest, which is replaced whole on disk; nothing here touches a file.
@@ -144,16 +144,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def rolled_back(self, to: int) -> Manifest:
         """The active version is bad; an earlier one serves in its place, and the learner retreats.
 
-        A further rollback goes further back, not to what was left out on the way.
+        So is every version newer than that one: what the learner leaves out is in it.
         """
-        bad = self.active
-        after = self.with_state(bad, "bad")._begun(to)
+        bad = {self.active} | {e.version for e in self.versions if e.version > to}
+        after = self._begun(to)
+        for version in bad:
+            after = after.with_state(version, "bad")
         older = [e.version for e in after.versions if e.state == "good" and e.version < to]
         return msgspec.structs.replace(
             after,
             active=to,
             previous=max(older, default=None),
-            best=to if self.best == bad else self.best,
+            best=to if self.best in bad else self.best,
             changes=self.changes + 1,
             retreat=self.changes + 1,
         ).looked_after()

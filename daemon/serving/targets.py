@@ -32,7 +32,7 @@ def rollback_target(manifest: Manifest, to: int | None) -> VersionEntry:
     if to is None:
         if not targets:
             raise NoPreviousError(
-                "no earlier version is kept that was not found bad: GET /models lists what is, "
+                "no earlier version is kept that was not found bad or rolled back: GET /models lists what is, "
                 "and POST /models/{model}/activate (ffedge activate) serves any of it"
             )
         return targets[0]
@@ -41,7 +41,7 @@ def rollback_target(manifest: Manifest, to: int | None) -> VersionEntry:
         raise NoPreviousError("this version serves already")
     if entry not in targets:
         why = {
-            "bad": "was found bad, and a rollback goes to one that was not",
+            "bad": "was found bad or rolled back, and a rollback goes to one that was not",
             "good": "is newer, and a rollback goes back",
         }.get(entry.state, "has not proved itself, and a rollback goes to an earlier one that has")
         raise NoPreviousError(
