@@ -128,7 +128,9 @@ def _left_out(address: str, answer: dict[str, Any]) -> str:
         return "nothing was learned since that would be left out"
     text = f"what was learned from samples {after + 1:,} to {through:,}, {through - after:,} in all"
     text += ", is left out for good"
-    return text if after else f"{text}: the learner begins anew, with an untrained network"
+    if not after:
+        return f"{text}: the learner begins anew, with an untrained network"
+    return f"{text}; more, where no checkpoint from there is left: ffedge status says so"
 
 
 def _lines(models: dict[str, Any]) -> list[str]:

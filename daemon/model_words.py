@@ -32,16 +32,21 @@ def one_line(text: str) -> str:
 
 def holdout_of_active(models: dict[str, Any]) -> Holdout | None:
     """How what serves did when it was last compared; None: no decision of it is kept."""
-    active, found = models["active"], []
+    active, newest, found = models["active"], 0, None
     for version in [*models["versions"], *models["refused"]]:
+        number = int(version["version"])
         gate = version["gate"]
         if not gate or not gate.get("n") or gate["reason"] == "overtaken":
             continue  # one that was overtaken was compared with what serves no more
         if version["version"] == active and gate["decision"] == "accepted":
-            found.append((gate["decided"], gate["candidate_accuracy"]))
+            accuracy = gate["candidate_accuracy"]
         elif gate["incumbent"] == active and gate["decision"] == "refused":
-            found.append((gate["decided"], gate["incumbent_accuracy"]))
-    return Holdout(max(found)[1], max(found)[0]) if found else None
+            accuracy = gate["incumbent_accuracy"]
+        else:
+            continue
+        if number > newest:  # in the order of decisions, whatever the clock said
+            newest, found = number, Holdout(accuracy, gate["decided"])
+    return found
 
 
 def refused_in_a_row(models: dict[str, Any]) -> list[dict[str, Any]]:

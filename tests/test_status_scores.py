@@ -164,7 +164,7 @@ def test_scores_stand_beside_each_other(daemon, capsys) -> None:
 
 def test_refusals_probation_and_events_are_told(daemon, capsys) -> None:
     accepted = judged(3, 10, decision="accepted", reason=None, candidate_accuracy=0.95)
-    last = judged(9, 40, reason="[/x]", incumbent_accuracy=0.88)
+    last = judged(9, 20, reason="[/x]", incumbent_accuracy=0.88)  # its clock had been set back
     daemon.models |= {
         "versions": [accepted, {"version": "2", "gate": None}],
         "refused": [
@@ -186,7 +186,7 @@ def test_refusals_probation_and_events_are_told(daemon, capsys) -> None:
     assert (status["refused"]["in_a_row"], status["refused"]["last"]) == (2, "[/x]")
     assert (status["events"], status["holdout_accuracy"]) == (daemon.events, 0.88)
     text = shown(daemon, capsys)
-    assert "accuracy 88.0% as of 2026-11-28 22:40Z version 3 on probation: 34 of 120 sam" in text
+    assert "accuracy 88.0% as of 2026-11-28 22:20Z version 3 on probation: 34 of 120 sam" in text
     assert "30 right, 31 by version 2 2 candidates in a row refused, last: [/x] samples" in text
     assert "events drift at sample 1,970 on 2026-11-28 22:59Z: errors learning" in text
     daemon.models["refused"], daemon.events = [judged(8, 30)], None

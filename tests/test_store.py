@@ -13,6 +13,7 @@ from daemon.errors import (
     TooManyClassesError,
 )
 from daemon.store import SampleReader
+from daemon.store import sample_store as sample_store_module
 from daemon.store.sample_rows import in_holdout
 from daemon.store.writer import GROUP_SAMPLES
 from tests.daemon_fixtures import SPEC, WAIT_SECONDS, HeldWriter, added, open_store, query, sample
@@ -193,6 +194,13 @@ def test_records_are_kept_by_kind_newest_first(tmp_path):
         assert store.records("job", 10) == expected
     with closing(open_store(tmp_path)) as store:
         assert store.records("job", 2) == expected[:2]
+
+
+def test_the_newest_records_of_a_kind_are_kept_however_far_apart_their_numbers(store, monkeypatch):
+    monkeypatch.setattr(sample_store_module, "_RECORDS_KEPT", 2)
+    for number in (1000, 50, 90_000, 70_000):
+        store.record("drift", number, {"n": number}).result(WAIT_SECONDS)
+    assert [record["n"] for record in store.records("drift", 10)] == [90_000, 70_000]
 
 
 def test_the_pragmas_that_the_promise_rests_on(store, tmp_path):

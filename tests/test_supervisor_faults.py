@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from daemon.errors import NotReadyError
 from daemon.messages import MISCONFIGURED, Pace
 from daemon.store.availability import Unavailable
 from daemon.supervision import backoff, child
@@ -239,6 +240,8 @@ def test_a_learner_is_not_started_while_the_store_is_unavailable(parts, monkeypa
     with running(parts, "ready(); until_closed()") as supervisor:
         wait_for(lambda: supervisor.paused, "the reason")
         assert "the file system is read-only" in supervisor.paused
+        with pytest.raises(NotReadyError, match="the file system is read-only"):
+            supervisor.request_training("", None)  # not that there are no samples
         assert starts(parts) == []
         assert supervisor.well(0.1)
         why.clear()

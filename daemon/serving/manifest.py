@@ -1,7 +1,7 @@
 """What versions there are and which of them serves: the manifest, and how it may change.
 
     pending ─► good       it has passed its probation
-       ├─────► bad        it has not, three starts with it have crashed, or a rollback went behind it
+       ├─────► bad        it has not, three starts with it crashed, or a rollback went behind it
        └─────► replaced   another serves, and nobody looks after it any more; it may serve again
 
 Every change gives a new manifest, which is replaced whole on disk; nothing here touches a file.

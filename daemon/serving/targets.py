@@ -32,8 +32,9 @@ def rollback_target(manifest: Manifest, to: int | None) -> VersionEntry:
     if to is None:
         if not targets:
             raise NoPreviousError(
-                "no earlier version is kept that was not found bad or rolled back: GET /models lists what is, "
-                "and POST /models/{model}/activate (ffedge activate) serves any of it"
+                "no earlier version is kept that was not found bad or rolled back: GET /models "
+                "lists what is, and POST /models/{model}/activate (ffedge activate) serves any "
+                "of it"
             )
         return targets[0]
     entry = kept_version(manifest, to)

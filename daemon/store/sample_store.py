@@ -289,7 +289,9 @@ def _record(kind: str, number: int, body: dict[str, Any]) -> Work:
     def write(connection: sqlite3.Connection) -> None:
         connection.execute("REPLACE INTO records VALUES (?, ?, ?)", (kind, number, text))
         connection.execute(
-            "DELETE FROM records WHERE kind = ? AND number <= ?", (kind, number - _RECORDS_KEPT)
+            "DELETE FROM records WHERE kind = :kind AND number <= (SELECT number FROM records"
+            " WHERE kind = :kind ORDER BY number DESC LIMIT 1 OFFSET :kept)",
+            {"kind": kind, "kept": _RECORDS_KEPT},
         )
 
     return write

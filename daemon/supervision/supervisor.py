@@ -200,7 +200,8 @@ class Supervisor:
             NothingToLearnError: Too few samples are stored.
             NotReadyError: The learner is not up.
         """
-        if (samples := self._store.counts.to_learn) < self._first_samples:
+        samples = self._store.counts.to_learn
+        if samples < self._first_samples and self._store.unavailable is None:
             raise NothingToLearnError(
                 f"learning begins with the first {self._first_samples} samples that have a label "
                 f"and are outside the hold-out; there are {samples} so far"
