@@ -80,6 +80,7 @@ def read_status(address: str) -> dict[str, Any]:
             "events": events.get("events"),
             "samples": value("ffedge_samples_stored"),
             "samples_holdout": value("ffedge_samples_holdout"),
+            "samples_unlabelled": value("ffedge_samples_unlabelled"),
             "store_unavailable": ready["ingest"]["cause"],
             "ingest_refused": ready["ingest"]["why"],
             "samples_waiting": value("ffedge_sample_queue_depth"),
@@ -241,6 +242,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
             f"unknown: the store is unavailable ({status['store_unavailable']})"
             if status["samples"] is None
             else f"{number('samples')} stored, {number('samples_holdout')} of them hold-out, "
+            f"{number('samples_unlabelled')} without a label, "
             f"{number('samples_waiting')} waiting",
         ),
         *([("", f"NONE IS TAKEN: {why}")] if (why := status["ingest_refused"]) else []),

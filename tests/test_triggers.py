@@ -41,7 +41,11 @@ def test_the_first_block_is_whole() -> None:
     bench.due(31, begun=False)
     bench.now += 60
     assert bench.due(31, begun=False) is None
+    assert bench.triggers.waits is not None
+    assert "first 32 samples" in bench.triggers.waits
+    assert "31 so far" in bench.triggers.waits
     assert bench.due(32, begun=False) == "samples"
+    assert bench.triggers.waits is None
 
 
 def test_who_waits_longer_than_a_pause_is_due_after_it() -> None:
@@ -71,18 +75,18 @@ def test_samples_and_what_was_left_wait_while_too_much_was_written_but_drift_doe
     bench = Bench()
     bench.allowance.wrote(BURST_BYTES + 60)
     assert bench.due(32) is None
-    assert bench.triggers.held
+    assert "write_bytes_per_second" in (bench.triggers.waits or "")
     assert bench.due(32, rested=False) is None
-    assert not bench.triggers.held  # that is not what it waits for
+    assert bench.triggers.waits is None  # that is not what it waits for
     bench.triggers.drifted = True
     assert bench.due(32) == "drift"
-    assert not bench.triggers.held
+    assert bench.triggers.waits is None
     bench.triggers.begin()
     assert bench.due(0) is None
-    assert not bench.triggers.held  # nothing is due
+    assert bench.triggers.waits is None  # nothing is due
     bench.triggers.unjudged = True
     assert bench.due(0) is None
-    assert bench.triggers.held
+    assert "write_bytes_per_second" in (bench.triggers.waits or "")
     bench.now += 61
     assert bench.due(0) == "resumed"
     bench.triggers.begin()

@@ -58,7 +58,6 @@ _PROPOSE_SECONDS = 2.0
 # No job by itself for so long after one that memory did not suffice for.
 _REST_SECONDS = 30.0
 _NOTHING = "nothing has been learned: no sample waits and none is remembered; post more samples"
-_HELD = "learning waits until more may be written: learner.write_bytes_per_second"
 
 
 class UnwritableError(RuntimeError):
@@ -368,7 +367,7 @@ class LearnerProcess:
     def _progress(self, done: BlockReport = IDLE, seconds: float = 0.0) -> None:
         if self._closed.is_set():
             raise SystemExit(0)
-        paused = self._paused or (_HELD if self._triggers.held else None)
+        paused = self._paused or self._triggers.waits
         self._reports.progress(done, seconds, paused, self._allowance.written_bytes)
 
     def _await_verdict(self, candidate: Weights, scores: Scores) -> None:

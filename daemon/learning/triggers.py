@@ -23,7 +23,7 @@ class Triggers:
     Attributes:
         unjudged: Something was learned that no candidate shows.
         drifted: No job has been begun for the newest drift.
-        held: A job is due, and waits only until more may be written.
+        waits: Why no job begins though learning is possible, and it is not for want of new samples.
     """
 
     def __init__(
@@ -32,7 +32,8 @@ class Triggers:
         allowance: WriteAllowance,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.unjudged = self.drifted = self.held = False
+        self.unjudged = self.drifted = False
+        self.waits: str | None = None
         self._settings = settings
         self._allowance = allowance
         self._clock = clock
@@ -51,14 +52,21 @@ class Triggers:
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = self._clock()
-        self.held = False
+        self.waits = None
         if not rested:
             return None
         if backlog and self.drifted:
             return "drift"
         trigger = self._wanted(backlog, begun)
-        self.held = trigger is not None and not self._allowance.allows()
-        return None if self.held else trigger
+        if trigger is None and not begun:
+            self.waits = (
+                f"learning begins with the first {self._settings.block_samples} samples that have "
+                f"a label and are outside the hold-out; there are {backlog} so far"
+            )
+        elif trigger is not None and not self._allowance.allows():
+            self.waits = "learning waits until more may be written: learner.write_bytes_per_second"
+            trigger = None
+        return trigger
 
     def _wanted(self, backlog: int, begun: bool) -> Trigger | None:
         if self.unjudged:
@@ -72,5 +80,5 @@ class Triggers:
 
     def begin(self) -> None:
         """A job begins, for whatever reason: it proposes all that is learned."""
-        self.unjudged = self.drifted = self.held = False
-        self._waiting_since = None
+        self.unjudged = self.drifted = False
+        self.waits = self._waiting_since = None
