@@ -107,7 +107,10 @@ class SampleReader:
         return [seq for (seq,) in rows]
 
     def samples(self, seqs: list[int]) -> list[StoredSample]:
-        """The samples with these numbers, in their order; none for one that is damaged or gone."""
+        """The samples with these numbers, in their order; none for one that is damaged or gone.
+
+        Gone is also what a correction or a withdrawal has emptied.
+        """
         query = f"SELECT {CHECKED}, crc FROM samples WHERE seq = ?"  # noqa: S608 - our own text
         found = []
         unreadable = 0
@@ -127,6 +130,8 @@ class SampleReader:
                     self._on_damage(seq)
                 continue
             _, _, class_index, _, dtype, *_, features, _ = row
+            if not features:  # superseded or withdrawn since its number was read
+                continue
             found.append(StoredSample(seq, class_index, dtype, features))
         if unreadable:
             log.error("damaged pages: samples are passed over", extra={"samples": unreadable})
