@@ -88,6 +88,11 @@ class SampleReader:
             through = seqs[-1]
         return found, through
 
+    def trained_before(self, seq: int, limit: int) -> list[StoredSample]:
+        """The newest samples before `seq` that may be learned from, in order of arrival."""
+        where = f"{_TO_LEARN} AND seq < ? ORDER BY seq DESC LIMIT ?"
+        return self.samples(self._seqs(where, seq, limit)[::-1])
+
     def departures(self) -> int:
         """How many rows have ceased to count since the store was made, in whichever way.
 
