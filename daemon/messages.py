@@ -173,7 +173,7 @@ class Proposed(msgspec.Struct, frozen=True, tag="proposed"):
 class Probed(msgspec.Struct, frozen=True, tag="probed"):
     """Learner: a version on probation so far, since this learner was told to watch it.
 
-    Of `n` samples, none of them learned by either when it was made, `correct` are right by it,
+    Of `n` different samples, none of them learned by either when it was made, `correct` are right by it,
     `previous_correct` by the version before it, `lost` by that one alone.
     """
 

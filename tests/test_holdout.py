@@ -108,8 +108,11 @@ def test_copies_are_read_once_and_not_without_end(
             rows = reader.samples
             monkeypatch.setattr(reader, "samples", lambda seqs: read.extend(seqs) or rows(seqs))
             holdout = Holdout(reader, 4)
-            assert [s.seq for s in holdout.samples()] == [1, 2, 3, 100]
+            signs: list[None] = []
+            found = holdout.samples(on_part=lambda: signs.append(None))
+            assert [s.seq for s in found] == [1, 2, 3, 100]
             assert len(read) == 100 + 4
+            assert len(signs) == 3  # of life, while rows behind the newest few are read
             added(store, sample(5))
             read.clear()
             assert [s.seq for s in holdout.samples()] == [2, 3, 100, 101]

@@ -26,6 +26,10 @@ _LOOKED_AT = 200_000
 _READ_TOGETHER = 64
 
 
+def _nobody() -> None:
+    """Nobody waits for a sign of life."""
+
+
 class Holdout:
     """The samples of the store that none of the versions has learned from.
 
@@ -40,13 +44,14 @@ class Holdout:
         # By class place and seq, of the rows that were looked at last: each is read once.
         self._readings: dict[int, dict[int, int]] = {}
 
-    def samples(self, after_seq: int = 0) -> list[StoredSample]:
+    def samples(self, after_seq: int = 0, on_part: OnPart = _nobody) -> list[StoredSample]:
         """The newest different readings of each class, equally many, in order of arrival.
 
         A class that has fewer leaves its places to the others.
 
         Args:
             after_seq: None that came before, or with, this number.
+            on_part: Called after each part of the copies that are looked behind.
         """
         places = range(len(self._reader.labels()))
         counts = [self._reader.holdout_count(place, after_seq, self._limit) for place in places]
@@ -56,7 +61,7 @@ class Holdout:
             short = []
             for place, share in enumerate(shares):
                 if len(found[place]) < share:
-                    found[place] = self._different(place, after_seq, share)
+                    found[place] = self._different(place, after_seq, share, on_part)
                 if len(found[place]) < share:
                     short.append(place)
             if not short:
@@ -66,7 +71,7 @@ class Holdout:
         seqs = [seq for newest, share in zip(found, shares, strict=True) for seq in newest[:share]]
         return self._reader.samples(sorted(seqs))
 
-    def _different(self, place: int, after_seq: int, count: int) -> list[int]:
+    def _different(self, place: int, after_seq: int, count: int, on_part: OnPart) -> list[int]:
         """The newest row of each of so many different readings of a class, the newest first.
 
         Fewer where there are no more among the rows that are looked at.
@@ -79,6 +84,8 @@ class Holdout:
             for start in range(0, len(unread), _READ_TOGETHER):
                 rows = self._reader.samples(unread[start : start + _READ_TOGETHER])
                 known |= {row.seq: reading(row) for row in rows}
+                if asked > count:  # a long stillness takes long to read
+                    on_part()
             newest: dict[int, int] = {}
             for seq in seqs:
                 if seq in known:  # else it is damaged, or gone meanwhile
@@ -107,13 +114,13 @@ class Holdout:
             others: The best of all so far and the newest good one: that of them counts which is
                 right most often now.
             open_predict: Opens what answers.
-            on_part: Called after each part of what is predicted.
+            on_part: Called after each part of what is read and predicted.
             after_seq: As for `samples`.
 
         Raises:
             MemoryShortageError: Memory ran out; nothing has changed.
         """
-        samples, labels = self.samples(after_seq), self._reader.labels()
+        samples, labels = self.samples(after_seq, on_part), self._reader.labels()
         held = Counter(sample.class_index for sample in samples)
         places = {label: place for place, label in enumerate(labels)}
         missing = tuple(label for label in candidate.classes if not held[places.get(label, -1)])
