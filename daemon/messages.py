@@ -173,8 +173,8 @@ class Proposed(msgspec.Struct, frozen=True, tag="proposed"):
 class Probed(msgspec.Struct, frozen=True, tag="probed"):
     """Learner: a version on probation so far, since this learner was told to watch it.
 
-    Of `n` samples, none of them learned by either when it was made, `correct` are right by it,
-    `previous_correct` by the version before it, `lost` by that one alone.
+    Of `n` different samples, none of them learned by either when it was made, `correct` are right
+    by it, `previous_correct` by the version before it, `lost` by that one alone.
     """
 
     version: int

@@ -69,7 +69,8 @@ def why_refused(gate: dict[str, Any]) -> str:
     """Why a candidate was refused, with the figures if it was for these."""
     if gate["reason"] == "too_few_samples" and gate.get("min_samples"):
         return (
-            f"too_few_samples, {gate['n']} in the hold-out where {gate['min_samples']} are wanted"
+            f"too_few_samples, {gate['n']} different ones in the hold-out where "
+            f"{gate['min_samples']} are wanted"
         )
     if gate["reason"] != "accuracy" or "best_accuracy" not in gate:  # by an earlier release
         return str(gate["reason"])

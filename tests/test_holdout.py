@@ -61,6 +61,68 @@ def test_places_that_a_small_class_leaves_go_to_the_others(tmp_path: Path) -> No
     assert Counter(place for place, _ in found) == {0: 28, 1: 4, 2: 28}
 
 
+def readings(folder: Path, limit: int, sent: list[tuple[int, str]]) -> list[tuple[int, int]]:
+    """First feature and seq of what a decision is made on; of what is sent, all scores."""
+    with closing(open_store(folder, holdout_ratio=1.0)) as store:
+        added(store, *(sample(value, label) for value, label in sent))
+    with closing(SampleReader(folder, SPEC)) as reader:
+        return [(s.features[0], s.seq) for s in Holdout(reader, limit).samples()]
+
+
+ROUNDS = [(i, "abc"[i % 3]) for i in range(60)]
+
+
+def test_copies_of_one_reading_count_once_and_are_looked_behind(tmp_path: Path) -> None:
+    found = readings(tmp_path, 30, [*ROUNDS, *[(4, "b")] * 400])
+    assert Counter("abc"[value % 3] for value, _ in found) == {"a": 10, "b": 10, "c": 10}
+    assert len({value for value, _ in found}) == 30
+    assert (4, 460) in found
+
+
+def test_places_that_copies_leave_go_to_the_others(tmp_path: Path) -> None:
+    found = readings(tmp_path, 30, [*[(200, "a"), (201, "a")] * 50, *ROUNDS[1::3], *ROUNDS[2::3]])
+    assert Counter(value if value >= 200 else "bc"[value % 3 - 1] for value, _ in found) == {
+        200: 1,
+        201: 1,
+        "b": 14,
+        "c": 14,
+    }
+
+
+def test_of_nothing_but_copies_there_is_one(tmp_path: Path) -> None:
+    """The gate then says that there are too few."""
+    assert readings(tmp_path, 30, [(7, "a")] * 100) == [(7, 100)]
+
+
+def test_a_reading_under_two_labels_counts_under_each(tmp_path: Path) -> None:
+    assert readings(tmp_path, 30, [(7, "a"), (7, "b"), (7, "a")]) == [(7, 2), (7, 3)]
+
+
+def test_copies_are_read_once_and_not_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(open_store(tmp_path, holdout_ratio=1.0)) as store:
+        added(store, *(sample(value) for value in [1, 2, 3] + [4] * 97))
+        with closing(SampleReader(tmp_path, SPEC)) as reader:
+            read: list[int] = []
+            rows = reader.samples
+            monkeypatch.setattr(reader, "samples", lambda seqs: read.extend(seqs) or rows(seqs))
+            holdout = Holdout(reader, 4)
+            signs: list[None] = []
+            found = holdout.samples(on_part=lambda: signs.append(None))
+            assert [s.seq for s in found] == [1, 2, 3, 100]
+            assert len(read) == 100 + 4
+            assert len(signs) == 3  # of life, while rows behind the newest few are read
+            added(store, sample(5))
+            read.clear()
+            assert [s.seq for s in holdout.samples()] == [2, 3, 100, 101]
+            assert sorted(read) == [2, 3, 100, 101, 101]
+            monkeypatch.setattr("daemon.learning.holdout._LOOKED_AT", 50)
+            assert [s.seq for s in holdout.samples()] == [100, 101]
+            # What is remembered of rows is of those that were looked at last.
+            assert len(holdout._readings[0]) == 50
+
+
 def test_nothing_before_a_change_is_taken_after_it(tmp_path: Path) -> None:
     found = held(["a", "b"] * 50, tmp_path, 40, after_seq=90)
     assert [seq for _, seq in found] == [*range(91, 101)]

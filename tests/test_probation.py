@@ -14,6 +14,7 @@ from daemon.messages import Watched
 from daemon.serving.manifest import VersionEntry
 from daemon.serving.probation import Paired, Trial, is_worse, sign_test
 from daemon.store import SampleReader, SampleStore
+from daemon.store.sample_rows import in_holdout
 from engines import EngineFailedError, open_predict_engine
 from tests.daemon_fixtures import SPEC, network, sample
 
@@ -169,6 +170,23 @@ def test_samples_that_a_version_has_learned_from_do_not_count(store, tmp_path):
     rig = Rig(tmp_path)
     rig.probe.watch([watched(3, 2, through_seq=through)])  # by the learner before this one
     assert rig.probe.look(0, lambda: None)[0].n == 22
+
+
+def test_a_reading_that_comes_again_counts_once(store, tmp_path):
+    different = [sample(value, "a") for value in range(12) if not in_holdout(sample(value), 0.1)]
+    still, other = (sample(value, "b") for value in (200, 201))
+    store.add([*different, *[still] * 31, other]).result(20)
+    rig = Rig(tmp_path)
+    rig.probe.watch([watched(3, 2)])
+    (first,) = rig.probe.look(0, lambda: None)
+    assert first.n == len(different) + 1
+    store.add([still] * 30).result(20)
+    (second,) = rig.probe.look(first.through_seq, lambda: None)
+    assert second.n == first.n + 1
+    assert rig.probe.look(second.through_seq, lambda: None) == []  # nothing but copies
+    rig.probe.watch([watched(3, 2), watched(4, 2)])
+    (only,) = rig.probe.look(second.through_seq, lambda: None)
+    assert (only.version, only.n) == (4, 1)
 
 
 def test_counts_go_on_for_what_is_watched_already(store, tmp_path):

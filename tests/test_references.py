@@ -58,6 +58,14 @@ def test_a_version_that_passes_is_the_newest_good(kept: Kept) -> None:
     assert numbers(references) == (3, [2, 3])
 
 
+def test_an_older_version_that_passes_later_is_not_the_newest_good(kept: Kept) -> None:
+    """One passes by the time that it has served, then one that it replaced by samples."""
+    references = begun(kept)
+    references.passed(Passed(kept[3]))
+    references.passed(Passed(kept[2]))
+    assert numbers(references) == (3, [2, 3])
+
+
 @pytest.mark.parametrize(("scores", "best"), [(BETTER, 4), (WORSE, 2)])
 def test_a_candidate_that_is_accepted_serves_and_may_be_the_best(
     kept: Kept, scores: Scores, best: int

@@ -47,6 +47,27 @@ def test_samples_are_read_by_their_numbers(reader):
     assert seqs(reader.samples([COUNT + 1, TRAINING[3]])) == [TRAINING[3]]
 
 
+@pytest.mark.parametrize("how", ["withdrawn", "corrected"])
+def test_what_is_emptied_between_its_number_and_its_row_is_passed_over(tmp_path, how):
+    with closing(open_store(tmp_path, holdout_ratio=0.0)) as store:
+        store.add([sample(i, "a") for i in (1, 2)]).result(WAIT_SECONDS)
+        with closing(SampleReader(tmp_path, SPEC)) as reader:
+            numbers_alone = reader._seqs
+
+            def overtaken(where: str, *values: int) -> list[int]:
+                found = numbers_alone(where, *values)
+                if 1 in found and how == "withdrawn":
+                    store.withdraw("s-1").result(WAIT_SECONDS)
+                elif 1 in found:
+                    store.label("s-1", "b", replace=True).result(WAIT_SECONDS)
+                return found
+
+            reader._seqs = overtaken
+            found, _ = reader.training(0, 2)
+            x, _ = reader.batch(found)
+            assert [*x[:, 0]] == ([2] if how == "withdrawn" else [2, 1])
+
+
 def test_what_is_not_to_be_learned_from_is_told_apart(reader):
     assert reader.departed([]) == []
     assert reader.departed(TRAINING) == []

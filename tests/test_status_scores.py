@@ -194,7 +194,7 @@ def test_refusals_probation_and_events_are_told(daemon, capsys) -> None:
     assert "1 candidate refused, last: accuracy, 50.0% where 92.0% is wanted" in text
     few = {"reason": "too_few_samples", "n": 7, "min_samples": 20}
     assert why_refused(judged(8, 30, **few)["gate"]).endswith(
-        ", 7 in the hold-out where 20 are wanted"
+        ", 7 different ones in the hold-out where 20 are wanted"
     )
     near = judged(8, 30, best_accuracy=0.8512, candidate_accuracy=0.8409, incumbent_accuracy=0.8)
     assert why_refused(near["gate"]) == "accuracy, 84.09% where 84.12% is wanted"

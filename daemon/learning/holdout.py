@@ -2,7 +2,8 @@
 
 A decision is made on the newest of each class, equally many: the order in which samples came, and
 how many a class has, then say nothing. A sorted stream, or a flood of one class, would else push
-all others out of what is compared, and a candidate that has forgotten them would pass.
+all others out of what is compared, and a candidate that has forgotten them would pass. So would
+copies of one reading (`readings.py`): each counts once, and is looked behind.
 """
 
 from __future__ import annotations
@@ -14,9 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.learning.answers import OnPart, right_answers, shortage_named
+from daemon.learning.readings import reading
 from daemon.serving.gate import ClassScores, Scores
 from daemon.store import SampleReader, StoredSample
 from engines import PredictEngine, Weights
+
+# Rows that are looked at for different readings, shared by all classes; what they are takes 30 MB
+# where almost all are copies. Beyond these a class counts with the readings found.
+_LOOKED_AT = 200_000
+_READ_TOGETHER = 64
+
+
+def _nobody() -> None:
+    """Nobody waits for a sign of life."""
 
 
 class Holdout:
@@ -30,23 +41,60 @@ class Holdout:
     def __init__(self, reader: SampleReader, limit: int) -> None:
         self._reader = reader
         self._limit = limit
+        # By class place and seq, of the rows that were looked at last: each is read once.
+        self._readings: dict[int, dict[int, int]] = {}
 
-    def samples(self, after_seq: int = 0) -> list[StoredSample]:
-        """The newest of each class, equally many, in order of arrival.
+    def samples(self, after_seq: int = 0, on_part: OnPart = _nobody) -> list[StoredSample]:
+        """The newest different readings of each class, equally many, in order of arrival.
 
         A class that has fewer leaves its places to the others.
 
         Args:
             after_seq: None that came before, or with, this number.
+            on_part: Called after each part of the copies that are looked behind.
         """
-        counts = [
-            self._reader.holdout_count(place, after_seq, self._limit)
-            for place in range(len(self._reader.labels()))
-        ]
-        seqs: list[int] = []
-        for place, share in enumerate(equal_shares(counts, self._limit)):
-            seqs += self._reader.holdout_seqs(place, after_seq, share)
+        places = range(len(self._reader.labels()))
+        counts = [self._reader.holdout_count(place, after_seq, self._limit) for place in places]
+        found: list[list[int]] = [[] for _ in places]
+        while True:
+            shares = equal_shares(counts, self._limit)
+            short = []
+            for place, share in enumerate(shares):
+                if len(found[place]) < share:
+                    found[place] = self._different(place, after_seq, share, on_part)
+                if len(found[place]) < share:
+                    short.append(place)
+            if not short:
+                break
+            for place in short:  # its places go to the others
+                counts[place] = len(found[place])
+        seqs = [seq for newest, share in zip(found, shares, strict=True) for seq in newest[:share]]
         return self._reader.samples(sorted(seqs))
+
+    def _different(self, place: int, after_seq: int, count: int, on_part: OnPart) -> list[int]:
+        """The newest row of each of so many different readings of a class, the newest first.
+
+        Fewer where there are no more among the rows that are looked at.
+        """
+        known = self._readings.pop(place, {})
+        asked, most = count, _LOOKED_AT - sum(map(len, self._readings.values()))
+        while True:
+            seqs = self._reader.holdout_seqs(place, after_seq, asked)
+            unread = [seq for seq in seqs if seq not in known]
+            for start in range(0, len(unread), _READ_TOGETHER):
+                rows = self._reader.samples(unread[start : start + _READ_TOGETHER])
+                known |= {row.seq: reading(row) for row in rows}
+                if asked > count:  # a long stillness takes long to read
+                    on_part()
+            newest: dict[int, int] = {}
+            for seq in seqs:
+                if seq in known:  # else it is damaged, or gone meanwhile
+                    newest.setdefault(known[seq], seq)
+            if len(newest) >= count or len(seqs) < asked or asked >= most:
+                break
+            asked = min(4 * asked, most)
+        self._readings[place] = {seq: known[seq] for seq in seqs if seq in known}
+        return [*newest.values()][:count]
 
     def compare(
         self,
@@ -66,13 +114,13 @@ class Holdout:
             others: The best of all so far and the newest good one: that of them counts which is
                 right most often now.
             open_predict: Opens what answers.
-            on_part: Called after each part of what is predicted.
+            on_part: Called after each part of what is read and predicted.
             after_seq: As for `samples`.
 
         Raises:
             MemoryShortageError: Memory ran out; nothing has changed.
         """
-        samples, labels = self.samples(after_seq), self._reader.labels()
+        samples, labels = self.samples(after_seq, on_part), self._reader.labels()
         held = Counter(sample.class_index for sample in samples)
         places = {label: place for place, label in enumerate(labels)}
         missing = tuple(label for label in candidate.classes if not held[places.get(label, -1)])

@@ -169,7 +169,7 @@ class Learner:
         with self._open_predict(weights := state.export(0, None)) as predictor:
             found = found_classes(predictor, x, on_step)
         state.score.add(found, labels)
-        change = state.drift.add(found != labels, labels, [sample.seq for sample in new])
+        change = state.drifted(new, found != labels, labels)
         state.last_seq, self._stretch = through, (after, through)
         state.seen[labels] = True
         state.remember(new)

@@ -51,8 +51,9 @@ class References:
         self._good = None if word.newest_good is None else self._read(word.newest_good)
 
     def passed(self, word: Passed) -> None:
-        """A version is good from here on."""
-        self._good = self._read(word.version)
+        """A version is good from here on; a newer one may be so already."""
+        if self._good is None or self._good.version < word.version[0]:
+            self._good = self._read(word.version)
 
     def accepted(self, candidate: Weights, scores: Scores) -> None:
         """A candidate serves from here on."""

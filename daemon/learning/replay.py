@@ -11,7 +11,9 @@ data", CBRS). While there is room everything goes in. After that, of a sample's 
 so that classes are as equal as the stream allows, and what is held of a class is a random part of
 it. The second line is ours: there is no way there but by withdrawals, and it keeps the part random
 while the class catches up. What leaves the store leaves memory, and `seen` shrinks in proportion;
-so does what a drift has put out of date.
+so does what a drift has put out of date. The room that this makes lets the next sample in for
+certain, so that under retention, which takes the oldest, memory leans to the newest: of what is
+still stored, the newest quarter has 30 to 35 % of it, the oldest 17 to 20 % (simulated).
 
 Choices depend on (seed, seq) alone: words of SplitMix64 (Steele, Lea and Flood 2014). What the rows
 hold is kept beside their numbers, but is not state: after a restart it is read from the store.

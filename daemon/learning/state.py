@@ -13,6 +13,7 @@ from daemon.learning.answers import LearningError, OnPart
 from daemon.learning.drift import DriftWatch
 from daemon.learning.inputs import InputWatch, rows_to_fit
 from daemon.learning.mix import StepMix
+from daemon.learning.readings import REPEATS_WITHIN, are_new
 from daemon.learning.replay import ReplayMemory
 from daemon.learning.scores import StreamScores, is_score
 from daemon.serving.gate import Scores
@@ -99,6 +100,23 @@ class LearnerState:
                 self.engine.standardize_from(samples, features)
                 self.inputs.fitted(features)
         return int(np.count_nonzero(together | alone))
+
+    def drifted(
+        self, new: list[StoredSample], wrong: NDArray[np.bool_], labels: NDArray[np.int64]
+    ) -> int | None:
+        """Watch a block's errors for drift, those of a reading that stands still once.
+
+        Args:
+            new: The block.
+            wrong: Whether each answer was wrong, bool `[samples]`.
+            labels: Class places.
+
+        Returns:
+            As `DriftWatch.add`.
+        """
+        counts = are_new(self._reader.trained_before(new[0].seq, REPEATS_WITHIN), new)
+        seqs = [sample.seq for sample, new_one in zip(new, counts, strict=True) if new_one]
+        return self.drift.add(wrong[counts], labels[counts], seqs)
 
     def remember(self, new: list[StoredSample]) -> None:
         """Put a block into memory; in answer to an alarm, in the place of what it contradicts."""

@@ -88,6 +88,11 @@ class SampleReader:
             through = seqs[-1]
         return found, through
 
+    def trained_before(self, seq: int, limit: int) -> list[StoredSample]:
+        """The newest samples before `seq` that may be learned from, in order of arrival."""
+        where = f"{_TO_LEARN} AND seq < ? ORDER BY seq DESC LIMIT ?"
+        return self.samples(self._seqs(where, seq, limit)[::-1])
+
     def departures(self) -> int:
         """How many rows have ceased to count since the store was made, in whichever way.
 
@@ -107,7 +112,10 @@ class SampleReader:
         return [seq for (seq,) in rows]
 
     def samples(self, seqs: list[int]) -> list[StoredSample]:
-        """The samples with these numbers, in their order; none for one that is damaged or gone."""
+        """The samples with these numbers, in their order; none for one that is damaged or gone.
+
+        Gone is also what a correction or a withdrawal has emptied.
+        """
         query = f"SELECT {CHECKED}, crc FROM samples WHERE seq = ?"  # noqa: S608 - our own text
         found = []
         unreadable = 0
@@ -127,6 +135,8 @@ class SampleReader:
                     self._on_damage(seq)
                 continue
             _, _, class_index, _, dtype, *_, features, _ = row
+            if not features:  # superseded or withdrawn since its number was read
+                continue
             found.append(StoredSample(seq, class_index, dtype, features))
         if unreadable:
             log.error("damaged pages: samples are passed over", extra={"samples": unreadable})
