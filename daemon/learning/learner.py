@@ -29,22 +29,17 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config import LearnerSettings
-from daemon.learning.answers import (
-    MemoryShortageError,
-    OnPart,
-    first_line,
-    found_classes,
-    shortage_named,
-)
+from daemon.learning.answers import OnPart, found_classes
 from daemon.learning.checkpoints import Checkpoints
 from daemon.learning.course import Course
 from daemon.learning.holdout import Holdout
 from daemon.learning.scores import StreamScores
+from daemon.learning.shortage import StepSize, shortage_named
 from daemon.learning.state import DivergedError, LearnerState
 from daemon.messages import Noted
 from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
-from engines import PredictEngine, TrainEngine, Weights, is_out_of_memory, release_memory
+from engines import PredictEngine, TrainEngine, Weights, release_memory
 from models import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -110,7 +105,7 @@ class Learner:
         self.course = Course()  # outlives a return to the checkpoint
         self._saved_step = 0  # of the checkpoint
         self._stretch = (0, 0)  # what was learned last: after the first seq, through the second
-        self._batch_samples = settings.batch_samples
+        self._step_size = StepSize(settings.batch_samples)
         self.notes: list[Noted] = []  # what the server is to know; whoever tells it clears this
         self._state = self._opened()
 
@@ -315,7 +310,9 @@ class Learner:
 
     def _converging(self, work: Callable[[], BlockReport], on_step: OnStep) -> BlockReport:
         try:
-            return self._within_memory(work)
+            return self._step_size.within_memory(
+                work, lambda: self._go_back(self.checkpoints.read())
+            )
         except DivergedError as error:
             why = str(error)
         self._recover(why, on_step)
@@ -372,27 +369,7 @@ class Learner:
     def _note(self, kind: str, text: str, seq: int) -> None:
         self.notes.append(Noted(kind, text, seq))
 
-    def _within_memory(self, work: Callable[[], BlockReport]) -> BlockReport:
-        for batch_samples in (self._batch_samples, max(1, self._batch_samples // 2)):
-            self._batch_samples = batch_samples
-            try:
-                return work()
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                why = first_line(error)
-            # Outside the handler, which holds all that the failed step had made.
-            log.warning(
-                "memory ran out: learning goes on from the checkpoint",
-                extra={"why": why, "batch_samples": batch_samples},
-            )
-            self._go_back(self.checkpoints.read())
-        raise MemoryShortageError(
-            f"memory ran out twice, at last with {batch_samples} samples a step: {why}; leave more "
-            "memory free, or set learner.batch_samples or [model] to less"
-        )
-
     def _take(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
         return self._state.take_steps(
-            steps, new, on_step, batch_samples=self._batch_samples, rate=self.course.rate
+            steps, new, on_step, batch_samples=self._step_size.samples, rate=self.course.rate
         )

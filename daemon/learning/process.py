@@ -22,12 +22,13 @@ import msgspec
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
 from daemon.learning.allowance import OWED_FILE, WriteAllowance
-from daemon.learning.answers import LearningError, MemoryShortageError
+from daemon.learning.answers import LearningError
 from daemon.learning.learner import BlockReport, Learner, OnStep
 from daemon.learning.pace import Pacer
 from daemon.learning.probe import Probe
 from daemon.learning.references import References
 from daemon.learning.reports import IDLE, Reports
+from daemon.learning.shortage import MemoryShortageError
 from daemon.learning.triggers import Trigger, Triggers
 from daemon.messages import (
     Begin,
