@@ -27,12 +27,15 @@ from daemon.messages import (
     JobFailed,
     JobStarted,
     Judged,
+    Probed,
     Progress,
     Proposed,
     Retreated,
     Serves,
     Started,
     Train,
+    Watch,
+    Watched,
     send,
 )
 from daemon.serving.versions import VersionStore
@@ -104,7 +107,6 @@ def running(
                 SampleReader(folder, SPEC),
                 open_predict_engine("torch").open,
                 versions.verify,
-                block_samples=settings.block_samples,
             )
             with contextlib.suppress(SystemExit):
                 LearnerProcess(learner, probe, versions, settings, commands, reports).run()
@@ -136,16 +138,18 @@ def test_learns_a_full_block_and_proposes(store: SampleStore, tmp_path: Path) ->
         peer.say(Judged(2, accepted=True))
 
 
-def test_a_block_that_is_to_be_passed_over_is_not_learned(
+def test_a_block_that_is_to_be_passed_over_is_neither_predicted_nor_learned(
     store: SampleStore, tmp_path: Path
 ) -> None:
     fill(store, 100)
     training = [sample.seq for sample in SampleReader(tmp_path, SPEC).training(0, 1000)[0]]
     with running(tmp_path, pass_over=0) as peer:
+        peer.say(Watch([Watched(peer.active, peer.active, 0)]))
         peer.hear_next(JobStarted)
-        learned = peer.hear_next(Progress)
+        predicted, learned = peer.hear_next(Probed), peer.hear_next(Progress)
         peer.say(Judged(peer.hear_next(Proposed).version, accepted=False))
-        assert learned.samples == SETTINGS.block_samples
+        assert predicted.n == learned.samples == SETTINGS.block_samples
+        assert predicted.through_seq == learned.last_seq
         assert learned.last_seq == training[2 * SETTINGS.block_samples - 1]
     learner = make_learner(tmp_path, SETTINGS)
     assert learner.restore()

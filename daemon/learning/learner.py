@@ -133,6 +133,12 @@ class Learner:
         """Samples that wait to be learned."""
         return self._reader.backlog(self.last_seq)
 
+    def next_block(self) -> tuple[list[StoredSample], int]:
+        """What is learned next, without what is left out, and through which number that is."""
+        after = self.course.skip(self.last_seq)
+        samples, through = self._reader.training(after, self._settings.block_samples)
+        return self.course.kept(samples), through
+
     def learn_block(self, on_step: OnStep = _nobody) -> BlockReport:
         """Predict, score, then learn the next block; what is left, if that is less.
 
@@ -151,9 +157,7 @@ class Learner:
     def _learn_block(self, on_step: OnStep) -> BlockReport:
         started, state = time.monotonic(), self._state
         state.memory.settle()
-        after = self.course.skip(state.last_seq)
-        new, through = self._reader.training(after, self._settings.block_samples)
-        new = self.course.kept(new)
+        after, (new, through) = self.course.skip(state.last_seq), self.next_block()
         if not new:
             state.last_seq = through
             return BlockReport(0, 0, (), 0.0)

@@ -331,7 +331,7 @@ class LearnerProcess:
         end = math.inf if max_seconds is None else started + max_seconds
         least = 1 if trigger in ("time", "manual", "drift") else self._settings.block_samples
         while self._paused is None and (backlog := self._learner.backlog()) >= least:
-            for report in self._probe.look(self._learner.last_seq, self._between_steps):
+            for report in self._probe.look(self._learner.next_block, self._between_steps):
                 self._reports.send(report)
             self._work(self._learner.learn_block)
             log.debug("learned a block", extra={"backlog": backlog})

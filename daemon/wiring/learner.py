@@ -85,7 +85,7 @@ def run_learner(settings: Settings) -> None:
             )
         process = LearnerProcess(
             learner,
-            Probe(reader, open_predict, versions.verify, block_samples=learning.block_samples),
+            Probe(reader, open_predict, versions.verify),
             versions,
             learning,
             # Unbuffered: a thread waits in it; a buffer's lock would stop the interpreter's exit.
