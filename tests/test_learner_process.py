@@ -158,6 +158,21 @@ def test_a_block_that_is_to_be_passed_over_is_neither_predicted_nor_learned(
     assert held.isdisjoint(training[: SETTINGS.block_samples])
 
 
+def test_what_is_to_be_passed_over_is_kept_before_anything_is_learned(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 30)
+    told = {sample.seq for sample in SampleReader(tmp_path, SPEC).training(0, 1000)[0]}
+    with running(tmp_path, pass_over=0) as peer:
+        peer.hear_next(Started)
+    fill(store, 100, seed=1)
+    with running(tmp_path) as peer:
+        peer.say(Judged(peer.hear_next(Proposed).version, accepted=False))
+    learner = make_learner(tmp_path, SETTINGS)
+    assert learner.restore()
+    assert told.isdisjoint(sample.seq for sample in learner._state.memory.samples)
+
+
 def test_the_first_step_may_take_long_where_something_is_compiled_for_it(
     store: SampleStore, tmp_path: Path
 ) -> None:

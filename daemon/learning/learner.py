@@ -183,9 +183,10 @@ class Learner:
         return BlockReport(len(new), steps, losses, time.monotonic() - started)
 
     def pass_over(self, after_seq: int) -> None:
-        """Leave out the block behind `after_seq`; its samples stay stored."""
-        _, through = self._reader.training(after_seq, self._settings.block_samples)
-        self.course.leave_out((after_seq, through))
+        """Leave out the first block behind `after_seq` that is not left out already."""
+        after = self.course.skip(after_seq)
+        _, through = self._reader.training(after, self._settings.block_samples)
+        self.course.leave_out((after, through))
 
     def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
         """Take steps on remembered samples alone; where memory runs out, as `learn_block`.

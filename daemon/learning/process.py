@@ -66,11 +66,6 @@ class UnwritableError(RuntimeError):
     """The checkpoint or a candidate cannot be written; nothing that was learned is lost by it."""
 
 
-def report_damage(seq: int) -> None:
-    """Say which sample is not learned."""
-    log.error("a sample is damaged on disk and is not learned", extra={"seq": seq})
-
-
 class LearnerProcess:
     """The loop around a `Learner`.
 
@@ -139,7 +134,7 @@ class LearnerProcess:
         resumed = self._learner.restore()
         decided = self._hear_missed(begin)
         if begin.pass_over is not None:
-            self._learner.pass_over(begin.pass_over)
+            self._pass_over(begin.pass_over)
         if begin.retreat:
             self._retreat(begin.active[0], begin.retreat)
         self._reports.send(Started(resumed, self._learner.last_seq, self._learner.steps))
@@ -164,13 +159,20 @@ class LearnerProcess:
                 self._progress()
                 reported = now
 
+    def _pass_over(self, after_seq: int) -> None:
+        """Kept at once: whatever ends this learner, the next one is not told again."""
+        self._learner.pass_over(after_seq)
+        try:
+            self._save()
+        except UnwritableError as error:
+            self._pause(error)
+
     def _hear_missed(self, begin: Begin) -> bool:
         """Take in a verdict that the learner before has not, or not saved; False: there is none."""
         proposed = self._learner.course.proposed
         if proposed is None or proposed[0] >= begin.next_version:
             return False
-        accepted = proposed[0] in (begin.active[0], *begin.good)
-        self._learner.judged(*proposed, accepted=accepted)
+        self._learner.judged(*proposed, accepted=proposed[0] in (begin.active[0], *begin.good))
         return True
 
     def _hear(self, wait_seconds: float) -> bool:
