@@ -129,6 +129,11 @@ class Learner:
         """Where the last drift alarm puts the change; None: there was none."""
         return self._state.change_seq
 
+    @property
+    def unjudged(self) -> bool:
+        """Whether steps were taken that no verdict is about, and no retreat has undone."""
+        return self.steps != self.course.judged_steps
+
     def backlog(self) -> int:
         """Samples that wait to be learned."""
         return self._reader.backlog(self.last_seq)
@@ -277,6 +282,7 @@ class Learner:
     def judged(self, version: int, scores: Scores, *, accepted: bool) -> None:
         """Take in the verdict on the version that was compared last."""
         self._state.judged(scores, accepted=accepted)
+        self.course.judged_steps = self.steps
         if accepted:
             self.course.accepted()
         else:
@@ -299,7 +305,7 @@ class Learner:
         back = next((v for v in self.checkpoints.good() if v <= version and self._back_at(v)), None)
         if back is None:
             self._go_back(None)
-        after = self.last_seq
+        after, self.course.judged_steps = self.last_seq, self.steps
         self._state.last_seq, self._state.score = max(after, through), score
         self.save()
         self.checkpoints.forget_proposed(but=version)

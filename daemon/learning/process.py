@@ -132,15 +132,14 @@ class LearnerProcess:
         self._next_version = begin.next_version
         self._settle(begin.good)
         resumed = self._learner.restore()
-        decided = self._hear_missed(begin)
+        self._hear_missed(begin)
         if begin.pass_over is not None:
             self._pass_over(begin.pass_over)
         if begin.retreat:
             self._retreat(begin.active[0], begin.retreat)
         self._reports.send(Started(resumed, self._learner.last_seq, self._learner.steps))
         self._reports.begin(self._pacer, may_compile=self._settings.may_compile)
-        learned = self._learner.last_seq > self._references.incumbent.last_seq
-        self._triggers.unjudged = learned and not decided
+        self._triggers.unjudged = self._learner.unjudged
         reported = 0.0
         while self._hear(_POLL_SECONDS):
             backlog = self._learner.backlog()
@@ -167,13 +166,12 @@ class LearnerProcess:
         except UnwritableError as error:
             self._pause(error)
 
-    def _hear_missed(self, begin: Begin) -> bool:
-        """Take in a verdict that the learner before has not, or not saved; False: there is none."""
+    def _hear_missed(self, begin: Begin) -> None:
+        """Take in a verdict that the learner before has not, or not saved."""
         proposed = self._learner.course.proposed
-        if proposed is None or proposed[0] >= begin.next_version:
-            return False
-        self._learner.judged(*proposed, accepted=proposed[0] in (begin.active[0], *begin.good))
-        return True
+        if proposed is not None and proposed[0] < begin.next_version:
+            accepted = proposed[0] in (begin.active[0], *begin.good)
+            self._learner.judged(*proposed, accepted=accepted)
 
     def _hear(self, wait_seconds: float) -> bool:
         """Obey all that is there, or else what comes next within so long; False: nothing will."""
@@ -315,10 +313,9 @@ class LearnerProcess:
             self._reports.send(JobFailed(self._paused))
 
     def _try_again(self) -> None:
-        retreats = self._retreats
         try:
-            if retreats is not None:
-                self._go_back(*retreats)
+            if self._retreats is not None:
+                self._go_back(*self._retreats)
             else:
                 self._save()
         except UnwritableError:
@@ -326,7 +323,7 @@ class LearnerProcess:
             return
         log.info("learning goes on", extra={"paused": self._paused})
         self._paused = None
-        self._triggers.unjudged = retreats is None  # else it is undone
+        self._triggers.unjudged = self._learner.unjudged
 
     def _learn(self, trigger: Trigger, rehearsal_steps: int, max_seconds: float | None) -> None:
         started = saved = time.monotonic()
