@@ -302,7 +302,12 @@ class Learner:
             OSError: A checkpoint cannot be read or written.
         """
         through, score = self.last_seq, self.score
-        back = next((v for v in self.checkpoints.good() if v <= version and self._back_at(v)), None)
+        good = (v for v in self.checkpoints.good() if v <= version)
+        try:
+            back = next((v for v in good if self._back_at(v)), None)
+        except OSError:  # perhaps behind a damaged one: it is tried again, from where it began
+            self._state.last_seq, self._state.score = through, score
+            raise
         if back is None:
             self._go_back(None)
         after, self.course.judged_steps = self.last_seq, self.steps
