@@ -27,6 +27,8 @@ from daemon.messages import (
     JobFailed,
     JobStarted,
     Judged,
+    Pace,
+    Passed,
     Probed,
     Progress,
     Proposed,
@@ -235,7 +237,7 @@ def test_training_with_nothing_to_learn_fails_and_proposes_no_empty_network(
     with running(tmp_path) as peer:
         peer.say(Train(4))
         assert peer.hear_next(JobStarted).trigger == "manual"
-        assert "nothing has been learned" in peer.hear_next(JobFailed, Proposed).error
+        assert "nothing new has been learned" in peer.hear_next(JobFailed, Proposed).error
         fill(store, 100)
         assert peer.hear_next(JobStarted).trigger == "samples"
         peer.say(Judged(peer.hear_next(Proposed).version, accepted=True))
@@ -258,6 +260,22 @@ def test_a_rollback_does_not_wait_for_the_end_of_a_long_job(
             last = report
         assert last.backlog < SETTINGS.block_samples
         peer.say(Judged(report.version, accepted=True))
+
+
+def test_a_job_whose_learning_a_rollback_has_undone_proposes_no_copy(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 100)
+    with running(tmp_path) as peer:
+        proposed = peer.hear_next(Proposed)
+        peer.say(Judged(2, accepted=True))
+        two = (2, proposed.sha256)
+        peer.say(Passed(two))
+        peer.say(Pace(0.02, None))
+        assert peer.hear_next(JobStarted).trigger == "time"  # one block, and a slow one
+        peer.say(Serves(two, True, two, 7, [2], two))
+        assert peer.hear_next(Retreated, Proposed) == Retreated(7)
+        assert "nothing new has been learned" in peer.hear_next(Proposed, JobFailed).error
 
 
 def test_training_asked_for_while_a_verdict_is_awaited_is_not_forgotten(

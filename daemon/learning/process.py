@@ -58,7 +58,7 @@ _IDLE_REPORT_SECONDS = 1.0
 _PROPOSE_SECONDS = 2.0
 # No job by itself for so long after one that memory did not suffice for.
 _REST_SECONDS = 30.0
-_NOTHING = "nothing has been learned: no sample waits and none is remembered; post more samples"
+_NOTHING = "nothing new has been learned: no sample waits, or it was undone; post more samples"
 _HELD = "learning waits until more may be written: learner.write_bytes_per_second"
 
 
@@ -260,7 +260,7 @@ class LearnerProcess:
             candidate = self._learner.export(
                 version=self._next_version, parent=self._references.incumbent.version
             )
-            if not candidate.classes:
+            if not (candidate.classes and self._learner.unjudged):
                 raise LearningError(_NOTHING)
             references = self._references
             scores = self._learner.compare(
