@@ -26,6 +26,7 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     number of a rollback that the learner before has not answered with `Retreated`, else 0.
     `good` are all versions that have passed their probation: a `Passed` may have met nobody.
     The block behind sequence number `pass_over` is not to be learned: learners have died of it.
+    It is said to one learner, which keeps it; said again, it means the block after that one.
     """
 
     active: Named

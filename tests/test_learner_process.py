@@ -27,12 +27,17 @@ from daemon.messages import (
     JobFailed,
     JobStarted,
     Judged,
+    Pace,
+    Passed,
+    Probed,
     Progress,
     Proposed,
     Retreated,
     Serves,
     Started,
     Train,
+    Watch,
+    Watched,
     send,
 )
 from daemon.serving.versions import VersionStore
@@ -104,7 +109,6 @@ def running(
                 SampleReader(folder, SPEC),
                 open_predict_engine("torch").open,
                 versions.verify,
-                block_samples=settings.block_samples,
             )
             with contextlib.suppress(SystemExit):
                 LearnerProcess(learner, probe, versions, settings, commands, reports).run()
@@ -136,22 +140,39 @@ def test_learns_a_full_block_and_proposes(store: SampleStore, tmp_path: Path) ->
         peer.say(Judged(2, accepted=True))
 
 
-def test_a_block_that_is_to_be_passed_over_is_not_learned(
+def test_a_block_that_is_to_be_passed_over_is_neither_predicted_nor_learned(
     store: SampleStore, tmp_path: Path
 ) -> None:
     fill(store, 100)
     training = [sample.seq for sample in SampleReader(tmp_path, SPEC).training(0, 1000)[0]]
     with running(tmp_path, pass_over=0) as peer:
+        peer.say(Watch([Watched(peer.active, peer.active, 0)]))
         peer.hear_next(JobStarted)
-        learned = peer.hear_next(Progress)
+        predicted, learned = peer.hear_next(Probed), peer.hear_next(Progress)
         peer.say(Judged(peer.hear_next(Proposed).version, accepted=False))
-        assert learned.samples == SETTINGS.block_samples
+        assert predicted.n == learned.samples == SETTINGS.block_samples
+        assert predicted.through_seq == learned.last_seq
         assert learned.last_seq == training[2 * SETTINGS.block_samples - 1]
     learner = make_learner(tmp_path, SETTINGS)
     assert learner.restore()
     held = {sample.seq for sample in learner._state.memory.samples}
     assert held  # of the second block on
     assert held.isdisjoint(training[: SETTINGS.block_samples])
+
+
+def test_what_is_to_be_passed_over_is_kept_before_anything_is_learned(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 30)
+    told = {sample.seq for sample in SampleReader(tmp_path, SPEC).training(0, 1000)[0]}
+    with running(tmp_path, pass_over=0) as peer:
+        peer.hear_next(Started)
+    fill(store, 100, seed=1)
+    with running(tmp_path) as peer:
+        peer.say(Judged(peer.hear_next(Proposed).version, accepted=False))
+    learner = make_learner(tmp_path, SETTINGS)
+    assert learner.restore()
+    assert told.isdisjoint(sample.seq for sample in learner._state.memory.samples)
 
 
 def test_the_first_step_may_take_long_where_something_is_compiled_for_it(
@@ -216,7 +237,7 @@ def test_training_with_nothing_to_learn_fails_and_proposes_no_empty_network(
     with running(tmp_path) as peer:
         peer.say(Train(4))
         assert peer.hear_next(JobStarted).trigger == "manual"
-        assert "nothing has been learned" in peer.hear_next(JobFailed, Proposed).error
+        assert "nothing new has been learned" in peer.hear_next(JobFailed, Proposed).error
         fill(store, 100)
         assert peer.hear_next(JobStarted).trigger == "samples"
         peer.say(Judged(peer.hear_next(Proposed).version, accepted=True))
@@ -239,6 +260,22 @@ def test_a_rollback_does_not_wait_for_the_end_of_a_long_job(
             last = report
         assert last.backlog < SETTINGS.block_samples
         peer.say(Judged(report.version, accepted=True))
+
+
+def test_a_job_whose_learning_a_rollback_has_undone_proposes_no_copy(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 100)
+    with running(tmp_path) as peer:
+        proposed = peer.hear_next(Proposed)
+        peer.say(Judged(2, accepted=True))
+        two = (2, proposed.sha256)
+        peer.say(Passed(two))
+        peer.say(Pace(0.02, None))
+        assert peer.hear_next(JobStarted).trigger == "time"  # one block, and a slow one
+        peer.say(Serves(two, True, two, 7, [2], two))
+        assert peer.hear_next(Retreated, Proposed) == Retreated(7)
+        assert "nothing new has been learned" in peer.hear_next(Proposed, JobFailed).error
 
 
 def test_training_asked_for_while_a_verdict_is_awaited_is_not_forgotten(

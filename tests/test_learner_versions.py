@@ -61,6 +61,25 @@ def test_after_a_rollback_it_goes_back_and_builds_on_what_serves(
         peer.say(Judged(3, accepted=True))
 
 
+def test_a_restart_after_a_retreat_proposes_no_copy_of_what_serves(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 100)
+    with running(tmp_path) as peer:
+        proposed = peer.hear_next(Proposed)
+        peer.say(Judged(2, accepted=True))
+        two = (2, proposed.sha256)
+        peer.say(Passed(two))
+        fill(store, 100, seed=1)
+        assert peer.hear_next(Proposed).version == 3
+        peer.say(Judged(3, accepted=True))
+        peer.say(Serves(two, True, two, 7, [2], two))
+        assert peer.hear_next(Retreated, Proposed) == Retreated(7)
+    with running(tmp_path, next_version=4) as peer:
+        assert peer.hear_next(Started).resumed
+        assert isinstance(peer.hear_next(Progress, JobStarted), Progress)
+
+
 def test_a_change_that_comes_before_the_verdict_is_obeyed_before_it(
     store: SampleStore, tmp_path: Path
 ) -> None:

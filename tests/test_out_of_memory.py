@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from daemon.learning import process as learner_process
-from daemon.learning.answers import MemoryShortageError
+from daemon.learning.shortage import MemoryShortageError
 from daemon.messages import JobFailed, JobStarted, Judged, Proposed, Train
 from daemon.store import SampleStore
 from engines import (

@@ -121,8 +121,11 @@ class Rig:
             self.loaded.append(version)
             return dataclasses.replace(network(version), last_seq=int(sha256 or 0))
 
-        reader = SampleReader(folder, SPEC)
-        self.probe = Probe(reader, opened, load, block_samples=32)
+        self.reader = SampleReader(folder, SPEC)
+        self.probe = Probe(self.reader, opened, load)
+
+    def look(self, after_seq, on_part=lambda: None):
+        return self.probe.look(lambda: self.reader.training(after_seq, 32), on_part)
 
 
 def watched(version: int, previous: int, through_seq: int = 0, last_seq: str = "0") -> Watched:
@@ -138,10 +141,10 @@ def filled(store: SampleStore, count: int = 40) -> None:
 def test_each_block_is_predicted_with_both_versions(store, tmp_path):
     filled(store)
     rig = Rig(tmp_path)
-    assert rig.probe.look(0, lambda: None) == []
+    assert rig.look(0) == []
     assert rig.loaded == []
     rig.probe.watch([watched(3, 2)])
-    (report,) = rig.probe.look(0, lambda: None)
+    (report,) = rig.look(0)
     samples, through = SampleReader(tmp_path, SPEC).training(0, 32)
     x, labels = SampleReader(tmp_path, SPEC).batch(samples)
     right = {
@@ -153,11 +156,11 @@ def test_each_block_is_predicted_with_both_versions(store, tmp_path):
     assert report.previous_correct == right[2].sum()
     assert report.lost == (right[2] & ~right[3]).sum()
     assert (rig.open, rig.most_open) == (0, 1)
-    (more,) = rig.probe.look(through, lambda: None)
+    (more,) = rig.look(through)
     assert more.n > report.n
-    assert rig.probe.look(through, lambda: None) == []  # a block is counted once
+    assert rig.look(through) == []  # a block is counted once
     rig.probe.watch([])
-    assert rig.probe.look(through, lambda: None) == []
+    assert rig.look(through) == []
 
 
 def test_samples_that_a_version_has_learned_from_do_not_count(store, tmp_path):
@@ -165,11 +168,11 @@ def test_samples_that_a_version_has_learned_from_do_not_count(store, tmp_path):
     rig = Rig(tmp_path)
     _, through = SampleReader(tmp_path, SPEC).training(0, 10)
     rig.probe.watch([watched(3, 2, last_seq=str(through))])
-    (report,) = rig.probe.look(0, lambda: None)
+    (report,) = rig.look(0)
     assert report.n == 22
     rig = Rig(tmp_path)
     rig.probe.watch([watched(3, 2, through_seq=through)])  # by the learner before this one
-    assert rig.probe.look(0, lambda: None)[0].n == 22
+    assert rig.look(0)[0].n == 22
 
 
 def test_a_reading_that_comes_again_counts_once(store, tmp_path):
@@ -178,7 +181,7 @@ def test_a_reading_that_comes_again_counts_once(store, tmp_path):
     store.add([*different, *[still] * 31, other]).result(20)
     rig = Rig(tmp_path)
     rig.probe.watch([watched(3, 2)])
-    (first,) = rig.probe.look(0, lambda: None)
+    (first,) = rig.look(0)
     assert first.n == len(different) + 1
     store.add([still] * 30).result(20)
     (second,) = rig.probe.look(first.through_seq, lambda: None)
@@ -193,9 +196,9 @@ def test_counts_go_on_for_what_is_watched_already(store, tmp_path):
     filled(store, 60)
     rig = Rig(tmp_path)
     rig.probe.watch([watched(2, 1)])
-    (first,) = rig.probe.look(0, lambda: None)
+    (first,) = rig.look(0)
     rig.probe.watch([watched(2, 1), watched(3, 1)])
-    both = rig.probe.look(first.through_seq, lambda: None)
+    both = rig.look(first.through_seq)
     assert [report.version for report in both] == [2, 3]
     assert both[0].n == first.n + both[1].n
     assert rig.loaded == [2, 1, 3, 1]
@@ -205,9 +208,9 @@ def test_counts_beside_one_version_do_not_go_on_beside_another(store, tmp_path):
     filled(store, 60)
     rig = Rig(tmp_path)
     rig.probe.watch([watched(3, 1)])
-    (first,) = rig.probe.look(0, lambda: None)
+    (first,) = rig.look(0)
     rig.probe.watch([watched(3, 2)])
-    (other,) = rig.probe.look(first.through_seq, lambda: None)
+    (other,) = rig.look(first.through_seq)
     assert other.n < first.n
     assert rig.loaded == [3, 1, 3, 2]
 
@@ -216,7 +219,7 @@ def test_a_version_that_cannot_be_read_is_not_watched(store, tmp_path, caplog):
     filled(store)
     rig = Rig(tmp_path)
     rig.probe.watch([watched(2, 1, last_seq="damaged"), watched(3, 1)])
-    assert [report.version for report in rig.probe.look(0, lambda: None)] == [3]
+    assert [report.version for report in rig.look(0)] == [3]
     assert "version is not watched" in caplog.text
 
 
@@ -224,7 +227,7 @@ def test_the_probe_is_alive_while_it_predicts(store, tmp_path):
     filled(store)
     rig, parts = Rig(tmp_path), []
     rig.probe.watch([watched(3, 2)])
-    rig.probe.look(0, lambda: parts.append(1))
+    rig.look(0, lambda: parts.append(1))
     assert len(parts) == 2
 
 
@@ -232,7 +235,7 @@ def test_a_block_that_memory_does_not_suffice_for_is_left_out(store, tmp_path, c
     filled(store)
     rig = Rig(tmp_path, short=True)
     rig.probe.watch([watched(3, 2)])
-    assert rig.probe.look(0, lambda: None) == []
+    assert rig.look(0) == []
     assert "too little memory to watch a version" in caplog.text
     rig.short = False
-    assert rig.probe.look(0, lambda: None)[0].n == 32
+    assert rig.look(0)[0].n == 32

@@ -155,6 +155,32 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_retreat_to_be_done(
     assert exported(resumed)[name] == versions[3][name]
 
 
+def test_a_copy_that_cannot_be_read_behind_a_damaged_one_leaves_the_retreat_to_be_done(
+    store: SampleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 500)
+    learner, versions = learned(tmp_path)
+    for version in (2, 3):
+        learner.checkpoints.mark_good(version)
+    (tmp_path / "checkpoint.good-3.safetensors").write_bytes(b"damaged")
+    stood = learner.last_seq, learner.score.total
+    read_good = learner.checkpoints.read_good
+
+    def unreadable(version: int) -> bytes | None:
+        if version == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_good(version)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner.checkpoints, "read_good", unreadable)
+        with pytest.raises(OSError, match="Input/output"):
+            learner.retreat(5)
+    learner.retreat(5)
+    name = "units.0.weight.codes"
+    assert exported(learner)[name] == versions[2][name]
+    assert (learner.last_seq, learner.score.total) == stood
+
+
 class Killed(BaseException):
     """The process ends here."""
 

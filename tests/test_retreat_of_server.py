@@ -55,7 +55,6 @@ class Joined:
             SampleReader(self.parts.folder, SPEC),
             open_predict_engine("torch").open,
             self.parts.versions.verify,
-            block_samples=16,
         )
         self._reports = io.BytesIO()
         self.process = LearnerProcess(

@@ -1,14 +1,13 @@
-"""What a version answers to samples, a part at a time, and what is said where memory runs out."""
+"""What a version answers to samples, a part at a time."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines import Label, PredictEngine, Weights, is_out_of_memory
+from engines import Label, PredictEngine, Weights
 
 OnPart = Callable[[], None]
 # Predicted between two signs of life: slow networks answer a handful a second.
@@ -17,10 +16,6 @@ _PART_SAMPLES = 64
 
 class LearningError(RuntimeError):
     """Learning cannot go on from here: a loss is no longer a number."""
-
-
-class MemoryShortageError(LearningError):
-    """Memory ran out, twice where less could be tried; the learner is as a checkpoint has it."""
 
 
 def found_classes(
@@ -65,22 +60,3 @@ def right_answers(
     known = np.array([*(places.get(label, -1) for label in weights.classes), -1])
     with open_predict(weights) as predictor:
         return np.asarray(known[found_classes(predictor, x, on_part)] == truth)
-
-
-@contextlib.contextmanager
-def shortage_named() -> Iterator[None]:
-    """Memory that runs out inside is a `MemoryShortageError`, whichever allocator says so."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        why = first_line(error)
-        raise MemoryShortageError(
-            f"memory ran out while a version was made or scored: {why}"
-        ) from error
-
-
-def first_line(error: Exception) -> str:
-    """Of what an error says; its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

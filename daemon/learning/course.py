@@ -32,6 +32,7 @@ class Course:
         self._diverged_from: int | None = None  # step of a checkpoint
         # The version that the checkpoint proposes, undecided when it was saved.
         self.proposed: tuple[int, Scores] | None = None
+        self.judged_steps = 0  # that the network had taken when it was judged, or had gone back
 
     def diverged(self, stretch: tuple[int, int], checkpoint_step: int) -> bool:
         """Leave a stretch out and halve the learning rate.
@@ -86,6 +87,7 @@ class Course:
             "left_out": [[*stretch] for stretch in self._left_out],
             "diverged_from": self._diverged_from,
             "proposed": msgspec.to_builtins(self.proposed),
+            "judged_steps": self.judged_steps,
         }
 
     def load(self, fields: dict[str, Any]) -> None:
@@ -98,3 +100,4 @@ class Course:
         self._left_out = [(after, through) for after, through in fields["left_out"]]
         self._diverged_from = fields.get("diverged_from")
         self.proposed = msgspec.convert(fields.get("proposed"), tuple[int, Scores] | None)
+        self.judged_steps = fields.get("judged_steps", 0)

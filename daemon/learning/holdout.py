@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.learning.answers import OnPart, right_answers, shortage_named
+from daemon.learning.answers import OnPart, right_answers
 from daemon.learning.readings import reading
+from daemon.learning.shortage import shortage_named
 from daemon.serving.gate import ClassScores, Scores
 from daemon.store import SampleReader, StoredSample
 from engines import PredictEngine, Weights

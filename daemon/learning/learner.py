@@ -29,22 +29,17 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config import LearnerSettings
-from daemon.learning.answers import (
-    MemoryShortageError,
-    OnPart,
-    first_line,
-    found_classes,
-    shortage_named,
-)
+from daemon.learning.answers import OnPart, found_classes
 from daemon.learning.checkpoints import Checkpoints
 from daemon.learning.course import Course
 from daemon.learning.holdout import Holdout
 from daemon.learning.scores import StreamScores
+from daemon.learning.shortage import StepSize, shortage_named
 from daemon.learning.state import DivergedError, LearnerState
 from daemon.messages import Noted
 from daemon.serving.gate import Scores
 from daemon.store import SampleReader, StoredSample
-from engines import PredictEngine, TrainEngine, Weights, is_out_of_memory, release_memory
+from engines import PredictEngine, TrainEngine, Weights, release_memory
 from models import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -110,7 +105,7 @@ class Learner:
         self.course = Course()  # outlives a return to the checkpoint
         self._saved_step = 0  # of the checkpoint
         self._stretch = (0, 0)  # what was learned last: after the first seq, through the second
-        self._batch_samples = settings.batch_samples
+        self._step_size = StepSize(settings.batch_samples)
         self.notes: list[Noted] = []  # what the server is to know; whoever tells it clears this
         self._state = self._opened()
 
@@ -134,9 +129,20 @@ class Learner:
         """Where the last drift alarm puts the change; None: there was none."""
         return self._state.change_seq
 
+    @property
+    def unjudged(self) -> bool:
+        """Whether steps were taken that no verdict is about, and no retreat has undone."""
+        return self.steps != self.course.judged_steps
+
     def backlog(self) -> int:
         """Samples that wait to be learned."""
         return self._reader.backlog(self.last_seq)
+
+    def next_block(self) -> tuple[list[StoredSample], int]:
+        """What is learned next, without what is left out, and through which number that is."""
+        after = self.course.skip(self.last_seq)
+        samples, through = self._reader.training(after, self._settings.block_samples)
+        return self.course.kept(samples), through
 
     def learn_block(self, on_step: OnStep = _nobody) -> BlockReport:
         """Predict, score, then learn the next block; what is left, if that is less.
@@ -156,9 +162,7 @@ class Learner:
     def _learn_block(self, on_step: OnStep) -> BlockReport:
         started, state = time.monotonic(), self._state
         state.memory.settle()
-        after = self.course.skip(state.last_seq)
-        new, through = self._reader.training(after, self._settings.block_samples)
-        new = self.course.kept(new)
+        after, (new, through) = self.course.skip(state.last_seq), self.next_block()
         if not new:
             state.last_seq = through
             return BlockReport(0, 0, (), 0.0)
@@ -184,9 +188,10 @@ class Learner:
         return BlockReport(len(new), steps, losses, time.monotonic() - started)
 
     def pass_over(self, after_seq: int) -> None:
-        """Leave out the block behind `after_seq`; its samples stay stored."""
-        _, through = self._reader.training(after_seq, self._settings.block_samples)
-        self.course.leave_out((after_seq, through))
+        """Leave out the first block behind `after_seq` that is not left out already."""
+        after = self.course.skip(after_seq)
+        _, through = self._reader.training(after, self._settings.block_samples)
+        self.course.leave_out((after, through))
 
     def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
         """Take steps on remembered samples alone; where memory runs out, as `learn_block`.
@@ -277,6 +282,7 @@ class Learner:
     def judged(self, version: int, scores: Scores, *, accepted: bool) -> None:
         """Take in the verdict on the version that was compared last."""
         self._state.judged(scores, accepted=accepted)
+        self.course.judged_steps = self.steps
         if accepted:
             self.course.accepted()
         else:
@@ -296,10 +302,15 @@ class Learner:
             OSError: A checkpoint cannot be read or written.
         """
         through, score = self.last_seq, self.score
-        back = next((v for v in self.checkpoints.good() if v <= version and self._back_at(v)), None)
+        good = (v for v in self.checkpoints.good() if v <= version)
+        try:
+            back = next((v for v in good if self._back_at(v)), None)
+        except OSError:  # perhaps behind a damaged one: it is tried again, from where it began
+            self._state.last_seq, self._state.score = through, score
+            raise
         if back is None:
             self._go_back(None)
-        after = self.last_seq
+        after, self.course.judged_steps = self.last_seq, self.steps
         self._state.last_seq, self._state.score = max(after, through), score
         self.save()
         self.checkpoints.forget_proposed(but=version)
@@ -315,7 +326,9 @@ class Learner:
 
     def _converging(self, work: Callable[[], BlockReport], on_step: OnStep) -> BlockReport:
         try:
-            return self._within_memory(work)
+            return self._step_size.within_memory(
+                work, lambda: self._go_back(self.checkpoints.read())
+            )
         except DivergedError as error:
             why = str(error)
         self._recover(why, on_step)
@@ -372,27 +385,7 @@ class Learner:
     def _note(self, kind: str, text: str, seq: int) -> None:
         self.notes.append(Noted(kind, text, seq))
 
-    def _within_memory(self, work: Callable[[], BlockReport]) -> BlockReport:
-        for batch_samples in (self._batch_samples, max(1, self._batch_samples // 2)):
-            self._batch_samples = batch_samples
-            try:
-                return work()
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                why = first_line(error)
-            # Outside the handler, which holds all that the failed step had made.
-            log.warning(
-                "memory ran out: learning goes on from the checkpoint",
-                extra={"why": why, "batch_samples": batch_samples},
-            )
-            self._go_back(self.checkpoints.read())
-        raise MemoryShortageError(
-            f"memory ran out twice, at last with {batch_samples} samples a step: {why}; leave more "
-            "memory free, or set learner.batch_samples or [model] to less"
-        )
-
     def _take(self, steps: int, new: list[StoredSample], on_step: OnStep) -> tuple[float, ...]:
         return self._state.take_steps(
-            steps, new, on_step, batch_samples=self._batch_samples, rate=self.course.rate
+            steps, new, on_step, batch_samples=self._step_size.samples, rate=self.course.rate
         )

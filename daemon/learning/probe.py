@@ -55,7 +55,6 @@ class Probe:
         reader: The samples.
         open_predict: Opens the engine that predicts.
         load: A version's weights by number and digest.
-        block_samples: Most samples of a block.
     """
 
     def __init__(
@@ -63,13 +62,10 @@ class Probe:
         reader: SampleReader,
         open_predict: Callable[[Weights], PredictEngine],
         load: Callable[[int, str], Weights],
-        *,
-        block_samples: int,
     ) -> None:
         self._reader = reader
         self._open_predict = open_predict
         self._load = load
-        self._block_samples = block_samples
         self._watching: dict[int, _Watching] = {}
 
     def watch(self, trials: list[Watched]) -> None:
@@ -96,11 +92,14 @@ class Probe:
         through = max(trial.through_seq, version.last_seq, previous.last_seq)
         return _Watching(version, previous, through)
 
-    def look(self, after_seq: int, on_part: OnPart) -> list[Probed]:
+    def look(
+        self, next_block: Callable[[], tuple[list[StoredSample], int]], on_part: OnPart
+    ) -> list[Probed]:
         """Predict the block that is learned next, and say how each version on probation stands.
 
         Args:
-            after_seq: The block begins after this sample.
+            next_block: Reads it, and says through which number it is: as the learner would, so
+                that what it passes over is not met here.
             on_part: Called after each part of what is predicted.
 
         Returns:
@@ -108,7 +107,7 @@ class Probe:
         """
         if not self._watching:
             return []
-        samples, through = self._reader.training(after_seq, self._block_samples)
+        samples, through = next_block()
         reports: list[Probed] = []
         for watching in self._watching.values():
             fresh: dict[int, StoredSample] = {}

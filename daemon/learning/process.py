@@ -22,12 +22,13 @@ import msgspec
 from daemon.config import LearnerSettings
 from daemon.durable import replace_file
 from daemon.learning.allowance import OWED_FILE, WriteAllowance
-from daemon.learning.answers import LearningError, MemoryShortageError
+from daemon.learning.answers import LearningError
 from daemon.learning.learner import BlockReport, Learner, OnStep
 from daemon.learning.pace import Pacer
 from daemon.learning.probe import Probe
 from daemon.learning.references import References
 from daemon.learning.reports import IDLE, Reports
+from daemon.learning.shortage import MemoryShortageError
 from daemon.learning.triggers import Trigger, Triggers
 from daemon.messages import (
     Begin,
@@ -57,16 +58,11 @@ _IDLE_REPORT_SECONDS = 1.0
 _PROPOSE_SECONDS = 2.0
 # No job by itself for so long after one that memory did not suffice for.
 _REST_SECONDS = 30.0
-_NOTHING = "nothing has been learned: no sample waits and none is remembered; post more samples"
+_NOTHING = "nothing new has been learned: no sample waits, or it was undone; post more samples"
 
 
 class UnwritableError(RuntimeError):
     """The checkpoint or a candidate cannot be written; nothing that was learned is lost by it."""
-
-
-def report_damage(seq: int) -> None:
-    """Say which sample is not learned."""
-    log.error("a sample is damaged on disk and is not learned", extra={"seq": seq})
 
 
 class LearnerProcess:
@@ -135,15 +131,14 @@ class LearnerProcess:
         self._next_version = begin.next_version
         self._settle(begin.good)
         resumed = self._learner.restore()
-        decided = self._hear_missed(begin)
+        self._hear_missed(begin)
         if begin.pass_over is not None:
-            self._learner.pass_over(begin.pass_over)
+            self._pass_over(begin.pass_over)
         if begin.retreat:
             self._retreat(begin.active[0], begin.retreat)
         self._reports.send(Started(resumed, self._learner.last_seq, self._learner.steps))
         self._reports.begin(self._pacer, may_compile=self._settings.may_compile)
-        learned = self._learner.last_seq > self._references.incumbent.last_seq
-        self._triggers.unjudged = learned and not decided
+        self._triggers.unjudged = self._learner.unjudged
         reported = 0.0
         while self._hear(_POLL_SECONDS):
             backlog = self._learner.backlog()
@@ -162,14 +157,20 @@ class LearnerProcess:
                 self._progress()
                 reported = now
 
-    def _hear_missed(self, begin: Begin) -> bool:
-        """Take in a verdict that the learner before has not, or not saved; False: there is none."""
+    def _pass_over(self, after_seq: int) -> None:
+        """Kept at once: whatever ends this learner, the next one is not told again."""
+        self._learner.pass_over(after_seq)
+        try:
+            self._save()
+        except UnwritableError as error:
+            self._pause(error)
+
+    def _hear_missed(self, begin: Begin) -> None:
+        """Take in a verdict that the learner before has not, or not saved."""
         proposed = self._learner.course.proposed
-        if proposed is None or proposed[0] >= begin.next_version:
-            return False
-        accepted = proposed[0] in (begin.active[0], *begin.good)
-        self._learner.judged(*proposed, accepted=accepted)
-        return True
+        if proposed is not None and proposed[0] < begin.next_version:
+            accepted = proposed[0] in (begin.active[0], *begin.good)
+            self._learner.judged(*proposed, accepted=accepted)
 
     def _hear(self, wait_seconds: float) -> bool:
         """Obey all that is there, or else what comes next within so long; False: nothing will."""
@@ -258,7 +259,7 @@ class LearnerProcess:
             candidate = self._learner.export(
                 version=self._next_version, parent=self._references.incumbent.version
             )
-            if not candidate.classes:
+            if not (candidate.classes and self._learner.unjudged):
                 raise LearningError(_NOTHING)
             references = self._references
             scores = self._learner.compare(
@@ -311,10 +312,9 @@ class LearnerProcess:
             self._reports.send(JobFailed(self._paused))
 
     def _try_again(self) -> None:
-        retreats = self._retreats
         try:
-            if retreats is not None:
-                self._go_back(*retreats)
+            if self._retreats is not None:
+                self._go_back(*self._retreats)
             else:
                 self._save()
         except UnwritableError:
@@ -322,14 +322,14 @@ class LearnerProcess:
             return
         log.info("learning goes on", extra={"paused": self._paused})
         self._paused = None
-        self._triggers.unjudged = retreats is None  # else it is undone
+        self._triggers.unjudged = self._learner.unjudged
 
     def _learn(self, trigger: Trigger, rehearsal_steps: int, max_seconds: float | None) -> None:
         started = saved = time.monotonic()
         end = math.inf if max_seconds is None else started + max_seconds
         least = 1 if trigger in ("time", "manual", "drift") else self._settings.block_samples
         while self._paused is None and (backlog := self._learner.backlog()) >= least:
-            for report in self._probe.look(self._learner.last_seq, self._between_steps):
+            for report in self._probe.look(self._learner.next_block, self._between_steps):
                 self._reports.send(report)
             self._work(self._learner.learn_block)
             log.debug("learned a block", extra={"backlog": backlog})

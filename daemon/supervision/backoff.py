@@ -6,7 +6,8 @@ left alone for longer: trying soon does not help.
 
 Where one after the other crashes or hangs at the same place, the block there is to blame, as a
 sample that native code cannot bear. Learning must not stand still at it for ever: the next learner
-is told to pass over it. Its samples stay stored.
+is told to pass over it, once: it keeps that in its checkpoint. Its samples stay stored. Where the
+block behind it is no better, learners end at the same place as before, and it is passed over next.
 """
 
 from __future__ import annotations
@@ -73,7 +74,13 @@ class Relapses:
         self._place = place
         return self._times == _MOST_AT_ONE_PLACE
 
-    @property
-    def pass_over(self) -> int | None:
-        """The block behind this sequence number is not to be learned; None: nothing is so."""
-        return self._place if self._times >= _MOST_AT_ONE_PLACE else None
+    def take(self) -> int | None:
+        """The block behind this sequence number is not to be learned; None: nothing is so.
+
+        Told once. A learner that ends before it has kept it will be told after as many ends more;
+        to tell it twice could pass over two blocks for one.
+        """
+        if self._times < _MOST_AT_ONE_PLACE:
+            return None
+        self._times = 0
+        return self._place

@@ -297,7 +297,7 @@ class Supervisor:
         return code, reason_of(code, ours, memory_ran_out=memory_ran_out)
 
     def _hear_all(self, process: subprocess.Popen[bytes]) -> None:
-        self._following.begin(self._relapses.pass_over)
+        self._following.begin(self._relapses.take())
         if self._pace is not None:
             self._send(self._pace)
         assert process.stdout is not None  # noqa: S101 - PIPE was asked for

@@ -14,10 +14,7 @@ from daemon.interpreter import loading
 from daemon.learning.learner import Learner
 from daemon.learning.pace import lower_priority
 from daemon.learning.probe import Probe
-from daemon.learning.process import (
-    LearnerProcess,
-    report_damage,
-)
+from daemon.learning.process import LearnerProcess
 from daemon.learning.reports import COMPILE_SECONDS
 from daemon.messages import MISCONFIGURED, OUT_OF_MEMORY, STORAGE, Busy, send
 from daemon.serving.versions import VersionStore
@@ -68,7 +65,7 @@ def run_learner(settings: Settings) -> None:
         return engine
 
     try:
-        reader = SampleReader(directory, spec, report_damage)
+        reader = SampleReader(directory, spec, _report_damage)
         versions = VersionStore(directory / "versions", keep=settings.gate.keep_versions)
         with loading():
             # By name: it is in memory, and knows the canary.
@@ -85,7 +82,7 @@ def run_learner(settings: Settings) -> None:
             )
         process = LearnerProcess(
             learner,
-            Probe(reader, open_predict, versions.verify, block_samples=learning.block_samples),
+            Probe(reader, open_predict, versions.verify),
             versions,
             learning,
             # Unbuffered: a thread waits in it; a buffer's lock would stop the interpreter's exit.
@@ -110,3 +107,7 @@ def run_learner(settings: Settings) -> None:
             raise
         log.exception("learner is out of memory")
         sys.exit(OUT_OF_MEMORY)
+
+
+def _report_damage(seq: int) -> None:
+    log.error("a sample is damaged on disk and is not learned", extra={"seq": seq})
