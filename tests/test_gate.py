@@ -317,29 +317,24 @@ def test_a_candidate_whose_codes_are_saturated_is_refused(parts):
 class Failing:
     """An engine that opens and does not answer, for want of memory."""
 
+    def __init__(self, error: Exception) -> None:
+        self.error, self.closed = error, False
+
     def predict(self, x):
-        raise EngineFailedError("out of memory")
+        raise self.error
+
+    def close(self):
+        self.closed = True
 
 
 def test_an_engine_that_fails_on_the_canary_refuses_the_candidate():
-    decision = judge(network(2), 1, Failing(), GOOD, GateSettings())
+    decision = judge(network(2), 1, Failing(EngineFailedError("no")), GOOD, GateSettings())
     assert decision.reason == "engine"
 
 
 @pytest.mark.parametrize("while_", ["it is opened", "it answers"])
-def test_memory_that_runs_out_refuses_the_candidate_and_harms_no_learner(
-    parts, monkeypatch, while_
-):
-    class Full:
-        closed = False
-
-        def predict(self, x):
-            raise MemoryError
-
-        def close(self):
-            self.closed = True
-
-    full = Full()
+def test_memory_that_runs_out_refuses_the_candidate(parts, monkeypatch, while_):
+    full = Failing(MemoryError())
 
     def opened(weights):
         if while_ == "it is opened":

@@ -184,11 +184,11 @@ def test_a_reading_that_comes_again_counts_once(store, tmp_path):
     (first,) = rig.look(0)
     assert first.n == len(different) + 1
     store.add([still] * 30).result(20)
-    (second,) = rig.probe.look(first.through_seq, lambda: None)
+    (second,) = rig.look(first.through_seq)
     assert second.n == first.n + 1
-    assert rig.probe.look(second.through_seq, lambda: None) == []  # nothing but copies
+    assert rig.look(second.through_seq) == []  # nothing but copies
     rig.probe.watch([watched(3, 2), watched(4, 2)])
-    (only,) = rig.probe.look(second.through_seq, lambda: None)
+    (only,) = rig.look(second.through_seq)
     assert (only.version, only.n) == (4, 1)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from daemon.serving.gate import Scores
 from daemon.telemetry import SOURCE_LIMIT, Telemetry
-from tests.daemon_fixtures import WAIT_SECONDS, daemon_parts, sample
+from engines import weights_digest
+from tests.daemon_fixtures import WAIT_SECONDS, daemon_parts, network, put, sample
 
 SUFFIXES = {
     "counter": (
@@ -155,3 +158,25 @@ def test_each_daemon_has_its_own_registry():
     first, second = Telemetry(CollectorRegistry()), Telemetry(CollectorRegistry())
     first.learner_restarts.labels("oom").inc()
     assert reading(second, "ffedge_learner_restarts_total", reason="oom") is None
+
+
+@pytest.mark.parametrize("act", ["rollback", "activate"])
+def test_what_the_gate_found_of_another_version_is_no_metric_any_more(tmp_path, act):
+    with daemon_parts(tmp_path) as parts:
+
+        def judged(number: int, parent: int) -> str | None:
+            weights = put(parts.versions, dataclasses.replace(network(number), parent=parent))
+            digest = weights_digest(weights)
+            return parts.promotion.consider(number, digest, Scores(100, 80, 80, 90)).reason
+
+        def accuracies() -> list[float | None]:
+            name = "ffedge_holdout_accuracy_ratio"
+            return [parts.reading(name, role=role) for role in ("active", "candidate")]
+
+        judged(2, 1)
+        assert accuracies() == [0.9, 0.9]
+        getattr(parts.swaps, act)(1, "for a reason")
+        assert accuracies() == [None, None]
+        parts.swaps.retreated(parts.versions.manifest.retreat)
+        assert (judged(3, 2), accuracies()) == ("overtaken", [None, None])
+        assert (judged(4, 1), accuracies()) == (None, [0.9, 0.9])

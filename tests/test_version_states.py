@@ -165,7 +165,7 @@ def test_rolling_back_again_goes_further_back(store):
     assert roles(store) == (2, 1, 2)
     store.change(store.manifest.rolled_back(1))
     assert roles(store) == (1, None, 1)
-    assert states(store) == {1: "good", 2: "bad", 3: "good", 4: "bad"}
+    assert states(store) == {1: "good", 2: "bad", 3: "bad", 4: "bad"}
     assert store.manifest.changes == store.manifest.retreat == 2
 
 

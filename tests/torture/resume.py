@@ -229,7 +229,7 @@ class _Trial:
         arrays, fields = unpack(self._checkpoint.read_bytes())
         # How many candidates there are, and their verdicts, depend on when it is killed.
         arrays["scores.faded"] = arrays["scores.faded"][:2]  # behind these, forgetting
-        del arrays["scores.best"], fields["proposed"]
+        del arrays["scores.best"], fields["proposed"], fields["judged_steps"]
         return {
             **{f"weights {name}": array.tobytes() for name, array in weights.arrays.items()},
             **{f"checkpoint {name}": array.tobytes() for name, array in arrays.items()},
