@@ -197,8 +197,8 @@ class Noted(msgspec.Struct, frozen=True, tag="noted"):
 
     `kind`: `drift` (errors became more frequent), `inputs` (they have moved, and are standardised
     anew), `diverged` (back at the checkpoint), `began_anew` (for the second time from there, or
-    there was none), `retreated` (back at a good version), or `no_checkpoint` (of a version that is
-    good now: a rollback to it goes further back).
+    there was none), `retreated` (back at a good version), `no_checkpoint` (of a version that is
+    good now: a rollback to it goes further back), or `passed_over` (a block that learners died of).
     """
 
     kind: str

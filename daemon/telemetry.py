@@ -24,7 +24,10 @@ THROTTLES = (
     *("budget_seconds", "budget_steps", "budget_joules", "hours", "operator"),
 )
 # What may happen to the network that learns.
-LEARNER_EVENTS = ("drift", "inputs", "diverged", "began_anew", "retreated", "no_checkpoint")
+LEARNER_EVENTS = (
+    *("drift", "inputs", "diverged", "began_anew", "retreated", "no_checkpoint"),
+    "passed_over",
+)
 _SWAP = (1e-6, 1e-5, 1e-4, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 

@@ -71,6 +71,19 @@ def test_a_block_is_named_once_and_the_next_one_at_that_place_is_blamed_anew():
         assert [relapses.take(), relapses.take()] == [64, None]
 
 
+def test_where_no_block_is_to_blame_few_are_passed_over_until_a_verdict():
+    relapses = Relapses()
+
+    def passed_over() -> int:
+        found = [(relapses.ended("crash", 64), relapses.take()) for _ in range(45)]
+        assert all(told == (place is not None) for told, place in found)
+        return sum(told for told, _ in found)
+
+    assert passed_over() == 3
+    relapses.judged()
+    assert passed_over() == 3
+
+
 def test_learning_gets_past_one_bad_block_after_the_other(tmp_path):
     """A real network; where a learner would die of a block, it ends here, and the next begins."""
     store = SampleStore(tmp_path, max_classes=4, holdout_ratio=0.2, queue_samples=999)
@@ -128,3 +141,18 @@ def test_one_that_dies_before_it_learns_says_so_to_whoever_asks(tmp_path, monkey
         assert "3 times in a row before it had learned anything, at last for crash" in (
             supervisor.paused
         )
+
+
+def test_a_first_block_that_is_passed_over_fixes_no_standardisation(tmp_path):
+    store = SampleStore(tmp_path, max_classes=4, holdout_ratio=0.2, queue_samples=999)
+    with closing(store):
+        fill(store, 30)
+        learner = make_learner(tmp_path)
+        learner.pass_over(0)
+        assert [note.kind for note in learner.notes] == ["passed_over"]
+        assert learner.learn_block().samples == 0
+        assert learner.last_seq > 0
+        assert not learner.begun
+        fill(store, 100, seed=1)
+        learner.learn_block()
+        assert learner.begun

@@ -141,6 +141,25 @@ def test_the_second_time_from_a_checkpoint_the_network_begins_anew_on_what_memor
     assert kinds(learner) == ["diverged", "began_anew"]
 
 
+def test_what_is_learned_after_going_back_was_not_judged(
+    store: SampleStore, tmp_path: Path
+) -> None:
+    fill(store, 400)
+    learner = make_learner(tmp_path)
+    learner.learn_block()
+    learner.save()
+    learner.learn_block()
+    judged = learner.export(version=2, parent=None)
+    learner.judged(2, learner.compare(judged, judged, [judged]), accepted=True)
+    assert not learner.unjudged
+    steps = learner.steps
+    spoiled_by(learner, block(learner, 2))
+    learner.learn_block()
+    learner.learn_block()
+    assert (kinds(learner), learner.steps) == (["diverged"], steps)
+    assert learner.unjudged  # other samples, as many steps
+
+
 def test_what_was_left_out_stays_so_after_a_restart(store: SampleStore, tmp_path: Path) -> None:
     fill(store, 300)
     learner = make_learner(tmp_path)

@@ -105,6 +105,8 @@ def test_a_period_that_cannot_be_judged_ends_no_governor(parts, monkeypatch, cap
         wait_for(lambda: not rig.governor.well(0.2), "nobody to be governed")
         assert [r.levelname for r in caplog.records if r.exc_info] == ["ERROR"]  # one, not each
         assert "the governor cannot judge a period" in caplog.text
+        assert rig.told[-1].duty == 0
+        assert rig.governor.state.text == "paused: the governor fails: see the log"
         rig.machine.readings = well(celsius=90.0)
         wait_for(lambda: rig.told[-1] == Pace(0.0, "temperature"), "the pause")
         assert rig.governor.well(0.2)

@@ -88,8 +88,9 @@ def running(
     settings: LearnerSettings = SETTINGS,
     pass_over: int | None = None,
     next_version: int = 2,
+    active: tuple[int, str] | None = None,
 ) -> Iterator[Peer]:
-    """A learner process in a thread, told to begin with an untrained version 1."""
+    """A learner process in a thread; what is active is an untrained version 1 unless said."""
     versions = VersionStore(folder / "versions", keep=3)
     versions.start(
         lambda n: open_train_engine(SPEC, seed=0).export(
@@ -116,7 +117,7 @@ def running(
     thread = threading.Thread(target=work)
     thread.start()
     peer = Peer(commands_out, reports_in)
-    peer.active = active = (1, versions.manifest.entry(1).sha256)
+    peer.active = active = active or (1, versions.manifest.entry(1).sha256)
     peer.say(Begin(active, active, next_version, pass_over=pass_over))
     try:
         yield peer

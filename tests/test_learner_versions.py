@@ -75,9 +75,13 @@ def test_a_restart_after_a_retreat_proposes_no_copy_of_what_serves(
         peer.say(Judged(3, accepted=True))
         peer.say(Serves(two, True, two, 7, [2], two))
         assert peer.hear_next(Retreated, Proposed) == Retreated(7)
-    with running(tmp_path, next_version=4) as peer:
+    with running(tmp_path, next_version=4, active=two) as peer:
         assert peer.hear_next(Started).resumed
         assert isinstance(peer.hear_next(Progress, JobStarted), Progress)
+    with running(tmp_path) as peer:  # no version was whole: a new, untrained one serves
+        assert peer.hear_next(JobStarted).trigger == "resumed"
+        assert proposed_weights(tmp_path, peer.hear_next(Proposed)).classes
+        peer.say(Judged(2, accepted=True))
 
 
 def test_a_change_that_comes_before_the_verdict_is_obeyed_before_it(

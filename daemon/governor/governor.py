@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import logging
@@ -21,6 +22,7 @@ from daemon.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 1.0
+_UNGOVERNED = State(0.0, "paused", (Reason("governor", "the governor fails: see the log"),))
 
 
 class Governor:
@@ -134,6 +136,9 @@ class Governor:
                 self._periods_fail.over(now)
             except Exception as error:  # noqa: BLE001 - a learner that nobody governs overheats
                 self._periods_fail.failed(error, now)
+                with contextlib.suppress(Exception):  # it may be telling that fails
+                    self._state = _UNGOVERNED
+                    self._tell(Pace(_UNGOVERNED.duty, _UNGOVERNED.reasons[0].text))
 
     def _period(self) -> None:
         now = time.monotonic()

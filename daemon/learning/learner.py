@@ -130,6 +130,11 @@ class Learner:
         return self._state.change_seq
 
     @property
+    def begun(self) -> bool:
+        """Whether a first block has fixed the standardisation."""
+        return self._state.standardized
+
+    @property
     def unjudged(self) -> bool:
         """Whether steps were taken that no verdict is about, and no retreat has undone."""
         return self.steps != self.course.judged_steps
@@ -192,6 +197,8 @@ class Learner:
         after = self.course.skip(after_seq)
         _, through = self._reader.training(after, self._settings.block_samples)
         self.course.leave_out((after, through))
+        text = f"learners ended at samples {after + 1} through {through}: they are left out"
+        self._note("passed_over", text, through)
 
     def rehearse(self, steps: int, on_step: OnStep = _nobody) -> BlockReport:
         """Take steps on remembered samples alone; where memory runs out, as `learn_block`.
@@ -361,7 +368,7 @@ class Learner:
                 state.export(0, None)
         except DivergedError as error:
             log.error("what memory holds cannot be learned", extra={"why": str(error)})
-            self._state = self._opened()
+            self._state, self.course.judged_steps = self._opened(), 0
             self._state.last_seq, self._state.score = state.last_seq, state.score
 
     def _go_back(self, content: bytes | None) -> dict[str, Any] | None:
@@ -377,6 +384,8 @@ class Learner:
             self._state = self._opened()
         self._stretch = (self.last_seq, self.last_seq)
         self._saved_step = self.steps
+        if self.steps < self.course.judged_steps:
+            self.course.judged_steps = 0  # what is learned from here on is another network
         return fields
 
     def _opened(self) -> LearnerState:

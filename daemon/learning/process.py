@@ -138,6 +138,9 @@ class LearnerProcess:
             self._retreat(begin.active[0], begin.retreat)
         self._reports.send(Started(resumed, self._learner.last_seq, self._learner.steps))
         self._reports.begin(self._pacer, may_compile=self._settings.may_compile)
+        untrained = not self._references.incumbent.classes
+        if untrained and begin.active[0] + 1 == begin.next_version:
+            self._learner.course.judged_steps = 0  # no version was left: what is known serves again
         self._triggers.unjudged = self._learner.unjudged
         reported = 0.0
         while self._hear(_POLL_SECONDS):
@@ -145,13 +148,12 @@ class LearnerProcess:
             now = time.monotonic()
             if self._paused is not None and now >= self._rests_until:
                 self._try_again()
-            begun = self._learner.last_seq > 0
             allowed = self._pacer.paused is None
             rested = allowed and self._paused is None and now >= self._rests_until
             if allowed and self._asked is not None:
                 asked, self._asked = self._asked, None
                 self._train(asked)
-            elif trigger := self._triggers.due(backlog, begun=begun, rested=rested):
+            elif trigger := self._triggers.due(backlog, begun=self._learner.begun, rested=rested):
                 self._job(trigger, 0)
             elif now - reported >= _IDLE_REPORT_SECONDS:
                 self._progress()
@@ -160,6 +162,7 @@ class LearnerProcess:
     def _pass_over(self, after_seq: int) -> None:
         """Kept at once: whatever ends this learner, the next one is not told again."""
         self._learner.pass_over(after_seq)
+        self._reports.notes()
         try:
             self._save()
         except UnwritableError as error:

@@ -7,7 +7,9 @@ left alone for longer: trying soon does not help.
 Where one after the other crashes or hangs at the same place, the block there is to blame, as a
 sample that native code cannot bear. Learning must not stand still at it for ever: the next learner
 is told to pass over it, once: it keeps that in its checkpoint. Its samples stay stored. Where the
-block behind it is no better, learners end at the same place as before, and it is passed over next.
+block behind it is no better, learners end at the same place as before, and it is passed over next;
+but no more than three without a verdict between them, for then it is not the samples that are to
+blame, and what is passed over is not learned again.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ _FIRST_SECONDS = 0.5
 _LAST_SECONDS = 5.0
 _LONG_SECONDS: dict[Reason, float] = {"settings": 60.0, "storage": 30.0}
 _MOST_AT_ONE_PLACE = 3
+_MOST_BLOCKS = 3
 _MANY = 3
 
 
@@ -60,6 +63,11 @@ class Relapses:
     def __init__(self) -> None:
         self._place: int | None = None
         self._times = 0
+        self._blocks = 0  # passed over since the last verdict
+
+    def judged(self) -> None:
+        """A candidate was judged: learners get on."""
+        self._times = self._blocks = 0
 
     def ended(self, reason: Reason, place: int | None) -> bool:
         """A learner has ended; whether the block there is to be passed over from now on.
@@ -72,7 +80,7 @@ class Relapses:
             return False
         self._times = self._times + 1 if place == self._place else 1
         self._place = place
-        return self._times == _MOST_AT_ONE_PLACE
+        return self._times == _MOST_AT_ONE_PLACE and self._blocks < _MOST_BLOCKS
 
     def take(self) -> int | None:
         """The block behind this sequence number is not to be learned; None: nothing is so.
@@ -80,7 +88,7 @@ class Relapses:
         Told once. A learner that ends before it has kept it will be told after as many ends more;
         to tell it twice could pass over two blocks for one.
         """
-        if self._times < _MOST_AT_ONE_PLACE:
+        if self._times < _MOST_AT_ONE_PLACE or self._blocks >= _MOST_BLOCKS:
             return None
-        self._times = 0
+        self._times, self._blocks = 0, self._blocks + 1
         return self._place

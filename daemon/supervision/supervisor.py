@@ -345,6 +345,7 @@ class Supervisor:
                 lambda accepted: self._send(Judged(message.version, accepted)),
             )
             self._jobs.complete(decision)
+            self._relapses.judged()
         finally:
             self._heartbeat.heard()  # it waited for us
             self._judging = None
