@@ -66,9 +66,10 @@ class Poisoned:
         healthy_accuracy: On the test set, of the last good version before the attack.
         final_accuracy: On the test set, of what serves at the end.
         worst_holdout_drop: Most that a serving version's hold-out accuracy lay below that of the
-            last good one, both on the hold-out of that moment, from the attack on: before, it is
-            so small that one sample is more than a point.
-        worst_true_drop: The same with the true labels.
+            last good one, both on the hold-out of that moment, a reading once, as the gate counts;
+            from the attack on: before, it is so small that one sample is more than a point.
+        worst_copies_drop: The same with each as often as it was posted.
+        worst_true_drop: As the first with the true labels.
         worst_test_drop: The same on the test set.
         seconds: Of the run.
     """
@@ -86,6 +87,7 @@ class Poisoned:
     healthy_accuracy: float = 0.0
     final_accuracy: float = 0.0
     worst_holdout_drop: float = 0.0
+    worst_copies_drop: float = 0.0
     worst_true_drop: float = 0.0
     worst_test_drop: float = 0.0
     seconds: float = 0.0
@@ -348,9 +350,11 @@ def _audit(daemon: _Daemon, run: _Run, found: Poisoned, test: Digits, began: flo
             continue
         there = max((last for time, last in run.posted if time <= when), default=0)
         then = [sample for seq, *sample in holdout if seq <= there]
+        readings = {(x.tobytes(), posted): (x, posted, true) for x, posted, true in then}.values()
         asked = {
-            "worst_holdout_drop": [(x, posted) for x, posted, _ in then],
-            "worst_true_drop": [(x, true) for x, _, true in then],
+            "worst_holdout_drop": [(x, posted) for x, posted, _ in readings],
+            "worst_copies_drop": [(x, posted) for x, posted, _ in then],
+            "worst_true_drop": [(x, true) for x, _, true in readings],
             "worst_test_drop": test,
         }
         for name, samples in asked.items():
