@@ -123,6 +123,39 @@ def test_copies_are_read_once_and_not_without_end(
             assert len(holdout._readings[0]) == 50
 
 
+@pytest.mark.parametrize(("flood", "other"), ["ab", "ba"])
+def test_a_flood_of_copies_in_one_class_takes_no_looks_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flood: str, other: str
+) -> None:
+    monkeypatch.setattr("daemon.learning.holdout._LOOKED_AT", 200)
+    different = [(value, other) for value in range(30)]
+    sent = [(30, "a"), (30, "b"), *different, *[(31, other)] * 60, *[(32, flood)] * 300]
+    found = readings(tmp_path, 40, sent)
+    assert sorted(value for value, _ in found) == [*range(33)]
+
+
+def test_what_is_looked_at_is_known_the_next_time_and_shrinks_with_the_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(open_store(tmp_path, holdout_ratio=1.0)) as store:
+        added(store, *(sample(value) for value in [*range(10), *[99] * 90]))
+        with closing(SampleReader(tmp_path, SPEC)) as reader:
+            asked: list[int] = []
+            seqs = reader.holdout_seqs
+            monkeypatch.setattr(
+                reader, "holdout_seqs", lambda *of: asked.append(of[-1]) or seqs(*of)
+            )
+            holdout = Holdout(reader, 4)
+            for _ in "12":
+                assert len(holdout.samples()) == 4
+            assert asked == [4, 16, 64, 100, 100]
+            added(store, *(sample(value) for value in range(100, 110)))
+            asked.clear()
+            for _ in "12":
+                assert len(holdout.samples()) == 4
+            assert asked == [100, 8]
+
+
 def test_nothing_before_a_change_is_taken_after_it(tmp_path: Path) -> None:
     found = held(["a", "b"] * 50, tmp_path, 40, after_seq=90)
     assert [seq for _, seq in found] == [*range(91, 101)]

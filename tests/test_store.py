@@ -203,6 +203,15 @@ def test_the_newest_records_of_a_kind_are_kept_however_far_apart_their_numbers(s
     assert [record["n"] for record in store.records("drift", 10)] == [90_000, 70_000]
 
 
+def test_what_was_recorded_last_is_kept_where_numbers_begin_again(store, monkeypatch):
+    """As decisions do once the versions were moved away."""
+    monkeypatch.setattr(sample_store_module, "_RECORDS_KEPT", 3)
+    for number in (10, 11, 12, 10, 2, 3):  # a job that is written again is no old one
+        store.record("job", number, {"n": number}).result(WAIT_SECONDS)
+        assert store.last_recorded(["job"], 1) == [{"n": number}]
+    assert [record["n"] for record in store.last_recorded(["job"], 9)] == [3, 2, 10]
+
+
 def test_the_pragmas_that_the_promise_rests_on(store, tmp_path):
     assert query(tmp_path, "PRAGMA journal_mode") == [("wal",)]
     # `synchronous` belongs to a connection, so the writer's own is asked.

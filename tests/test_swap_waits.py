@@ -10,6 +10,7 @@ import pytest
 
 from daemon.errors import VersionChangedError
 from daemon.serving import promotion as promotion_module
+from daemon.serving.gate import Scores
 from daemon.serving.promotion import LEDGER
 from engines import weights_digest
 from tests.daemon_fixtures import daemon_parts, network, put
@@ -44,9 +45,9 @@ class SlowEngine:
 class Considered(threading.Thread):
     """A candidate's verdict, in a thread of its own."""
 
-    def __init__(self, parts, number: int) -> None:
+    def __init__(self, parts, number: int, scores: Scores = GOOD) -> None:
         super().__init__()
-        self._parts, self._number = parts, number
+        self._parts, self._number, self._scores = parts, number, scores
         self.decision, self.told = None, []
         self._weights = put(parts.versions, network(number))
         self.start()
@@ -54,7 +55,7 @@ class Considered(threading.Thread):
     def run(self) -> None:
         digest = weights_digest(self._weights)
         consider = self._parts.promotion.consider
-        self.decision = consider(self._number, digest, GOOD, tell=self.told.append)
+        self.decision = consider(self._number, digest, self._scores, tell=self.told.append)
 
 
 def test_an_operators_rollback_while_a_candidate_is_opened(parts, monkeypatch):
@@ -138,6 +139,46 @@ def test_a_rollback_while_the_ledger_is_not_written(parts, monkeypatch):
     assert took < AT_ONCE_SECONDS
     assert (considered.decision.reason, considered.told) == ("storage", [False])
     assert parts.serving == 1
+
+
+def test_what_a_refusal_measured_is_no_metric_where_a_rollback_came_before_it_was_told(
+    parts, monkeypatch
+):
+    accept(parts, 2, good=True)
+    asked, kept, real = threading.Event(), Future(), parts.store.record_when_possible
+
+    def record(kind: str, *row: object) -> Future:
+        if kind != LEDGER:
+            return real(kind, *row)
+        asked.set()
+        return kept
+
+    monkeypatch.setattr(parts.store, "record_when_possible", record)
+    considered = Considered(parts, 3, Scores(100, 80, 80, 70))
+    assert asked.wait(10)
+    parts.swaps.rollback(None, "")
+    kept.set_result(None)
+    considered.join(10)
+    assert (considered.decision.reason, parts.serving) == ("accuracy", 1)
+    for role in ("active", "candidate"):
+        assert parts.reading("ffedge_holdout_accuracy_ratio", role=role) is None
+
+
+def test_what_an_accepted_version_measured_is_no_metric_where_it_was_rolled_back_at_once(
+    parts, monkeypatch
+):
+    swap_in = parts.promotion._swap_in
+
+    def swapped_in(*what: object) -> str | None:
+        reason = swap_in(*what)
+        parts.swaps.rollback(None, "")
+        return reason
+
+    monkeypatch.setattr(parts.promotion, "_swap_in", swapped_in)
+    accept(parts, 2)
+    assert parts.serving == 1
+    assert parts.reading("ffedge_gate_decisions_total", decision="accepted", reason="") == 1
+    assert parts.reading("ffedge_holdout_accuracy_ratio", role="active") is None
 
 
 def test_of_what_was_accepted_the_ledger_knows_first_then_the_manifest(parts, monkeypatch):

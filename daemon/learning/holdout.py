@@ -21,8 +21,8 @@ from daemon.serving.gate import ClassScores, Scores
 from daemon.store import SampleReader, StoredSample
 from engines import PredictEngine, Weights
 
-# Rows that are looked at for different readings, shared by all classes; what they are takes 30 MB
-# where almost all are copies. Beyond these a class counts with the readings found.
+# Rows that are looked at for different readings, in equal shares of all classes; what they are
+# takes 30 MB where almost all are copies. Beyond its share a class counts with those found.
 _LOOKED_AT = 200_000
 _READ_TOGETHER = 64
 
@@ -42,7 +42,8 @@ class Holdout:
     def __init__(self, reader: SampleReader, limit: int) -> None:
         self._reader = reader
         self._limit = limit
-        # By class place and seq, of the rows that were looked at last: each is read once.
+        # By class place and seq, of the rows that were looked at last: known, they are not read
+        # again to be looked behind.
         self._readings: dict[int, dict[int, int]] = {}
 
     def samples(self, after_seq: int = 0, on_part: OnPart = _nobody) -> list[StoredSample]:
@@ -55,14 +56,18 @@ class Holdout:
             on_part: Called after each part of the copies that are looked behind.
         """
         places = range(len(self._reader.labels()))
-        counts = [self._reader.holdout_count(place, after_seq, self._limit) for place in places]
+        most = max(self._limit, _LOOKED_AT)
+        counts = [self._reader.holdout_count(place, after_seq, most) for place in places]
+        looks = equal_shares(counts, _LOOKED_AT)
+        self._readings = {place: rows for place, rows in self._readings.items() if looks[place]}
         found: list[list[int]] = [[] for _ in places]
         while True:
             shares = equal_shares(counts, self._limit)
             short = []
             for place, share in enumerate(shares):
                 if len(found[place]) < share:
-                    found[place] = self._different(place, after_seq, share, on_part)
+                    most = max(share, looks[place])
+                    found[place] = self._different(place, after_seq, share, most, on_part)
                 if len(found[place]) < share:
                     short.append(place)
             if not short:
@@ -72,13 +77,15 @@ class Holdout:
         seqs = [seq for newest, share in zip(found, shares, strict=True) for seq in newest[:share]]
         return self._reader.samples(sorted(seqs))
 
-    def _different(self, place: int, after_seq: int, count: int, on_part: OnPart) -> list[int]:
+    def _different(
+        self, place: int, after_seq: int, count: int, most: int, on_part: OnPart
+    ) -> list[int]:
         """The newest row of each of so many different readings of a class, the newest first.
 
-        Fewer where there are no more among the rows that are looked at.
+        Fewer where there are no more among the `most` rows that may be looked at.
         """
         known = self._readings.pop(place, {})
-        asked, most = count, _LOOKED_AT - sum(map(len, self._readings.values()))
+        asked = min(max(count, len(known)), most)
         while True:
             seqs = self._reader.holdout_seqs(place, after_seq, asked)
             unread = [seq for seq in seqs if seq not in known]
@@ -88,14 +95,19 @@ class Holdout:
                 if asked > count:  # a long stillness takes long to read
                     on_part()
             newest: dict[int, int] = {}
+            needed = 0
             for seq in seqs:
+                if len(newest) == count:
+                    break
+                needed += 1
                 if seq in known:  # else it is damaged, or gone meanwhile
                     newest.setdefault(known[seq], seq)
-            if len(newest) >= count or len(seqs) < asked or asked >= most:
+            if len(newest) == count or len(seqs) < asked or asked >= most:
                 break
             asked = min(4 * asked, most)
-        self._readings[place] = {seq: known[seq] for seq in seqs if seq in known}
-        return [*newest.values()][:count]
+        # More than were needed, so that a few copies more do not have old rows read again.
+        self._readings[place] = {seq: known[seq] for seq in seqs[: 2 * needed] if seq in known}
+        return [*newest.values()]
 
     def compare(
         self,

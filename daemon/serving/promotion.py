@@ -182,9 +182,15 @@ class Promotion:
         body = decision.to_json()
         self._telemetry.gate_decisions.labels(body["decision"], decision.reason or "").inc()
         # One that was overtaken was compared with what serves no more.
-        if decision.scores.n and decision.reason != "overtaken":
-            active = "candidate_accuracy" if decision.accepted else "incumbent_accuracy"
-            self._telemetry.holdout_accuracy.labels("active").set(body[active])
+        if not decision.scores.n or decision.reason == "overtaken":
+            return
+        role, of = "incumbent", decision.incumbent
+        if decision.accepted:
+            role, of = "candidate", decision.version
+        with self._swaps.still() as manifest:
+            if of != manifest.active:  # since it was judged; what it came at was cleared then
+                return
+            self._telemetry.holdout_accuracy.labels("active").set(body[f"{role}_accuracy"])
             self._telemetry.holdout_accuracy.labels("candidate").set(body["candidate_accuracy"])
             self._telemetry.holdout_samples.set(decision.scores.n)
             self._telemetry.holdout_missing_classes.set(len(decision.scores.missing))

@@ -40,7 +40,7 @@ from daemon.store.writer import Work, Writer
 
 # What a sample takes in the queue beside its features, about.
 _SAMPLE_BYTES = 400
-_RECORDS_KEPT = 10_000  # of a kind
+_RECORDS_KEPT = 10_000  # of a kind, those written last
 
 log = logging.getLogger(__name__)
 
@@ -287,10 +287,13 @@ def _record(kind: str, number: int, body: dict[str, Any]) -> Work:
     text = json.dumps(body)
 
     def write(connection: sqlite3.Connection) -> None:
+        # One that is written again becomes the newest row.
         connection.execute("REPLACE INTO records VALUES (?, ?, ?)", (kind, number, text))
+        # In the order of writing: numbers begin again where the versions were moved away.
         connection.execute(
-            "DELETE FROM records WHERE kind = :kind AND number <= (SELECT number FROM records"
-            " WHERE kind = :kind ORDER BY number DESC LIMIT 1 OFFSET :kept)",
+            "DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE kind = :kind"
+            " ORDER BY rowid LIMIT"
+            " max(0, (SELECT count(*) FROM records WHERE kind = :kind) - :kept))",
             {"kind": kind, "kept": _RECORDS_KEPT},
         )
 
