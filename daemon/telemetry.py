@@ -25,7 +25,12 @@ THROTTLES = (
 )
 # What may happen to the network that learns.
 LEARNER_EVENTS = (
-    *("drift", "inputs", "diverged", "began_anew", "retreated", "no_checkpoint"),
+    "drift",
+    "inputs",
+    "diverged",
+    "began_anew",
+    "retreated",
+    "no_checkpoint",
     "passed_over",
 )
 _SWAP = (1e-6, 1e-5, 1e-4, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)

@@ -27,6 +27,7 @@ from daemon.messages import (
     JobFailed,
     JobStarted,
     Judged,
+    Named,
     Pace,
     Passed,
     Probed,
@@ -126,6 +127,15 @@ def running(
         thread.join(20)
         peer.close()
         assert not thread.is_alive()
+
+
+def good(peer: Peer) -> Named:
+    """Version 2, once the server has found it good."""
+    proposed = peer.hear_next(Proposed)
+    peer.say(Judged(2, accepted=True))
+    two = (2, proposed.sha256)
+    peer.say(Passed(two))
+    return two
 
 
 def test_learns_a_full_block_and_proposes(store: SampleStore, tmp_path: Path) -> None:
@@ -268,10 +278,7 @@ def test_a_job_whose_learning_a_rollback_has_undone_proposes_no_copy(
 ) -> None:
     fill(store, 100)
     with running(tmp_path) as peer:
-        proposed = peer.hear_next(Proposed)
-        peer.say(Judged(2, accepted=True))
-        two = (2, proposed.sha256)
-        peer.say(Passed(two))
+        two = good(peer)
         peer.say(Pace(0.02, None))
         assert peer.hear_next(JobStarted).trigger == "time"  # one block, and a slow one
         peer.say(Serves(two, True, two, 7, [2], two))

@@ -29,7 +29,7 @@ from daemon.serving.versions import VersionStore
 from daemon.store import SampleStore
 from engines import Weights, weights_digest, weights_from_bytes
 from tests.test_learner import fill
-from tests.test_learner_process import running, store
+from tests.test_learner_process import good, running, store
 
 __all__ = ["store"]  # the fixture
 
@@ -66,10 +66,7 @@ def test_a_restart_after_a_retreat_proposes_no_copy_of_what_serves(
 ) -> None:
     fill(store, 100)
     with running(tmp_path) as peer:
-        proposed = peer.hear_next(Proposed)
-        peer.say(Judged(2, accepted=True))
-        two = (2, proposed.sha256)
-        peer.say(Passed(two))
+        two = good(peer)
         fill(store, 100, seed=1)
         assert peer.hear_next(Proposed).version == 3
         peer.say(Judged(3, accepted=True))
